@@ -1,0 +1,1 @@
+//! Out-of-band: Redfish behind the traits of hardware.

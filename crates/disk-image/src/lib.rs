@@ -1,0 +1,1 @@
+//! The image pipeline: fetch, hash, decompress, write, seal. Knows nothing of nodes.

@@ -1,0 +1,1 @@
+//! The QEMU harness as a library and one file per story.

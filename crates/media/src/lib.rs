@@ -1,0 +1,1 @@
+//! Byte formats that several crates need: GPT, ISO9660, FAT, cpio, PE. Bytes in, bytes out.

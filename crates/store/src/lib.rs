@@ -1,0 +1,1 @@
+//! Nodes, flows and history: memory and SQLite behind one contract.

@@ -1,0 +1,1 @@
+//! Everything that crosses the network: REST documents, error bodies, microversions.
