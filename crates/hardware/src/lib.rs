@@ -1,1 +1,16 @@
-//! What a machine is: inventory, root device hints, steps, grants and proofs; the traits of hardware and their dispatch.
+//! What a machine is: inventory, steps, grants and proofs, and the traits behind which real, simulated and read-only
+//! machines stand. Nothing here touches the outside.
+
+pub mod grant;
+pub mod inventory;
+pub mod machine;
+pub mod manager;
+pub mod outofband;
+pub mod step;
+
+pub use grant::{DeviceId, EraseGrant, EraseProof, Outcome, Plan, Refusal, WriteGrant};
+pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
+pub use machine::{Machine, MachineError, PowerAction};
+pub use manager::{HardwareManager, Managers, StepCall, StepError, Support};
+pub use outofband::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
+pub use step::{Step, StepKind};

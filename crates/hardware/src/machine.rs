@@ -1,0 +1,105 @@
+//! The machine that an agent runs on, as a trait: the real one (`hardware-linux`), a simulated one, or one that may only
+//! be read. Calls block; an agent runs them on a thread for blocking work.
+
+use crate::{DeviceId, Disk, EraseGrant, EraseProof, Inventory};
+use std::path::PathBuf;
+
+/// What can go wrong on a machine. Each message names the part; the cause follows in the chain.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// Something could not be read.
+    #[error("read {what}")]
+    Read {
+        /// What.
+        what: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something could not be written.
+    #[error("write {what}")]
+    Write {
+        /// What.
+        what: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The device under a grant is not the device that was granted.
+    #[error("{granted} was granted, but {found} is there now: nothing was touched")]
+    OtherDevice {
+        /// Who was granted.
+        granted: DeviceId,
+        /// Who is there, or `nothing`.
+        found: String,
+    },
+    /// The work was done, and reading back shows that it was not.
+    #[error("{device} still holds old data after {method}: {found}")]
+    NotErased {
+        /// The device.
+        device: DeviceId,
+        /// What was tried.
+        method: String,
+        /// What was found.
+        found: String,
+    },
+    /// A program of the ramdisk failed.
+    #[error("{program} ended with {status}: {stderr}")]
+    Program {
+        /// The program.
+        program: String,
+        /// Exit status.
+        status: String,
+        /// What it said, cut to a line.
+        stderr: String,
+    },
+    /// The machine cannot do this, or this agent may not.
+    #[error("{what} is not possible here: {reason}")]
+    Unsupported {
+        /// What was asked.
+        what: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// How the machine ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PowerAction {
+    /// Switch it off.
+    Off,
+    /// Start it again.
+    Reboot,
+}
+
+/// A machine, seen from inside.
+pub trait Machine: Send + Sync + 'static {
+    /// Everything that can be known of it.
+    fn inventory(&self) -> Result<Inventory, MachineError>;
+
+    /// Its disks: whole devices, no floppies, loop devices, ROMs or empty drives.
+    fn disks(&self) -> Result<Vec<Disk>, MachineError>;
+
+    /// Whether this machine may be changed at all. An agent that runs as an ordinary program on somebody's host may not.
+    fn may_write(&self) -> bool;
+
+    /// Looks at the device again and returns the path to open, refusing when it is not the one that was granted.
+    fn claim(&self, device: &DeviceId) -> Result<PathBuf, MachineError>;
+
+    /// Clears partition tables, RAID, LVM and file system signatures of a device and of its partitions, and reads back
+    /// that they are gone.
+    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError>;
+
+    /// Makes the kernel read the device's partition table again.
+    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError>;
+
+    /// Creates UEFI boot entries for the loaders on the ESP of `device`, drops older entries of the same label, and
+    /// returns the labels. Nothing on the device is executed. An empty list means that firmware variables are not there.
+    fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError>;
+
+    /// Flushes all file systems and block devices.
+    fn sync(&self) -> Result<(), MachineError>;
+
+    /// Ends the machine. Returns once it is under way; the process goes down with it.
+    fn power(&self, action: PowerAction) -> Result<(), MachineError>;
+}

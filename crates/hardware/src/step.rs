@@ -1,0 +1,75 @@
+//! Steps: the units of work of cleaning, deploying and servicing, as the field names them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// The process that a step belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepKind {
+    /// Preparing a node for its next user.
+    Clean,
+    /// Installing it.
+    Deploy,
+    /// Working on it while it has a user.
+    Service,
+}
+
+impl StepKind {
+    /// `clean`, `deploy` or `service`, as in `get_clean_steps`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Deploy => "deploy",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// A step, as an agent offers it and as a driver sends it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The interface it belongs to: `deploy`, `raid`, `bios`, `management`, `power`, `firmware`, `vendor`, `network`.
+    pub interface: String,
+    /// Its name, such as `erase_devices_metadata`.
+    pub step: String,
+    /// Higher runs first; 0 does not run by itself.
+    #[serde(default)]
+    pub priority: i64,
+    /// Arguments of one run.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub args: Map<String, Value>,
+    /// What arguments it takes: name → `{description, required}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub argsinfo: Option<Value>,
+    /// Whether it may be aborted while it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub abortable: Option<bool>,
+    /// Whether the machine has to be rebooted after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reboot_requested: Option<bool>,
+    /// Whether it runs in the ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requires_ramdisk: Option<bool>,
+}
+
+impl Step {
+    /// A step without arguments.
+    pub fn new(interface: &str, step: &str, priority: i64) -> Self {
+        Self {
+            interface: interface.to_owned(),
+            step: step.to_owned(),
+            priority,
+            args: Map::new(),
+            argsinfo: None,
+            abortable: None,
+            reboot_requested: None,
+            requires_ramdisk: None,
+        }
+    }
+
+    /// Whether `other` is the same step for the purpose of matching a result to its order: interface and name.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.interface == other.interface && self.step == other.step
+    }
+}
