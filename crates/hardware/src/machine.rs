@@ -29,7 +29,7 @@ pub enum MachineError {
     #[error("{granted} was granted, but {found} is there now: nothing was touched")]
     OtherDevice {
         /// Who was granted.
-        granted: DeviceId,
+        granted: Box<DeviceId>,
         /// Who is there, or `nothing`.
         found: String,
     },
@@ -37,7 +37,7 @@ pub enum MachineError {
     #[error("{device} still holds old data after {method}: {found}")]
     NotErased {
         /// The device.
-        device: DeviceId,
+        device: Box<DeviceId>,
         /// What was tried.
         method: String,
         /// What was found.

@@ -1,1 +1,11 @@
-//! One server stack and one client stack: hyper, tower, TLS identities, limits, deadlines.
+//! One server stack and one client stack, so that limits, deadlines and TLS are decided in one place.
+//!
+//! - [`server`]: serves an axum router on a listener, plain or TLS, with a cap on connections and graceful shutdown.
+//! - [`client`]: requests with a deadline, a chosen [`client::Trust`] and capped replies; never follows a redirect.
+//! - [`tls`]: identities (given or generated) and what a server or client makes of them.
+//! - [`body`]: bodies read under a cap.
+
+pub mod body;
+pub mod client;
+pub mod server;
+pub mod tls;

@@ -1,1 +1,8 @@
-//! Everything that crosses the network: REST documents, error bodies, microversions.
+//! Everything that crosses the network, as values: the agent protocol ([`agent`]), what agent and driver say to each
+//! other on the driver's API ([`ramdisk`]), microversions and error bodies of the Ironic API ([`ironic`]), and a JSON
+//! reader with caps ([`json`]). No sockets here.
+
+pub mod agent;
+pub mod ironic;
+pub mod json;
+pub mod ramdisk;

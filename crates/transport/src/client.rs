@@ -1,0 +1,232 @@
+//! Requests: a deadline on each, a chosen trust, no redirects followed, replies read under a cap.
+
+use crate::body::{self, BodyError};
+use crate::tls::{self, TlsError};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::de::DeserializeOwned;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Whose certificates a client believes.
+#[derive(Debug, Clone, Default)]
+pub enum Trust {
+    /// The public roots (Mozilla's list).
+    #[default]
+    Public,
+    /// Only these certificates, PEM. A server's own self-signed certificate is a good one.
+    Only(String),
+    /// The public roots and these, PEM.
+    PublicAnd(String),
+    /// Anybody. Only where an operator asked for it.
+    Anybody,
+}
+
+/// Why a request brought no reply.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is not an absolute http or https URL.
+    #[error("{url:?} is not an http or https URL")]
+    Url {
+        /// What was given.
+        url: String,
+    },
+    /// Nobody there, refused, TLS failed, or the connection broke.
+    #[error("{method} {url}: {reason}")]
+    Connection {
+        /// Method.
+        method: Method,
+        /// URL without query, which may hold a secret.
+        url: String,
+        /// The whole chain of causes.
+        reason: String,
+        /// Whether the connection was never made, so that the peer has not seen the request.
+        unsent: bool,
+    },
+    /// No reply in time.
+    #[error("{method} {url}: no answer within {} s", .after.as_secs())]
+    Timeout {
+        /// Method.
+        method: Method,
+        /// URL without query.
+        url: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The reply could not be read.
+    #[error("reply of {url}")]
+    Body {
+        /// URL without query.
+        url: String,
+        /// Cause.
+        #[source]
+        source: BodyError,
+    },
+    /// The reply is not the JSON that was expected.
+    #[error("reply of {url} is not understood: {reason}")]
+    Json {
+        /// URL without query.
+        url: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A whole reply.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// URL without query, for messages.
+    pub url: String,
+    /// Status.
+    pub status: StatusCode,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// The body as JSON, with capped depth.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        wire::json::read(&self.body)
+            .map_err(|error| ClientError::Json { url: self.url.clone(), reason: error.to_string() })
+    }
+
+    /// The body as text, cut to what fits in a message.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).chars().take(500).collect()
+    }
+}
+
+/// Settings of a [`Client`].
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Whom to trust.
+    pub trust: Trust,
+    /// Seconds to make a connection.
+    pub connect_timeout: Duration,
+    /// Seconds until the head of a reply, and again for its body, in [`Client::send`].
+    pub timeout: Duration,
+    /// Largest body that [`Client::send`] reads, bytes.
+    pub body_limit: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            trust: Trust::Public,
+            connect_timeout: Duration::from_secs(10),
+            timeout: Duration::from_secs(60),
+            body_limit: 4 << 20,
+        }
+    }
+}
+
+/// A client. Cheap to clone; connections are kept for reuse.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    settings: Arc<Settings>,
+}
+
+impl Client {
+    /// A client with these settings.
+    pub fn new(settings: Settings) -> Result<Self, TlsError> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_connect_timeout(Some(settings.connect_timeout));
+        http.set_nodelay(true);
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls_config(&settings.trust)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(http);
+        let inner = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(2)
+            .build(connector);
+        Ok(Self { inner, settings: Arc::new(settings) })
+    }
+
+    /// Sends a request and returns the head; the body streams, without a deadline of its own.
+    pub async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let method = request.method().clone();
+        let url = without_query(request.uri());
+        if request.uri().authority().is_none() || !matches!(request.uri().scheme_str(), Some("http" | "https")) {
+            return Err(ClientError::Url { url: request.uri().to_string() });
+        }
+        match tokio::time::timeout(self.settings.timeout, self.inner.request(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => {
+                let unsent = error.is_connect();
+                Err(ClientError::Connection { method, url, reason: chain(&error), unsent })
+            }
+            Err(_) => Err(ClientError::Timeout { method, url, after: self.settings.timeout }),
+        }
+    }
+
+    /// Sends a request and reads the whole reply, within the deadline and the cap of the settings.
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
+        let method = request.method().clone();
+        let url = without_query(request.uri());
+        let response = self.open(request).await?;
+        let (head, incoming) = response.into_parts();
+        let reading = body::read(incoming, self.settings.body_limit);
+        match tokio::time::timeout(self.settings.timeout, reading).await {
+            Ok(Ok(body)) => Ok(Reply { url, status: head.status, headers: head.headers, body }),
+            Ok(Err(source)) => Err(ClientError::Body { url, source }),
+            Err(_) => Err(ClientError::Timeout { method, url, after: self.settings.timeout }),
+        }
+    }
+}
+
+/// The TLS settings of a client with this trust: TLS 1.2 and 1.3, HTTP/1.1.
+pub fn tls_config(trust: &Trust) -> Result<rustls::ClientConfig, TlsError> {
+    let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
+        .with_protocol_versions(rustls::ALL_VERSIONS)
+        .map_err(TlsError::Setup)?;
+    let mut roots = rustls::RootCertStore::empty();
+    match trust {
+        Trust::Anybody => {
+            let verifier = Arc::new(tls::AcceptAny(tls::provider()));
+            return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
+        }
+        Trust::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Trust::Only(pem) => add(&mut roots, pem)?,
+        Trust::PublicAnd(pem) => {
+            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+            add(&mut roots, pem)?;
+        }
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn add(roots: &mut rustls::RootCertStore, pem: &str) -> Result<(), TlsError> {
+    for certificate in tls::certificates("trusted certificate", pem)? {
+        roots.add(certificate).map_err(TlsError::Setup)?;
+    }
+    Ok(())
+}
+
+/// The URL without its query, which may hold a token.
+pub fn without_query(uri: &Uri) -> String {
+    let text = uri.to_string();
+    text.split('?').next().unwrap_or_default().to_owned()
+}
+
+/// An error with all its causes, joined by `: `.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

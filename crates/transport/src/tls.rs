@@ -1,0 +1,165 @@
+//! TLS identities and settings. All cryptography is aws-lc-rs: it verifies what the agents that people run today
+//! present (P-384 keys with SHA-512 signatures).
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Why an identity or a setting could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// PEM that holds no usable certificate or key.
+    #[error("{what} is not usable PEM: {reason}")]
+    Pem {
+        /// Which input.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+    /// A certificate could not be made.
+    #[error("generate a certificate")]
+    Generate(#[source] rcgen::Error),
+    /// The parts do not fit together.
+    #[error("set up TLS")]
+    Setup(#[source] rustls::Error),
+    /// An unknown protocol version.
+    #[error("TLS version {0:?} is not known; use 1.2 or 1.3")]
+    Version(String),
+}
+
+/// A certificate chain with its key, both PEM.
+#[derive(Clone)]
+pub struct Identity {
+    /// Certificate chain, PEM.
+    pub certificate: String,
+    key: String,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("certificate", &self.certificate).finish_non_exhaustive()
+    }
+}
+
+/// How long a generated certificate is valid: longer than any ramdisk runs.
+const GENERATED_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How far back it begins: clocks of servers without a battery are behind.
+const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+impl Identity {
+    /// An identity from PEM texts.
+    pub fn from_pem(certificate: impl Into<String>, key: impl Into<String>) -> Self {
+        Self { certificate: certificate.into(), key: key.into() }
+    }
+
+    /// A self-signed P-384 certificate for one address: the common name is `hostname`, the only extension a critical
+    /// subject alternative name with `address`; valid for 30 days, beginning an hour before `now`.
+    pub fn generate(hostname: &str, address: IpAddr, now: SystemTime) -> Result<Self, TlsError> {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, hostname);
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + GENERATED_VALIDITY).into();
+        params.custom_extensions.push(address_extension(address));
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map_err(TlsError::Generate)?;
+        let certificate = params.self_signed(&key).map_err(TlsError::Generate)?;
+        Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Settings of a server that presents this identity; `minimum` is `1.2` or `1.3`.
+    pub fn server_config(&self, minimum: &str) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let chain = certificates("certificate", &self.certificate)?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
+            .map_err(|error| TlsError::Pem { what: "private key".to_owned(), reason: error.to_string() })?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(minimum)?)
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Setup)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+}
+
+/// The subject alternative name extension (RFC 5280, 4.2.1.6) with one `iPAddress`, marked critical as
+/// ironic-python-agent does.
+fn address_extension(address: IpAddr) -> rcgen::CustomExtension {
+    const OID: [u64; 4] = [2, 5, 29, 17];
+    let octets = match address {
+        IpAddr::V4(v4) => v4.octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    };
+    let length = octets.len() as u8;
+    let mut der = vec![0x30, length + 2, 0x87, length];
+    der.extend(octets);
+    let mut extension = rcgen::CustomExtension::from_oid_content(&OID, der);
+    extension.set_criticality(true);
+    extension
+}
+
+pub(crate) fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+static ONLY_TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
+
+fn versions(minimum: &str) -> Result<&'static [&'static rustls::SupportedProtocolVersion], TlsError> {
+    match minimum {
+        "1.2" => Ok(rustls::ALL_VERSIONS),
+        "1.3" => Ok(ONLY_TLS13),
+        other => Err(TlsError::Version(other.to_owned())),
+    }
+}
+
+pub(crate) fn certificates(what: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    let chain = chain.map_err(|error| TlsError::Pem { what: what.to_owned(), reason: error.to_string() })?;
+    if chain.is_empty() {
+        return Err(TlsError::Pem { what: what.to_owned(), reason: "no CERTIFICATE block".to_owned() });
+    }
+    Ok(chain)
+}
+
+/// Accepts any certificate. Only where an operator asked for it.
+#[derive(Debug)]
+pub(crate) struct AcceptAny(pub(crate) Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AcceptAny {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
