@@ -2,6 +2,7 @@
 //! machines stand. Nothing here touches the outside.
 
 pub mod grant;
+pub mod hint;
 pub mod inventory;
 pub mod machine;
 pub mod manager;
@@ -11,6 +12,6 @@ pub mod step;
 pub use grant::{DeviceId, EraseGrant, EraseProof, Outcome, Plan, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
 pub use machine::{Machine, MachineError, PowerAction};
-pub use manager::{HardwareManager, Managers, StepCall, StepError, Support};
+pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use outofband::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
-pub use step::{Step, StepKind};
+pub use step::{Progress, Step, StepKind};

@@ -4,7 +4,7 @@
 //! first one that implements it; lists of steps are merged by name (highest support level, then highest priority, then
 //! first class name).
 
-use crate::step::{Step, StepKind};
+use crate::step::{Progress, Step, StepKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,6 +26,32 @@ impl Support {
     pub const SERVICE_PROVIDER: Self = Self(3);
 }
 
+/// What a running step tells, and how it is told to stop.
+pub trait StepControl: Send + Sync + std::fmt::Debug {
+    /// Tells how far the step is.
+    fn report(&self, progress: Progress);
+
+    /// Whether the step was told to stop. It does so at its next safe point, with [`StepError::Cancelled`].
+    fn is_cancelled(&self) -> bool;
+
+    /// Ends when the step is told to stop.
+    fn cancelled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
+}
+
+/// A control that nobody holds: reports go nowhere and nothing is ever stopped.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unattended;
+
+impl StepControl for Unattended {
+    fn report(&self, _: Progress) {}
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+    fn cancelled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
+}
+
 /// One run of a step.
 #[derive(Debug, Clone)]
 pub struct StepCall {
@@ -37,6 +63,8 @@ pub struct StepCall {
     pub node: Arc<Value>,
     /// The port documents, open-ended.
     pub ports: Arc<Value>,
+    /// Progress and cancelling.
+    pub control: Arc<dyn StepControl>,
 }
 
 /// How a step failed.

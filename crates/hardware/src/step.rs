@@ -73,3 +73,20 @@ impl Step {
         self.interface == other.interface && self.step == other.step
     }
 }
+
+/// How far a long piece of work is. The same on every transport.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// What is being done, such as `write`.
+    pub stage: String,
+    /// Units done, bytes for images.
+    pub done: u64,
+    /// Units in all; `None` while unknown.
+    pub total: Option<u64>,
+    /// Units a second, recent.
+    pub rate: u64,
+    /// Seconds left; `None` while unknown.
+    pub eta: Option<u64>,
+    /// Why nothing moves, when nothing moves.
+    pub stalled: Option<String>,
+}

@@ -1,0 +1,185 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::json;
+
+fn disk(name: &str, size: u64) -> Disk {
+    Disk { name: name.to_owned(), size, ..Disk::default() }
+}
+
+/// A machine with a system SSD, two large spinning disks and a small USB stick.
+fn rack() -> Vec<Disk> {
+    vec![
+        Disk {
+            model: Some("ST1000NM0033-9ZM".into()),
+            rotational: true,
+            wwn: Some("0x5000c500658a3fd2".into()),
+            serial: Some("Z1W4AB12".into()),
+            vendor: Some("ATA".into()),
+            hctl: Some("0:0:0:0".into()),
+            by_path: Some("/dev/disk/by-path/pci-0000:00:1f.2-ata-1.0".into()),
+            tran: Some("sata".into()),
+            ..disk("/dev/sda", 1_000_204_886_016)
+        },
+        Disk { rotational: true, serial: Some("Z1W4CD34".into()), ..disk("/dev/sdb", 2_000_398_934_016) },
+        Disk {
+            model: Some("INTEL SSDSC2BB24".into()),
+            serial: Some(String::new()),
+            ..disk("/dev/sdc", 240_057_409_536)
+        },
+        disk("/dev/sdd", 2_000_000_000),
+    ]
+}
+
+fn chosen(hints: Value) -> Result<String, String> {
+    select_root(&rack(), Some(&hints)).map(|disk| disk.name.clone()).map_err(|error| error.to_string())
+}
+
+#[track_caller]
+fn check(hints: Value, wanted: &str) {
+    assert_eq!(chosen(hints.clone()).as_deref(), Ok(wanted), "{hints}");
+}
+
+#[track_caller]
+fn check_none(hints: Value) {
+    assert!(chosen(hints.clone()).is_err_and(|error| error.starts_with("no suitable device")), "{hints}");
+}
+
+#[track_caller]
+fn check_invalid(hints: Value, wanted: &str) {
+    let error = chosen(hints.clone()).unwrap_err();
+    assert!(error.contains(wanted) && !error.starts_with("no suitable"), "{hints}: {error}");
+}
+
+#[test]
+fn without_hints_the_smallest_of_at_least_4_gib_is_chosen() {
+    let rack = rack();
+    for none in [None, Some(Value::Null), Some(json!({}))] {
+        assert_eq!(select_root(&rack, none.as_ref()).unwrap().name, "/dev/sdc");
+    }
+    let twins = [disk("/dev/sdb", SMALLEST_ROOT), disk("/dev/sda", SMALLEST_ROOT)];
+    assert_eq!(select_root(&twins, None).unwrap().name, "/dev/sda");
+    let small = [disk("/dev/sda", SMALLEST_ROOT - 1)];
+    let error = select_root(&small, None).unwrap_err();
+    assert_eq!(error, HintError::TooSmall { disks: "/dev/sda (4294967295 bytes)".into() });
+    assert!(matches!(select_root(&[], None), Err(HintError::TooSmall { .. })));
+}
+
+#[test]
+fn strings_compare_lower_cased_and_whole() {
+    check(json!({"model": "st1000nm0033-9zm"}), "/dev/sda");
+    check(json!({"model": "INTEL SSDSC2BB24"}), "/dev/sdc");
+    check(json!({"model": "s== intel ssdsc2bb24"}), "/dev/sdc");
+    check_none(json!({"model": "INTEL"}));
+    check(json!({"model": "<in> INTEL"}), "/dev/sdc");
+    check(json!({"name": "<or> /dev/sdx <or> /dev/sdb"}), "/dev/sdb");
+    check(json!({"name": "s!= /dev/sda"}), "/dev/sdb");
+    check(json!({"name": "s> /dev/sda"}), "/dev/sdb");
+    check(json!({"name": "s>= /dev/sdb"}), "/dev/sdb");
+    check(json!({"name": "s< /dev/sdb"}), "/dev/sda");
+    check(json!({"hctl": "0:0:0:0"}), "/dev/sda");
+    check(json!({"by_path": "<in> ata-1"}), "/dev/sda");
+    check(json!({"tran": "SATA"}), "/dev/sda");
+}
+
+#[test]
+fn an_absent_attribute_is_none_and_an_empty_one_matches_nothing() {
+    check(json!({"wwn": "none"}), "/dev/sdb");
+    check(json!({"serial": "s!= z1w4ab12"}), "/dev/sdb");
+    check(json!({"serial": "s!= z1w4ab12", "name": "s> /dev/sdb"}), "/dev/sdd");
+}
+
+#[test]
+fn a_size_is_a_fraction_of_gib() {
+    check_none(json!({"size": 931}));
+    check(json!({"size": ">= 931"}), "/dev/sda");
+    check(json!({"size": "= 1000"}), "/dev/sdb");
+    check(json!({"size": "> 1000"}), "/dev/sdb");
+    check(json!({"size": "<= 931"}), "/dev/sdc");
+    check(json!({"size": "< 224"}), "/dev/sdc");
+    check(json!({"size": "!= 931"}), "/dev/sda");
+    check_none(json!({"size": "<or> 931 <or> 932"}));
+    let whole = [disk("/dev/vda", 20 << 30)];
+    assert_eq!(select_root(&whole, Some(&json!({"size": 20}))).unwrap().name, "/dev/vda");
+    assert_eq!(select_root(&whole, Some(&json!({"size": "== 20"}))).unwrap().name, "/dev/vda");
+}
+
+#[test]
+fn all_hints_have_to_hold_for_one_disk() {
+    check(json!({"rotational": false, "size": ">= 100"}), "/dev/sdc");
+    check(json!({"rotational": "yes", "size": "> 1000"}), "/dev/sdb");
+    check_none(json!({"rotational": false, "name": "/dev/sda"}));
+}
+
+#[test]
+fn bad_hints_are_named() {
+    check_invalid(json!({"colour": "red"}), "\"colour\" is not known");
+    check_invalid(json!({"size": 0}), "positive");
+    check_invalid(json!({"size": "-5"}), "positive");
+    check_invalid(json!({"size": "big"}), "integer");
+    check_invalid(json!({"size": 1.5}), "integer");
+    check_invalid(json!({"size": "<range-in> [ 1 10 ]"}), "integer");
+    check_invalid(json!({"size": true}), "integer");
+    check_invalid(json!({"model": 5}), "must be a string");
+    check_invalid(json!({"model": "  "}), "empty");
+    check_invalid(json!({"model": "<all-in> a b"}), "<all-in>");
+    check_invalid(json!({"model": ">= a"}), "compares numbers");
+    check_invalid(json!({"rotational": "perhaps"}), "true or false");
+    check_invalid(json!(["/dev/sda"]), "must be an object");
+}
+
+#[test]
+fn skipped_devices_are_left_out_and_volume_names_are_not_disks() {
+    let skip = json!([{"name": "/dev/sdc"}, {"volume_name": "data"}, {"size": "< 4"}]);
+    let left = without_skipped(rack(), Some(&skip)).unwrap();
+    assert_eq!(left.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["/dev/sda", "/dev/sdb"]);
+    assert_eq!(without_skipped(rack(), None).unwrap().len(), 4);
+    assert!(without_skipped(rack(), Some(&json!({"name": "/dev/sda"}))).is_err());
+    assert!(without_skipped(rack(), Some(&json!(["/dev/sda"]))).is_err());
+}
+
+fn some_disk() -> impl Strategy<Value = Disk> {
+    ("[a-z]{1,3}", 0_u64..1 << 45, any::<bool>(), proptest::option::of("[ -~]{0,12}"))
+        .prop_map(|(name, size, rotational, model)| Disk { rotational, model, ..disk(&format!("/dev/{name}"), size) })
+}
+
+proptest! {
+    #[test]
+    fn no_hint_makes_the_matcher_panic(
+        disks in proptest::collection::vec(some_disk(), 0..6),
+        name in "size|model|serial|name|rotational|wwn",
+        value in "(s==|s!=|==|=|<in>|<or>|<|>=|<all-in>)? ?[ -~é]{0,12}( <or> [a-z]{1,4})?",
+    ) {
+        let hints = json!({ name: value });
+        if let Ok(disk) = select_root(&disks, Some(&hints)) {
+            prop_assert!(disks.contains(disk));
+        }
+    }
+
+    #[test]
+    fn a_disk_is_found_by_its_own_printable_model(
+        model in "[A-Za-z0-9][A-Za-z0-9 %_.-]{0,15}[A-Za-z0-9]",
+    ) {
+        let disks = [Disk { model: Some(model.clone()), ..disk("/dev/sda", 1) }];
+        // A model that begins like an operator is one, to the reference too.
+        let found = select_root(&disks, Some(&json!({ "model": model }))).is_ok();
+        prop_assert!(found);
+    }
+
+    #[test]
+    fn at_least_and_below_divide_the_disks(size in 1_u64..1 << 45, limit in 1_u64..40_000) {
+        let disks = [disk("/dev/sda", size)];
+        let above = select_root(&disks, Some(&json!({"size": format!(">= {limit}")}))).is_ok();
+        let below = select_root(&disks, Some(&json!({"size": format!("< {limit}")}))).is_ok();
+        prop_assert!(above != below);
+    }
+
+    #[test]
+    fn without_hints_nothing_smaller_that_is_large_enough_is_left(
+        disks in proptest::collection::vec(some_disk(), 0..8),
+    ) {
+        match select_root(&disks, None) {
+            Ok(root) => prop_assert!(disks.iter().all(|d| d.size < SMALLEST_ROOT || d.size >= root.size)),
+            Err(_) => prop_assert!(disks.iter().all(|d| d.size < SMALLEST_ROOT)),
+        }
+    }
+}
