@@ -1,1 +1,161 @@
-//! Nodes, flows and history: memory and SQLite behind one contract.
+//! Nodes, flows and history behind one contract, with two implementations: [`memory`] for tests and simulation and
+//! [`sqlite`], the embedded default.
+//!
+//! Three rules hold for every implementation:
+//! - **One commit per change.** A node, its flow and its history entries are written together or not at all.
+//! - **Nothing is overwritten unseen.** A commit names the version of the node that it was made from; another version
+//!   in the store is [`StoreError::Conflict`], and the caller loads again.
+//! - **One owner.** A conductor that starts takes the next epoch; a commit under an older one is [`StoreError::Fenced`].
+
+pub mod memory;
+pub mod model;
+pub mod sqlite;
+
+pub use model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
+
+use std::future::Future;
+use uuid::Uuid;
+
+/// Why the store did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Another node or port has this name, UUID, instance or address.
+    #[error("{what} {value} is taken already")]
+    Duplicate {
+        /// What has to be unique, such as `name`.
+        what: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// It is not there.
+    #[error("{what} {id} could not be found")]
+    NotFound {
+        /// `node`, `port`.
+        what: &'static str,
+        /// Its identifier.
+        id: String,
+    },
+    /// The node changed since it was read.
+    #[error("node {node} was changed by somebody else")]
+    Conflict {
+        /// The node.
+        node: Uuid,
+    },
+    /// A newer conductor owns the store.
+    #[error("another conductor has taken over (epoch {newest}, this one is {mine})")]
+    Fenced {
+        /// The epoch of the newest owner.
+        newest: u64,
+        /// The epoch of the caller.
+        mine: u64,
+    },
+    /// The database failed.
+    #[error("{doing}")]
+    Database {
+        /// What was being done.
+        doing: &'static str,
+        /// Cause.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A stored document is not what this version writes.
+    #[error("stored {what} is not understood: {reason}")]
+    Corrupt {
+        /// Which document.
+        what: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The number of a conductor's ownership; grows with every start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// What a commit does to the node's flow.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum FlowChange {
+    /// Nothing.
+    #[default]
+    Keep,
+    /// Saves it.
+    Put(FlowRecord),
+    /// The flow is over.
+    Clear,
+}
+
+/// One change of one node.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// The node as it shall be; `version` is the one it was read with.
+    pub node: Node,
+    /// Its flow.
+    pub flow: FlowChange,
+    /// What is added to its history.
+    pub journal: Vec<JournalEntry>,
+    /// Its inventory, when an inspection brought one.
+    pub inventory: Option<Inventory>,
+}
+
+impl Commit {
+    /// A change of the node alone.
+    pub fn of(node: Node) -> Self {
+        Self { node, flow: FlowChange::Keep, journal: Vec::new(), inventory: None }
+    }
+}
+
+/// The contract. Queries are read-only; no call holds a transaction across anything but the database.
+pub trait Store: Send + Sync + 'static {
+    /// Takes ownership for the conductor `host`: every earlier epoch is fenced off from now on.
+    fn take_over(&self, host: &str) -> impl Future<Output = Result<Epoch, StoreError>> + Send;
+
+    /// Adds a node; its `version` becomes 1.
+    fn create_node(&self, epoch: Epoch, node: Node) -> impl Future<Output = Result<Node, StoreError>> + Send;
+
+    /// A node by UUID.
+    fn node(&self, uuid: Uuid) -> impl Future<Output = Result<Node, StoreError>> + Send;
+
+    /// A node by name.
+    fn node_by_name(&self, name: &str) -> impl Future<Output = Result<Node, StoreError>> + Send;
+
+    /// Nodes of a filter, one page; in the order of the page.
+    fn nodes(&self, filter: &NodeFilter, page: &Page) -> impl Future<Output = Result<Vec<Node>, StoreError>> + Send;
+
+    /// Changes a node; returns it with its new version.
+    fn commit(&self, epoch: Epoch, commit: Commit) -> impl Future<Output = Result<Node, StoreError>> + Send;
+
+    /// Removes a node with its ports, flow, history and inventory, when it still has this version.
+    fn delete_node(
+        &self,
+        epoch: Epoch,
+        uuid: Uuid,
+        version: u64,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// The flow of a node.
+    fn flow(&self, node: Uuid) -> impl Future<Output = Result<Option<FlowRecord>, StoreError>> + Send;
+
+    /// All flows, for a conductor that starts.
+    fn flows(&self) -> impl Future<Output = Result<Vec<FlowRecord>, StoreError>> + Send;
+
+    /// The inventory of a node.
+    fn inventory(&self, node: Uuid) -> impl Future<Output = Result<Option<Inventory>, StoreError>> + Send;
+
+    /// The history of a node, oldest first, at most the newest 1000.
+    fn history(&self, node: Uuid) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
+
+    /// Adds a port.
+    fn create_port(&self, epoch: Epoch, port: Port) -> impl Future<Output = Result<Port, StoreError>> + Send;
+
+    /// A port by UUID.
+    fn port(&self, uuid: Uuid) -> impl Future<Output = Result<Port, StoreError>> + Send;
+
+    /// Ports of a filter, one page.
+    fn ports(&self, filter: &PortFilter, page: &Page) -> impl Future<Output = Result<Vec<Port>, StoreError>> + Send;
+
+    /// Changes a port.
+    fn update_port(&self, epoch: Epoch, port: Port) -> impl Future<Output = Result<Port, StoreError>> + Send;
+
+    /// Removes a port.
+    fn delete_port(&self, epoch: Epoch, uuid: Uuid) -> impl Future<Output = Result<(), StoreError>> + Send;
+}
