@@ -1,0 +1,283 @@
+//! `cargo xtask ci`: everything that decides whether a change lands, in stages with budgets.
+//!
+//! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
+
+use crate::{cmd, python, ramdisk, setup};
+use anyhow::{Context as _, Result, bail};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Also what takes long: every story, and the ramdisk built twice from clean clones
+    #[arg(long)]
+    all: bool,
+    /// Use nothing that an earlier run left outside the checkout
+    #[arg(long)]
+    no_cache: bool,
+}
+
+/// Stories of every run: the demo's path, and a driver killed in the middle of an image write.
+const E2E: [&str; 2] = ["deploy_debian", "driver_killed"];
+/// Stories with a third-party client or peer at the other end.
+const INTEROP: [&str; 1] = ["client_lifecycle"];
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Above this a run is too long to wait for.
+const WARN_ABOVE: Duration = Duration::from_secs(60 * 60);
+
+pub fn run(args: &Args) -> Result<()> {
+    let _scratch = args.no_cache.then(fresh_cache).transpose()?;
+    let mut report = Report::default();
+    report.stage("set-up and build", 22 * MINUTE, |checks| {
+        checks.check("packages", setup::packages);
+        checks.check("format", || fmt(true));
+        checks.check("lint", lint);
+        checks.check("docs", || docs(true));
+        checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
+        checks.check("build ferricd", || cmd::run(cargo().args(FERRICD)));
+        checks.check("ramdisk", || xtask(&["ramdisk", "--profile", "vm", "--out", &vm_ramdisk()]));
+        checks.check("Debian image", || xtask(&["image", "debian"]));
+        checks.check("peers", || {
+            python::environment("sushy-emulator", python::System::Visible)?;
+            python::environment("baremetal", python::System::Hidden).map(drop)
+        });
+    });
+    report.stage("unit and contract", 8 * MINUTE, |checks| checks.tests());
+    report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
+    report.stage("interop", 8 * MINUTE, |checks| checks.stories(&INTEROP));
+    if args.all {
+        report.stage("all: other stories", 60 * MINUTE, |checks| match other_stories() {
+            Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+            Err(error) => checks.check("list of stories", || Err(error)),
+        });
+        report.stage("all: reproducible ramdisk", 20 * MINUTE, |checks| {
+            checks.check("two clean clones agree", || xtask(&["ramdisk", "--profile", "vm", "--check-reproducible"]));
+        });
+    }
+    report.finish()
+}
+
+/// How `ferricd` is built for stories and the demo.
+pub const FERRICD: [&str; 6] = ["build", "--release", "--locked", "--package=driver", "--bin", "ferricd"];
+
+/// Where the ramdisk of stories lies.
+pub fn vm_ramdisk() -> String {
+    ramdisk::default_out("vm").display().to_string()
+}
+
+pub fn fmt(check: bool) -> Result<()> {
+    let mut command = cargo();
+    command.args(["fmt", "--all"]);
+    if check {
+        command.arg("--check");
+    }
+    cmd::run(&mut command)
+}
+
+pub fn lint() -> Result<()> {
+    cmd::run(cargo().args(["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))
+}
+
+pub fn test() -> Result<()> {
+    let mut checks = Checks::default();
+    checks.tests();
+    if checks.failed > 0 { bail!("{} passed, {} failed", checks.passed, checks.failed) } else { Ok(()) }
+}
+
+/// Generated pages, written or compared with what is committed.
+pub fn docs(check: bool) -> Result<()> {
+    let mut states = cargo();
+    states.args(["test", "--quiet", "--locked", "--package=lifecycle", "--test=provision"]);
+    if !check {
+        states.env("UPDATE", "1");
+    }
+    cmd::run(&mut states).context("docs/state-machine.md")?;
+    let page = cmd::root().join("docs/ferricd.toml");
+    let settings =
+        cmd::output(cargo().args(["run", "--quiet", "--locked", "--package=driver", "--bin=ferricd", "--", "--print-config"]))?;
+    if check {
+        let committed = std::fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
+        if committed != settings {
+            bail!("{} is stale; `cargo xtask docs` writes it anew", page.display());
+        }
+        return Ok(());
+    }
+    std::fs::write(&page, settings).with_context(|| format!("write {}", page.display()))
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(cmd::root());
+    command
+}
+
+fn xtask(arguments: &[&str]) -> Result<()> {
+    cmd::run(Command::new(std::env::current_exe()?).args(arguments).current_dir(cmd::root()))
+}
+
+fn other_stories() -> Result<Vec<String>> {
+    let listed = cmd::output(Command::new(std::env::current_exe()?).args(["e2e", "--list"]).current_dir(cmd::root()))?;
+    let names = listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
+    Ok(names.filter(|name| !E2E.contains(&name.as_str()) && !INTEROP.contains(&name.as_str())).collect())
+}
+
+/// A cache of this run's own, removed at its end.
+fn fresh_cache() -> Result<Scratch> {
+    let dir = std::env::temp_dir().join(format!("ferric-no-cache-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).with_context(|| format!("create {}", dir.display()))?;
+    cmd::use_cache(&dir);
+    Ok(Scratch(dir))
+}
+
+struct Scratch(std::path::PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// What a stage found.
+#[derive(Default)]
+struct Checks {
+    passed: usize,
+    failed: usize,
+    broken: Vec<String>,
+}
+
+impl Checks {
+    /// One thing that either holds or does not.
+    fn check(&mut self, name: &str, what: impl FnOnce() -> Result<()>) {
+        eprintln!("[ci] {name}");
+        let started = Instant::now();
+        let result = what();
+        let took = started.elapsed().as_secs();
+        match result {
+            Ok(()) => {
+                self.passed += 1;
+                eprintln!("[ci] {name}: passed in {took} s");
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.broken.push(name.to_owned());
+                eprintln!("[ci] {name}: FAILED after {took} s: {error:#}");
+            }
+        }
+    }
+
+    /// Each story is one thing that holds or does not.
+    fn stories(&mut self, names: &[&str]) {
+        for name in names {
+            self.check(name, || xtask(&["e2e", name]));
+        }
+    }
+
+    /// The workspace's tests, counted one by one.
+    fn tests(&mut self) {
+        match run_tests() {
+            Ok((passed, failed, status)) => {
+                self.passed += passed;
+                self.failed += failed;
+                if failed > 0 {
+                    self.broken.push(format!("{failed} test(s)"));
+                } else if !status || passed == 0 {
+                    self.failed += 1;
+                    self.broken.push("cargo test".to_owned());
+                }
+            }
+            Err(error) => {
+                self.failed += 1;
+                self.broken.push(format!("cargo test: {error:#}"));
+            }
+        }
+    }
+}
+
+/// Runs all tests, shows what they print, and returns how many passed and failed and whether cargo was content.
+fn run_tests() -> Result<(usize, usize, bool)> {
+    let mut child = cargo()
+        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("start cargo test")?;
+    let (mut passed, mut failed) = (0, 0);
+    let stdout = child.stdout.take().context("standard output of cargo test")?;
+    for line in BufReader::new(stdout).lines() {
+        let line = line.context("read what cargo test prints")?;
+        if let Some((good, bad)) = counts(&line) {
+            passed += good;
+            failed += bad;
+        }
+        eprintln!("{line}");
+    }
+    Ok((passed, failed, child.wait()?.success()))
+}
+
+/// Passed and failed of a line `test result: ok. 3 passed; 0 failed; …`.
+fn counts(line: &str) -> Option<(usize, usize)> {
+    let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let number = |word: &str| -> Option<usize> {
+        rest.split(';').map(str::trim).find_map(|part| part.strip_suffix(word)?.trim().parse().ok())
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[derive(Default)]
+struct Report {
+    stages: Vec<(&'static str, Duration, Duration, Checks)>,
+}
+
+impl Report {
+    fn stage(&mut self, name: &'static str, budget: Duration, run: impl FnOnce(&mut Checks)) {
+        eprintln!("[ci] === {name} (budget {} min)", budget.as_secs() / 60);
+        let started = Instant::now();
+        let mut checks = Checks::default();
+        run(&mut checks);
+        self.stages.push((name, budget, started.elapsed(), checks));
+    }
+
+    fn finish(&self) -> Result<()> {
+        let minutes = |time: Duration| time.as_secs_f64() / 60.0;
+        let total: Duration = self.stages.iter().map(|stage| stage.2).sum();
+        eprintln!("\n{:<28}{:>8}{:>9}{:>8}{:>8}", "stage", "used", "budget", "passed", "failed");
+        for (name, budget, used, checks) in &self.stages {
+            let over = if used > budget { "  over budget" } else { "" };
+            eprintln!(
+                "{name:<28}{:>4.1} min{:>5.0} min{:>8}{:>8}{over}",
+                minutes(*used),
+                minutes(*budget),
+                checks.passed,
+                checks.failed
+            );
+            for broken in &checks.broken {
+                eprintln!("    FAILED: {broken}");
+            }
+        }
+        eprintln!("{:<28}{:>4.1} min", "total", minutes(total));
+        if total > WARN_ABOVE {
+            eprintln!("warning: the run took more than {:.0} minutes", minutes(WARN_ABOVE));
+        }
+        let passed: usize = self.stages.iter().map(|stage| stage.3.passed).sum();
+        let failed: usize = self.stages.iter().map(|stage| stage.3.failed).sum();
+        println!("{passed} passed, {failed} failed");
+        // The line above is the last word of a run, so a failure is told by the exit code alone.
+        if failed > 0 {
+            std::process::exit(1);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::counts;
+
+    #[test]
+    fn results_of_cargo_test_are_counted() {
+        assert_eq!(counts("test result: ok. 3 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out"), Some((3, 0)));
+        assert_eq!(counts("test result: FAILED. 3 passed; 2 failed; 0 ignored"), Some((3, 2)));
+        assert_eq!(counts("running 3 tests"), None);
+    }
+}
