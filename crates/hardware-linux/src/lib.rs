@@ -1,1 +1,22 @@
-//! The in-band implementation of hardware: sysfs, ioctl, SMBIOS. The only place that runs a program.
+//! The in-band implementation of hardware: what a machine tells about itself in sysfs, procfs and SMBIOS, and what is done
+//! to it through ioctls and firmware variables.
+//!
+//! It is the only crate that runs a program ([`exec`]) and, in [`sys`], the only one with `unsafe` code. No `udev` is needed:
+//! a ramdisk has none.
+
+pub mod block;
+mod boot;
+mod cpu;
+mod erase;
+pub mod exec;
+mod interfaces;
+mod machine;
+pub mod power;
+pub mod signature;
+pub mod smbios;
+mod sys;
+mod tree;
+
+pub use exec::{Exec, ExecError, Finished};
+pub use machine::LinuxMachine;
+pub use tree::Tree;

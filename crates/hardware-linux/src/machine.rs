@@ -1,0 +1,209 @@
+//! The machine.
+
+use crate::erase::{self, EraseFailure};
+use crate::tree::Tree;
+use crate::{block, boot, cpu, interfaces, power, sys};
+use hardware::{
+    BootInfo, BootMode, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Inventory, Machine, MachineError, Outcome,
+    PowerAction, SystemVendor,
+};
+use rustix::fs::{Mode, OFlags};
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The machine that this program runs on, or one that was recorded as a tree of files.
+#[derive(Debug, Clone)]
+pub struct LinuxMachine {
+    tree: Tree,
+    pxe_interface: Option<String>,
+    may_write: bool,
+}
+
+impl LinuxMachine {
+    /// The machine at `root`, which is `/` but for recordings. It may be read, as any user: what is unreadable is unknown.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { tree: Tree::at(root), pxe_interface: None, may_write: false }
+    }
+
+    /// Lets it be changed: disks, firmware variables, power. For an agent that has the machine to itself.
+    pub fn writable(mut self) -> Self {
+        self.may_write = true;
+        self
+    }
+
+    /// Sets what the boot loader said of the interface that it booted from (`BOOTIF`).
+    pub fn booted_from(mut self, interface: Option<String>) -> Self {
+        self.pxe_interface = interface;
+        self
+    }
+
+    /// The tree that it is read from.
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    fn writing(&self, what: &str) -> Result<(), MachineError> {
+        if self.may_write {
+            return Ok(());
+        }
+        Err(MachineError::Unsupported {
+            what: what.to_owned(),
+            reason: "this agent may only look at the machine, as it does not run as its PID 1".to_owned(),
+        })
+    }
+
+    /// Opens a claimed device so that nobody else can: the kernel refuses this while it is mounted or part of something.
+    fn open_exclusive(&self, device: &DeviceId, path: &Path) -> Result<File, MachineError> {
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| {
+            let holders = block::holders(&self.tree, kernel_name(&device.node));
+            if error == rustix::io::Errno::BUSY && !holders.is_empty() {
+                let reason = format!("it is in use: {}", holders.join(", "));
+                return MachineError::Unsupported { what: format!("writing to {device}"), reason };
+            }
+            MachineError::Write { what: device.to_string(), source: error.into() }
+        })
+    }
+}
+
+/// `sda` of `/dev/sda`; in sysfs a `!` stands for a slash.
+fn kernel_name(node: &str) -> &str {
+    node.strip_prefix("/dev/").unwrap_or(node)
+}
+
+impl Machine for LinuxMachine {
+    fn inventory(&self) -> Result<Inventory, MachineError> {
+        let tree = &self.tree;
+        let dmi = |name: &str| tree.text(format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
+        let uefi = tree.path("/sys/firmware/efi").exists();
+        Ok(Inventory {
+            interfaces: interfaces::interfaces(tree),
+            cpu: cpu::cpu(tree),
+            disks: self.disks()?,
+            memory: cpu::memory(tree),
+            bmc_address: None,
+            bmc_v6address: None,
+            bmc_mac: None,
+            system_vendor: SystemVendor {
+                product_name: dmi("product_name"),
+                serial_number: dmi("product_serial"),
+                manufacturer: dmi("sys_vendor"),
+                firmware: Firmware {
+                    vendor: dmi("bios_vendor"),
+                    version: dmi("bios_version"),
+                    build_date: dmi("bios_date"),
+                },
+            },
+            boot: BootInfo {
+                current_boot_mode: if uefi { BootMode::Uefi } else { BootMode::Bios },
+                pxe_interface: self.pxe_interface.clone(),
+            },
+            hostname: tree.text("/proc/sys/kernel/hostname").unwrap_or_default(),
+        })
+    }
+
+    fn disks(&self) -> Result<Vec<Disk>, MachineError> {
+        Ok(block::disks(&self.tree))
+    }
+
+    fn may_write(&self) -> bool {
+        self.may_write
+    }
+
+    fn claim(&self, device: &DeviceId) -> Result<PathBuf, MachineError> {
+        let disks = self.disks()?;
+        let there = disks.iter().find(|disk| disk.name == device.node);
+        match there {
+            Some(disk) if device.is(disk) => Ok(self.tree.path(&device.node)),
+            other => Err(MachineError::OtherDevice {
+                granted: Box::new(device.clone()),
+                found: other.map_or_else(|| "nothing".to_owned(), |disk| DeviceId::of(disk).to_string()),
+            }),
+        }
+    }
+
+    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError> {
+        const METHOD: &str = "metadata";
+        self.writing("erasing metadata")?;
+        let device = grant.device();
+        let path = self.claim(device)?;
+        let file = self.open_exclusive(device, &path)?;
+        let partitions = block::partitions(&self.tree, kernel_name(&device.node));
+        let erased = erase::erase(&file, kernel_name(&device.node), device.size, &partitions, sys::forget_cache)
+            .map_err(|failure| match failure {
+                EraseFailure::Read(source) => MachineError::Read { what: device.to_string(), source },
+                EraseFailure::Write(source) => MachineError::Write { what: device.to_string(), source },
+                EraseFailure::Remains(found) => {
+                    MachineError::NotErased { device: Box::new(device.clone()), method: METHOD.to_owned(), found }
+                }
+            })?;
+        reread(&file, device)?;
+        let left = block::partitions(&self.tree, kernel_name(&device.node));
+        if !left.is_empty() {
+            let names: Vec<&str> = left.iter().map(|partition| partition.name.as_str()).collect();
+            let found = format!("the kernel still sees partitions {}", names.join(", "));
+            return Err(MachineError::NotErased { device: Box::new(device.clone()), method: METHOD.to_owned(), found });
+        }
+        let found = if erased.found.is_empty() { "no signatures".to_owned() } else { erased.found.join(", ") };
+        let evidence = format!(
+            "{} bytes in {} ranges read back as zeros after flushing the cache; there was {found}; no signature and no \
+             partition is left",
+            erased.bytes, erased.ranges
+        );
+        tracing::info!(device = %device, evidence, "metadata erased");
+        Ok(EraseProof { device: device.clone(), method: METHOD.to_owned(), outcome: Outcome::Verified { evidence } })
+    }
+
+    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {
+        self.writing("reading a partition table again")?;
+        let path = self.claim(device)?;
+        let file = File::open(path).map_err(|source| MachineError::Read { what: device.to_string(), source })?;
+        reread(&file, device)
+    }
+
+    fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
+        self.writing("creating boot entries")?;
+        let path = self.claim(device)?;
+        let sector = self.disks()?.iter().find(|disk| disk.name == device.node).and_then(|disk| disk.logical_sectors);
+        boot::install(&path, sector.unwrap_or(512), &self.tree.path("/sys/firmware/efi/efivars"))
+    }
+
+    fn sync(&self) -> Result<(), MachineError> {
+        rustix::fs::sync();
+        Ok(())
+    }
+
+    fn power(&self, action: PowerAction) -> Result<(), MachineError> {
+        self.writing("switching the machine off or starting it again")?;
+        if !power::timed_sync(Duration::from_secs(30)) {
+            tracing::warn!("file systems could not be flushed within 30 s; ending without");
+        }
+        power::end(action).map_err(|source| MachineError::Write { what: "reboot(2)".to_owned(), source })
+    }
+}
+
+/// Asks for a new look at the partition table. A disk whose partitions are just being looked at is busy for a moment.
+fn reread(file: &File, device: &DeviceId) -> Result<(), MachineError> {
+    const TRIES: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(100);
+    let mut tries = 0;
+    loop {
+        match sys::reread_partitions(file) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy && tries < TRIES => {
+                tries += 1;
+                std::thread::sleep(PAUSE);
+            }
+            // A device that cannot have partitions has no table to read.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(()),
+            Err(source) => {
+                return Err(MachineError::Read { what: format!("the partition table of {device}"), source });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

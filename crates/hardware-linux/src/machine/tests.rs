@@ -1,0 +1,89 @@
+use super::*;
+use hardware::Plan;
+
+#[test]
+fn any_linux_host_can_be_looked_at_by_any_user() {
+    let machine = LinuxMachine::at("/").booted_from(Some("01-52-54-00-00-00-01".to_owned()));
+    let inventory = machine.inventory().unwrap();
+    assert!(inventory.cpu.count > 0);
+    assert!(inventory.memory.total.is_some_and(|bytes| bytes > 0));
+    assert!(inventory.interfaces.iter().all(|interface| interface.name != "lo"));
+    assert!(inventory.disks.iter().all(|disk| disk.size > 0 && disk.name.starts_with("/dev/")));
+    assert_eq!(inventory.boot.pxe_interface.as_deref(), Some("01-52-54-00-00-00-01"));
+    assert_eq!(inventory.disks, machine.disks().unwrap());
+}
+
+#[test]
+fn an_empty_tree_is_a_machine_of_which_nothing_is_known() {
+    let root = tempfile::tempdir().unwrap();
+    let inventory = LinuxMachine::at(root.path()).inventory().unwrap();
+    assert!(inventory.disks.is_empty() && inventory.interfaces.is_empty());
+    assert_eq!(inventory.memory.total, None);
+    assert_eq!(inventory.system_vendor.product_name, "");
+}
+
+/// A tree with one disk, `/dev/sda`, backed by a plain file.
+fn with_disk(serial: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("sys/block/sda");
+    std::fs::create_dir_all(folder.join("device")).unwrap();
+    std::fs::create_dir_all(root.path().join("dev")).unwrap();
+    std::fs::write(folder.join("size"), "8192\n").unwrap();
+    std::fs::write(folder.join("device/serial"), serial).unwrap();
+    let file = File::create(root.path().join("dev/sda")).unwrap();
+    file.set_len(8192 * 512).unwrap();
+    root
+}
+
+#[test]
+fn a_machine_that_may_only_be_looked_at_refuses_what_would_change_it() {
+    let root = with_disk("A1");
+    let machine = LinuxMachine::at(root.path());
+    let plan = Plan::new("erase", machine.disks().unwrap());
+    let device = DeviceId::of(&plan.disks()[0]);
+    let refused = |result: Result<(), MachineError>| assert!(matches!(result, Err(MachineError::Unsupported { .. })));
+    refused(machine.erase_metadata(plan.erase("/dev/sda").unwrap()).map(drop));
+    refused(machine.install_boot_entries(&device).map(drop));
+    refused(machine.reread_partitions(&device));
+    refused(machine.power(PowerAction::Off));
+    assert_eq!(machine.claim(&device).unwrap(), root.path().join("dev/sda"));
+}
+
+#[test]
+fn a_device_that_is_another_one_now_is_not_claimed() {
+    let root = with_disk("A1");
+    let machine = LinuxMachine::at(root.path()).writable();
+    let plan = Plan::new("erase", machine.disks().unwrap());
+    let device = DeviceId::of(&plan.disks()[0]);
+    std::fs::write(root.path().join("sys/block/sda/device/serial"), "B2").unwrap();
+    let error = machine.erase_metadata(plan.erase("/dev/sda").unwrap()).unwrap_err();
+    assert_eq!(error.to_string(), "/dev/sda (A1) was granted, but /dev/sda (B2) is there now: nothing was touched");
+    std::fs::remove_dir_all(root.path().join("sys/block/sda")).unwrap();
+    assert!(matches!(machine.claim(&device), Err(MachineError::OtherDevice { found, .. }) if found == "nothing"));
+}
+
+#[test]
+fn no_boot_entries_are_made_without_firmware_variables() {
+    let root = with_disk("A1");
+    let machine = LinuxMachine::at(root.path()).writable();
+    let device = DeviceId::of(&machine.disks().unwrap()[0]);
+    assert!(machine.install_boot_entries(&device).unwrap().is_empty());
+}
+
+#[test]
+fn holders_of_a_busy_disk_are_named() {
+    let root = with_disk("A1");
+    let folder = root.path().join("sys/block/sda");
+    std::fs::create_dir_all(folder.join("sda1/holders/md0")).unwrap();
+    std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+    for (name, text) in [("partition", "1"), ("start", "2048"), ("size", "4096"), ("dev", "8:1")] {
+        std::fs::write(folder.join("sda1").join(name), text).unwrap();
+    }
+    std::fs::write(root.path().join("proc/self/mountinfo"), "30 1 8:1 / /boot rw - ext4 /dev/sda1 rw\n").unwrap();
+    std::fs::write(root.path().join("proc/swaps"), "Filename Type\n/dev/sda partition 1 0 -2\n").unwrap();
+    let machine = LinuxMachine::at(root.path());
+    assert_eq!(
+        block::holders(machine.tree(), "sda"),
+        ["sda is used as swap", "sda1 is part of md0", "sda1 is mounted on /boot"]
+    );
+}
