@@ -2,7 +2,7 @@
 //!
 //! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
 
-use crate::{cmd, python, ramdisk, setup};
+use crate::{cmd, python, setup};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -37,7 +37,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("docs", || docs(true));
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
         checks.check("build ferricd", || cmd::run(cargo().args(FERRICD)));
-        checks.check("ramdisk", || xtask(&["ramdisk", "--profile", "vm", "--out", &vm_ramdisk()]));
+        checks.check("ramdisk", build_ramdisk);
         checks.check("Debian image", || xtask(&["image", "debian"]));
         checks.check("peers", || {
             python::environment("sushy-emulator", python::System::Visible)?;
@@ -64,7 +64,11 @@ pub const FERRICD: [&str; 6] = ["build", "--release", "--locked", "--package=dri
 
 /// Where the ramdisk of stories lies.
 pub fn vm_ramdisk() -> String {
-    ramdisk::default_out("vm").display().to_string()
+    cmd::root().join("target/ramdisk/vm").display().to_string()
+}
+
+pub fn build_ramdisk() -> Result<()> {
+    xtask(&["ramdisk", "--profile", "vm", "--out", &vm_ramdisk()])
 }
 
 pub fn fmt(check: bool) -> Result<()> {
@@ -95,8 +99,15 @@ pub fn docs(check: bool) -> Result<()> {
     }
     cmd::run(&mut states).context("docs/state-machine.md")?;
     let page = cmd::root().join("docs/ferricd.toml");
-    let settings =
-        cmd::output(cargo().args(["run", "--quiet", "--locked", "--package=driver", "--bin=ferricd", "--", "--print-config"]))?;
+    let settings = cmd::output(cargo().args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package=driver",
+        "--bin=ferricd",
+        "--",
+        "--print-config",
+    ]))?;
     if check {
         let committed = std::fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
         if committed != settings {

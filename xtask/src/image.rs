@@ -5,6 +5,7 @@
 //! data and of this file, so that a second call is free; a newer package in the mirror does not change the key
 //! (`--no-cache` builds again).
 
+use crate::debian::{self, SUITE};
 use crate::{cmd, setup};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
@@ -13,10 +14,9 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
-const SUITE: &str = "bookworm";
 const MIB: u64 = 1024 * 1024;
 const ESP_MIB: u64 = 64;
 /// Free space in the root file system as it is shipped; it grows to the disk's size at the first boot.
@@ -152,23 +152,8 @@ impl Build {
         let early = early.to_str().filter(|path| !path.contains(['\'', '"', '\\'])).with_context(|| {
             format!("{} holds quotes or is not UTF-8: move the checkout to a plainly named folder", early.display())
         })?;
-        let mut mmdebstrap = Command::new("mmdebstrap");
-        mmdebstrap.args(["--variant=minbase", "--format=directory"]);
-        mmdebstrap.arg(format!("--include={}", setup::listed(&self.data.join("packages.txt"))?.join(",")));
-        mmdebstrap.arg(format!("--essential-hook=sync-in '{early}' /"));
-        for option in apt_transport_options()? {
-            mmdebstrap.arg(format!("--aptopt={option}"));
-        }
-        for excluded in ["doc", "doc-base", "man", "info", "locale", "lintian", "bug"] {
-            mmdebstrap.arg(format!("--dpkgopt=path-exclude=/usr/share/{excluded}/*"));
-        }
-        mmdebstrap.arg(SUITE).arg(root).arg("-").stdin(Stdio::piped());
-        let mut child = mmdebstrap.spawn().context("start mmdebstrap")?;
-        let sources = apt_sources()?;
-        child.stdin.take().context("mmdebstrap has no standard input")?.write_all(sources.as_bytes())?;
-        let status = child.wait()?;
-        ensure!(status.success(), "mmdebstrap ended with {status}; its messages are above");
-        Ok(())
+        let packages = setup::listed(&self.data.join("packages.txt"))?;
+        debian::bootstrap(root, &packages, &[format!("--essential-hook=sync-in '{early}' /")])
     }
 
     /// Our files over Debian's, services on and off, and away with whatever belongs to the machine that built it.
@@ -180,7 +165,9 @@ impl Build {
         };
         systemctl("enable", &["systemd-networkd.service".to_owned()])?;
         systemctl("mask", &setup::listed(&self.data.join("masked.txt"))?)?;
-        for leftover in ["etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id", "etc/apt/apt.conf.d/99mmdebstrap"] {
+        for leftover in
+            ["etc/hostname", "etc/resolv.conf", "var/lib/dbus/machine-id", "etc/apt/apt.conf.d/99mmdebstrap"]
+        {
             let path = root.join(leftover);
             if path.symlink_metadata().is_ok() {
                 fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
@@ -234,7 +221,11 @@ impl Build {
         let root_img = self.dir.join("root.img");
         File::create(&root_img)?.set_len(root_mib * MIB)?;
         cmd::run(
-            Command::new("mke2fs").args(["-q", "-t", "ext4", "-L", "root", "-m", "1", "-J", "size=8"]).arg("-d").arg(root).arg(&root_img),
+            Command::new("mke2fs")
+                .args(["-q", "-t", "ext4", "-L", "root", "-m", "1", "-J", "size=8"])
+                .arg("-d")
+                .arg(root)
+                .arg(&root_img),
         )?;
         let esp_img = self.dir.join("esp.img");
         File::create(&esp_img)?.set_len(ESP_MIB * MIB)?;
@@ -269,6 +260,7 @@ impl Build {
 fn inputs(data: &Path) -> Result<String> {
     let mut digest = Sha256::new();
     digest.update(include_bytes!("image.rs"));
+    digest.update(include_bytes!("debian.rs"));
     for entry in walkdir::WalkDir::new(data).sort_by_file_name() {
         let entry = entry.with_context(|| format!("read {}", data.display()))?;
         if entry.file_type().is_file() {
@@ -280,54 +272,13 @@ fn inputs(data: &Path) -> Result<String> {
     Ok(hex::encode(digest.finalize()))
 }
 
-/// One-line-style sources of the suite, its updates and its security fixes, from what apt of this machine uses.
-fn apt_sources() -> Result<String> {
-    let targets = cmd::output(Command::new("apt-get").args([
-        "indextargets",
-        "--format",
-        "$(CREATED_BY) $(REPO_URI) $(RELEASE) $(COMPONENT)",
-    ]))?;
-    let sources = sources_from(&targets);
-    ensure!(
-        !sources.is_empty(),
-        "apt on this machine knows no Debian {SUITE}: add a mirror of {SUITE} to /etc/apt/sources.list.d and run apt-get update"
-    );
-    Ok(sources)
-}
-
-fn sources_from(targets: &str) -> String {
-    let mut sources = String::new();
-    for line in targets.lines() {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if let ["Packages", uri, release, "main"] = fields[..]
-            && (release == SUITE || release.strip_prefix(SUITE).is_some_and(|rest| matches!(rest, "-updates" | "-security")))
-        {
-            sources.push_str(&format!("deb {uri} {release} main\n"));
-        }
-    }
-    sources
-}
-
-/// How apt of this machine reaches its mirrors (proxies, certificates, credentials' place, clock checks).
-fn apt_transport_options() -> Result<Vec<String>> {
-    let dump = cmd::output(Command::new("apt-config").arg("dump"))?;
-    let wanted = ["Acquire::http", "Acquire::https", "Acquire::Check-", "Acquire::Retries", "Acquire::ForceIPv"];
-    let mut options: Vec<String> = dump
-        .lines()
-        .filter(|line| wanted.iter().any(|prefix| line.starts_with(prefix)) && !line.ends_with(" \"\";"))
-        .map(str::to_owned)
-        .collect();
-    if Path::new("/etc/apt/auth.conf.d").is_dir() {
-        options.push("Dir::Etc::netrcparts \"/etc/apt/auth.conf.d\";".to_owned());
-    }
-    Ok(options)
-}
-
 fn package_list(root: &Path) -> Result<Vec<String>> {
     let list = cmd::output(
-        Command::new("dpkg-query")
-            .arg(format!("--admindir={}", root.join("var/lib/dpkg").display()))
-            .args(["-W", "-f", "${Package} ${Version}\n"]),
+        Command::new("dpkg-query").arg(format!("--admindir={}", root.join("var/lib/dpkg").display())).args([
+            "-W",
+            "-f",
+            "${Package} ${Version}\n",
+        ]),
     )?;
     Ok(list.lines().map(str::to_owned).collect())
 }
@@ -422,22 +373,4 @@ fn refuse_mounts_below(dir: &Path) -> Result<()> {
 
 fn mib(bytes: u64) -> f64 {
     bytes as f64 / MIB as f64
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_package_indexes_of_the_suite_become_sources() {
-        let targets = "Packages http://a.example/debian/ bookworm main\n\
-                       DEP-11 http://a.example/debian/ bookworm main\n\
-                       Packages http://a.example/debian/ bookworm contrib\n\
-                       Packages http://a.example/debian/ bookworm-backports main\n\
-                       Packages http://b.example/sec/ bookworm-security main\n";
-        assert_eq!(
-            sources_from(targets),
-            "deb http://a.example/debian/ bookworm main\ndeb http://b.example/sec/ bookworm-security main\n"
-        );
-    }
 }

@@ -1,0 +1,62 @@
+//! `cargo xtask bench …`: ours beside a named peer in the same run.
+
+use crate::{ci, cmd, peer, setup};
+use anyhow::Result;
+use std::path::PathBuf;
+use std::process::Command;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(clap::Subcommand)]
+enum What {
+    /// From power-on to the first heartbeat, by QEMU's -kernel and -initrd
+    Boot {
+        /// Folder with vmlinuz and initramfs of ours; built when it is not given
+        #[arg(long)]
+        ramdisk: Option<PathBuf>,
+        /// Build the ramdisk with ironic-python-agent (kept in the cache) and compare with it
+        #[arg(long, conflicts_with = "peer_kernel")]
+        ipa: bool,
+        /// Kernel to compare with
+        #[arg(long, requires = "peer_initrd")]
+        peer_kernel: Option<PathBuf>,
+        /// Initramfs to compare with
+        #[arg(long, requires = "peer_kernel")]
+        peer_initrd: Option<PathBuf>,
+        /// Boots of each; they take turns
+        #[arg(long, default_value_t = 3)]
+        runs: usize,
+    },
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let What::Boot { ramdisk, ipa, peer_kernel, peer_initrd, runs } = &args.what;
+    setup::packages()?;
+    let mut bench = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    bench.current_dir(cmd::root());
+    bench.args(["run", "--quiet", "--release", "--locked", "--package=e2e", "--bin=bench-boot", "--"]);
+    bench.arg("--runs").arg(runs.to_string()).arg("--ramdisk");
+    match ramdisk {
+        Some(dir) => bench.arg(dir),
+        None => {
+            ci::build_ramdisk()?;
+            bench.arg(ci::vm_ramdisk())
+        }
+    };
+    let peer = match (peer_kernel, peer_initrd) {
+        (Some(kernel), Some(initrd)) => Some((kernel.clone(), initrd.clone())),
+        _ if *ipa => {
+            let dir = peer::ipa_ramdisk()?;
+            Some((dir.join("vmlinuz"), dir.join("initramfs")))
+        }
+        _ => None,
+    };
+    if let Some((kernel, initrd)) = peer {
+        bench.arg("--peer-kernel").arg(kernel).arg("--peer-initrd").arg(initrd);
+    }
+    cmd::run(&mut bench)
+}
