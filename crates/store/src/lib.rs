@@ -11,7 +11,11 @@ pub mod memory;
 pub mod model;
 pub mod sqlite;
 
-pub use model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
+pub use memory::MemoryStore;
+pub use model::{
+    FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection, SortValue,
+};
+pub use sqlite::SqliteStore;
 
 use std::future::Future;
 use uuid::Uuid;
@@ -49,6 +53,14 @@ pub enum StoreError {
         /// The epoch of the caller.
         mine: u64,
     },
+    /// A list was asked for in an order that is not offered.
+    #[error("lists are not sorted by {key}; choose one of: {known}")]
+    SortKey {
+        /// What was asked for.
+        key: String,
+        /// What can be asked for, joined.
+        known: String,
+    },
     /// The database failed.
     #[error("{doing}")]
     Database {
@@ -66,6 +78,19 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+}
+
+/// How many entries of a node's history are kept; older ones go.
+pub const HISTORY_KEPT: usize = 1000;
+
+impl StoreError {
+    pub(crate) fn not_found(what: &'static str, id: impl ToString) -> Self {
+        Self::NotFound { what, id: id.to_string() }
+    }
+
+    pub(crate) fn sort_key(key: &str, known: &[&str]) -> Self {
+        Self::SortKey { key: key.chars().take(64).collect(), known: known.join(", ") }
+    }
 }
 
 /// The number of a conductor's ownership; grows with every start.
@@ -141,7 +166,7 @@ pub trait Store: Send + Sync + 'static {
     /// The inventory of a node.
     fn inventory(&self, node: Uuid) -> impl Future<Output = Result<Option<Inventory>, StoreError>> + Send;
 
-    /// The history of a node, oldest first, at most the newest 1000.
+    /// The history of a node, oldest first, at most the newest [`HISTORY_KEPT`].
     fn history(&self, node: Uuid) -> impl Future<Output = Result<Vec<JournalEntry>, StoreError>> + Send;
 
     /// Adds a port.

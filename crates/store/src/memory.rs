@@ -1,1 +1,290 @@
-//! A store in memory.
+//! A store in memory, for tests and simulations. Clones share their content.
+
+use crate::model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
+use crate::{Commit, Epoch, FlowChange, HISTORY_KEPT, Store, StoreError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use uuid::Uuid;
+
+/// A store in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemoryStore {
+    content: Arc<Mutex<Content>>,
+}
+
+/// Rows are kept by their number, so that they stay in the order of creation.
+#[derive(Debug, Default)]
+struct Content {
+    epoch: u64,
+    next_row: u64,
+    nodes: BTreeMap<u64, Node>,
+    node_rows: BTreeMap<Uuid, u64>,
+    ports: BTreeMap<u64, Port>,
+    port_rows: BTreeMap<Uuid, u64>,
+    flows: BTreeMap<Uuid, FlowRecord>,
+    inventories: BTreeMap<Uuid, Inventory>,
+    history: BTreeMap<Uuid, Vec<JournalEntry>>,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    // A panic in a test must not turn every later call into another one; the content is changed in one go at the end
+    // of each call, so it is whole.
+    fn lock(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Content {
+    fn row(&mut self) -> u64 {
+        self.next_row += 1;
+        self.next_row
+    }
+
+    fn fence(&self, epoch: Epoch) -> Result<(), StoreError> {
+        if epoch.0 == self.epoch { Ok(()) } else { Err(StoreError::Fenced { newest: self.epoch, mine: epoch.0 }) }
+    }
+
+    fn node(&self, uuid: Uuid) -> Result<&Node, StoreError> {
+        self.node_rows.get(&uuid).and_then(|row| self.nodes.get(row)).ok_or_else(|| StoreError::not_found("node", uuid))
+    }
+
+    fn port(&self, uuid: Uuid) -> Result<&Port, StoreError> {
+        self.port_rows.get(&uuid).and_then(|row| self.ports.get(row)).ok_or_else(|| StoreError::not_found("port", uuid))
+    }
+
+    fn check_unique_node(&self, node: &Node) -> Result<(), StoreError> {
+        for other in self.nodes.values().filter(|other| other.uuid != node.uuid) {
+            if node.name.is_some() && other.name == node.name {
+                let value = node.name.clone().unwrap_or_default();
+                return Err(StoreError::Duplicate { what: "name", value });
+            }
+            if let Some(instance) = node.instance_uuid.filter(|_| other.instance_uuid == node.instance_uuid) {
+                return Err(StoreError::Duplicate { what: "instance_uuid", value: instance.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    fn check_port(&self, port: &Port) -> Result<(), StoreError> {
+        if self.ports.values().any(|other| other.uuid != port.uuid && other.address == port.address) {
+            return Err(StoreError::Duplicate { what: "address", value: port.address.clone() });
+        }
+        self.node(port.node_uuid).map(|_| ())
+    }
+}
+
+impl Store for MemoryStore {
+    async fn take_over(&self, _host: &str) -> Result<Epoch, StoreError> {
+        let mut content = self.lock();
+        content.epoch += 1;
+        Ok(Epoch(content.epoch))
+    }
+
+    async fn create_node(&self, epoch: Epoch, mut node: Node) -> Result<Node, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        if content.node_rows.contains_key(&node.uuid) {
+            return Err(StoreError::Duplicate { what: "uuid", value: node.uuid.to_string() });
+        }
+        content.check_unique_node(&node)?;
+        node.version = 1;
+        let row = content.row();
+        content.node_rows.insert(node.uuid, row);
+        content.nodes.insert(row, node.clone());
+        Ok(node)
+    }
+
+    async fn node(&self, uuid: Uuid) -> Result<Node, StoreError> {
+        self.lock().node(uuid).cloned()
+    }
+
+    async fn node_by_name(&self, name: &str) -> Result<Node, StoreError> {
+        let content = self.lock();
+        let found = content.nodes.values().find(|node| node.name.as_deref() == Some(name));
+        found.cloned().ok_or_else(|| StoreError::not_found("node", name))
+    }
+
+    async fn nodes(&self, filter: &NodeFilter, page: &Page) -> Result<Vec<Node>, StoreError> {
+        let content = self.lock();
+        let rows = Rows { rows: &content.nodes, uuid: |node| node.uuid, keys: Node::SORT_KEYS, what: "node" };
+        rows.page(page, |node, key| node.sort_value(key), |node| node_matches(node, filter))
+    }
+
+    async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        let mut node = commit.node;
+        if content.node(node.uuid)?.version != node.version {
+            return Err(StoreError::Conflict { node: node.uuid });
+        }
+        content.check_unique_node(&node)?;
+        node.version += 1;
+        match commit.flow {
+            FlowChange::Keep => {}
+            FlowChange::Put(flow) => drop(content.flows.insert(node.uuid, flow)),
+            FlowChange::Clear => drop(content.flows.remove(&node.uuid)),
+        }
+        if let Some(inventory) = commit.inventory {
+            content.inventories.insert(node.uuid, inventory);
+        }
+        let history = content.history.entry(node.uuid).or_default();
+        history.extend(commit.journal);
+        let surplus = history.len().saturating_sub(HISTORY_KEPT);
+        history.drain(..surplus);
+        if let Some(row) = content.node_rows.get(&node.uuid).copied() {
+            content.nodes.insert(row, node.clone());
+        }
+        Ok(node)
+    }
+
+    async fn delete_node(&self, epoch: Epoch, uuid: Uuid, version: u64) -> Result<(), StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        if content.node(uuid)?.version != version {
+            return Err(StoreError::Conflict { node: uuid });
+        }
+        if let Some(row) = content.node_rows.remove(&uuid) {
+            content.nodes.remove(&row);
+        }
+        content.ports.retain(|_, port| port.node_uuid != uuid);
+        let Content { ports, port_rows, .. } = &mut *content;
+        port_rows.retain(|_, row| ports.contains_key(row));
+        content.flows.remove(&uuid);
+        content.inventories.remove(&uuid);
+        content.history.remove(&uuid);
+        Ok(())
+    }
+
+    async fn flow(&self, node: Uuid) -> Result<Option<FlowRecord>, StoreError> {
+        Ok(self.lock().flows.get(&node).cloned())
+    }
+
+    async fn flows(&self) -> Result<Vec<FlowRecord>, StoreError> {
+        Ok(self.lock().flows.values().cloned().collect())
+    }
+
+    async fn inventory(&self, node: Uuid) -> Result<Option<Inventory>, StoreError> {
+        Ok(self.lock().inventories.get(&node).cloned())
+    }
+
+    async fn history(&self, node: Uuid) -> Result<Vec<JournalEntry>, StoreError> {
+        Ok(self.lock().history.get(&node).cloned().unwrap_or_default())
+    }
+
+    async fn create_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        if content.port_rows.contains_key(&port.uuid) {
+            return Err(StoreError::Duplicate { what: "uuid", value: port.uuid.to_string() });
+        }
+        content.check_port(&port)?;
+        let row = content.row();
+        content.port_rows.insert(port.uuid, row);
+        content.ports.insert(row, port.clone());
+        Ok(port)
+    }
+
+    async fn port(&self, uuid: Uuid) -> Result<Port, StoreError> {
+        self.lock().port(uuid).cloned()
+    }
+
+    async fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Port>, StoreError> {
+        let content = self.lock();
+        let rows = Rows { rows: &content.ports, uuid: |port| port.uuid, keys: Port::SORT_KEYS, what: "port" };
+        rows.page(page, |port, key| port.sort_value(key), |port| port_matches(port, filter))
+    }
+
+    async fn update_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        content.port(port.uuid)?;
+        content.check_port(&port)?;
+        if let Some(row) = content.port_rows.get(&port.uuid).copied() {
+            content.ports.insert(row, port.clone());
+        }
+        Ok(port)
+    }
+
+    async fn delete_port(&self, epoch: Epoch, uuid: Uuid) -> Result<(), StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        match content.port_rows.remove(&uuid) {
+            Some(row) => drop(content.ports.remove(&row)),
+            None => return Err(StoreError::not_found("port", uuid)),
+        }
+        Ok(())
+    }
+}
+
+fn node_matches(node: &Node, filter: &NodeFilter) -> bool {
+    fn same<T: PartialEq>(wanted: &Option<T>, value: &T) -> bool {
+        wanted.as_ref().is_none_or(|wanted| wanted == value)
+    }
+    fn set<T: PartialEq>(wanted: &Option<T>, value: &Option<T>) -> bool {
+        wanted.is_none() || wanted == value
+    }
+    let described = |part: &String| {
+        let description = node.description.as_deref().unwrap_or_default().to_ascii_lowercase();
+        description.contains(&part.to_ascii_lowercase())
+    };
+    same(&filter.provision_state, &node.provision_state)
+        && same(&filter.maintenance, &node.maintenance)
+        && same(&filter.associated, &node.instance_uuid.is_some())
+        && set(&filter.instance_uuid, &node.instance_uuid)
+        && same(&filter.driver, &node.driver)
+        && set(&filter.resource_class, &node.resource_class)
+        && set(&filter.fault, &node.fault)
+        && same(&filter.conductor_group, &node.conductor_group)
+        && set(&filter.owner, &node.owner)
+        && set(&filter.lessee, &node.lessee)
+        && same(&filter.retired, &node.retired)
+        && filter.description_contains.as_ref().is_none_or(described)
+}
+
+fn port_matches(port: &Port, filter: &PortFilter) -> bool {
+    filter.node.is_none_or(|node| node == port.node_uuid)
+        && filter.addresses.as_ref().is_none_or(|addresses| addresses.contains(&port.address))
+}
+
+/// A table and what a page of it needs to know.
+struct Rows<'a, T> {
+    rows: &'a BTreeMap<u64, T>,
+    uuid: fn(&T) -> Uuid,
+    keys: &'static [&'static str],
+    what: &'static str,
+}
+
+impl<T: Clone> Rows<'_, T> {
+    fn page<K: Ord>(
+        &self,
+        page: &Page,
+        key: impl Fn(&T, &str) -> Option<K>,
+        matches: impl Fn(&T) -> bool,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut rows: Vec<&T> = self.rows.values().collect();
+        if let Some(sort_key) = &page.sort_key {
+            if !self.keys.contains(&sort_key.as_str()) {
+                return Err(StoreError::sort_key(sort_key, self.keys));
+            }
+            rows.sort_by_cached_key(|row| (key(row, sort_key), (self.uuid)(row)));
+        }
+        if page.direction == SortDirection::Descending {
+            rows.reverse();
+        }
+        // The marker need not match the filter: it may have changed since the last page.
+        let start = match page.marker {
+            None => 0,
+            Some(marker) => {
+                let position = rows.iter().position(|row| (self.uuid)(row) == marker);
+                position.ok_or_else(|| StoreError::not_found(self.what, marker))? + 1
+            }
+        };
+        let rows = rows.into_iter().skip(start).filter(|row| matches(row));
+        Ok(rows.take(page.limit.unwrap_or(usize::MAX)).cloned().collect())
+    }
+}

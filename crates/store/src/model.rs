@@ -143,6 +143,98 @@ impl Node {
     }
 }
 
+/// The value of a field that is sorted by. Ordered as every store orders it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SortValue {
+    /// A flag; false first.
+    Flag(bool),
+    /// A time, in microseconds since 1970.
+    Time(i64),
+    /// A text, by its bytes.
+    Text(String),
+}
+
+fn flag(value: bool) -> Option<SortValue> {
+    Some(SortValue::Flag(value))
+}
+
+fn time(value: Option<Timestamp>) -> Option<SortValue> {
+    value.map(|value| SortValue::Time(value.as_microsecond()))
+}
+
+fn text(value: Option<&str>) -> Option<SortValue> {
+    value.map(|value| SortValue::Text(value.to_owned()))
+}
+
+impl Node {
+    /// The fields that nodes can be sorted by.
+    pub const SORT_KEYS: &'static [&'static str] = &[
+        "uuid",
+        "name",
+        "created_at",
+        "updated_at",
+        "driver",
+        "provision_state",
+        "target_provision_state",
+        "provision_updated_at",
+        "power_state",
+        "target_power_state",
+        "maintenance",
+        "maintenance_reason",
+        "fault",
+        "last_error",
+        "reservation",
+        "instance_uuid",
+        "inspection_started_at",
+        "inspection_finished_at",
+        "automated_clean",
+        "resource_class",
+        "description",
+        "owner",
+        "lessee",
+        "conductor_group",
+        "protected",
+        "protected_reason",
+        "retired",
+        "retired_reason",
+    ];
+
+    /// The value of a field that is sorted by; `None` when it is not set, or `key` is none of [`Self::SORT_KEYS`].
+    pub fn sort_value(&self, key: &str) -> Option<SortValue> {
+        match key {
+            "uuid" => Some(SortValue::Text(self.uuid.to_string())),
+            "name" => text(self.name.as_deref()),
+            "created_at" => time(Some(self.created_at)),
+            "updated_at" => time(self.updated_at),
+            "driver" => text(Some(&self.driver)),
+            "provision_state" => text(Some(self.provision_state.as_str())),
+            "target_provision_state" => text(self.target_provision_state.map(State::as_str)),
+            "provision_updated_at" => time(self.provision_updated_at),
+            "power_state" => text(self.power_state.as_deref()),
+            "target_power_state" => text(self.target_power_state.as_deref()),
+            "maintenance" => flag(self.maintenance),
+            "maintenance_reason" => text(self.maintenance_reason.as_deref()),
+            "fault" => text(self.fault.as_deref()),
+            "last_error" => text(self.last_error.as_deref()),
+            "reservation" => text(self.reservation.as_deref()),
+            "instance_uuid" => self.instance_uuid.map(|uuid| SortValue::Text(uuid.to_string())),
+            "inspection_started_at" => time(self.inspection_started_at),
+            "inspection_finished_at" => time(self.inspection_finished_at),
+            "automated_clean" => self.automated_clean.map(SortValue::Flag),
+            "resource_class" => text(self.resource_class.as_deref()),
+            "description" => text(self.description.as_deref()),
+            "owner" => text(self.owner.as_deref()),
+            "lessee" => text(self.lessee.as_deref()),
+            "conductor_group" => text(Some(&self.conductor_group)),
+            "protected" => flag(self.protected),
+            "protected_reason" => text(self.protected_reason.as_deref()),
+            "retired" => flag(self.retired),
+            "retired_reason" => text(self.retired_reason.as_deref()),
+            _ => None,
+        }
+    }
+}
+
 /// A port: a network interface of a node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Port {
@@ -170,6 +262,45 @@ pub struct Port {
     pub internal_info: Map<String, Value>,
     /// Attributes of later API versions, by name; kept and served, not acted on.
     pub attributes: Map<String, Value>,
+}
+
+impl Port {
+    /// The fields that ports can be sorted by.
+    pub const SORT_KEYS: &'static [&'static str] =
+        &["uuid", "address", "name", "created_at", "updated_at", "node_uuid", "pxe_enabled", "physical_network"];
+
+    /// A new port.
+    pub fn new(uuid: Uuid, node_uuid: Uuid, address: &str, now: Timestamp) -> Self {
+        Self {
+            uuid,
+            node_uuid,
+            address: address.to_owned(),
+            name: None,
+            created_at: now,
+            updated_at: None,
+            extra: Map::new(),
+            local_link_connection: Map::new(),
+            pxe_enabled: true,
+            physical_network: None,
+            internal_info: Map::new(),
+            attributes: Map::new(),
+        }
+    }
+
+    /// The value of a field that is sorted by; `None` when it is not set, or `key` is none of [`Self::SORT_KEYS`].
+    pub fn sort_value(&self, key: &str) -> Option<SortValue> {
+        match key {
+            "uuid" => Some(SortValue::Text(self.uuid.to_string())),
+            "address" => text(Some(&self.address)),
+            "name" => text(self.name.as_deref()),
+            "created_at" => time(Some(self.created_at)),
+            "updated_at" => time(self.updated_at),
+            "node_uuid" => Some(SortValue::Text(self.node_uuid.to_string())),
+            "pxe_enabled" => flag(self.pxe_enabled),
+            "physical_network" => text(self.physical_network.as_deref()),
+            _ => None,
+        }
+    }
 }
 
 /// The saved flow of a node. Its content belongs to the driver; the store keeps it.
@@ -262,7 +393,8 @@ pub struct Page {
     pub limit: Option<usize>,
     /// Begin after this one.
     pub marker: Option<Uuid>,
-    /// Sort by this field of the document, then by UUID; by order of creation when unset.
+    /// Sort by this field ([`Node::SORT_KEYS`], [`Port::SORT_KEYS`]), nothing before something, then by UUID; by order
+    /// of creation when unset.
     pub sort_key: Option<String>,
     /// Direction.
     pub direction: SortDirection,
