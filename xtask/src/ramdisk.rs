@@ -1,8 +1,181 @@
-use anyhow::Result;
+//! `cargo xtask ramdisk`: kernel, initramfs, UKI and ISO of a profile, from the data in `ramdisk/`.
+
+mod agent;
+
+mod layers;
+mod modules;
+mod packages;
+mod profile;
+mod programs;
+mod reproducible;
+mod sizes;
+
+use crate::cmd;
+use anyhow::{Context as _, Result};
+use layers::Layer;
+use media::pe;
+use packages::Debian;
+use profile::Profile;
+use sha2::{Digest as _, Sha256};
+use sizes::{File, Part, Report};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The files that a build leaves in its output folder.
+const ARTEFACTS: [&str; 5] = ["vmlinuz", "initramfs", "ferric.efi", "ferric.iso", "sizes.json"];
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Profile: the name of a file in ramdisk/profiles, without .toml
+    #[arg(long, default_value = "vm")]
+    profile: String,
+    /// Folder that takes vmlinuz, initramfs, ferric.efi, ferric.iso and sizes.json
+    #[arg(long, default_value = "target/ramdisk")]
+    out: PathBuf,
+    /// Build HEAD in two fresh clones with empty target folders and caches, and compare all artefacts
+    #[arg(long)]
+    check_reproducible: bool,
+    /// Download, unpack and compress everything again
+    #[arg(long)]
+    no_cache: bool,
+    /// For work on the ramdisk itself: a static program to be /init instead of ferric-agent
+    #[arg(long, hide = true, value_name = "PATH")]
+    init: Option<PathBuf>,
+}
 
-pub fn run(_args: &Args) -> Result<()> {
-    anyhow::bail!("not there yet")
+pub fn run(args: &Args) -> Result<()> {
+    if args.check_reproducible {
+        return reproducible::check(&args.profile, &args.out);
+    }
+    std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    let cache = if args.no_cache { args.out.join(".cache") } else { cmd::cache().join("ramdisk") };
+    std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
+    // Programs are started in other folders.
+    let cache = cache.canonicalize()?;
+    let report = build(args, &cache)?;
+    if args.no_cache {
+        std::fs::remove_dir_all(&cache).with_context(|| format!("remove {}", cache.display()))?;
+    }
+    eprint!("{}", report.table());
+    report.check_budget()
+}
+
+fn build(args: &Args, cache: &Path) -> Result<Report> {
+    let root = cmd::root();
+    let profile = Profile::load(&root, &args.profile)?;
+    let mut debian = Debian::new(cache);
+
+    let (vmlinuz, modules) = kernel(&profile, &mut debian)?;
+    let program = match &args.init {
+        Some(path) => path.clone(),
+        None => agent::build(&root)?,
+    };
+    let os_release = os_release(&args.profile, &root)?;
+    let layers = layers(&profile, &mut debian, &modules, &program, &os_release, cache)?;
+    let initramfs = layers.iter().map(|layer| layer.packed.as_slice()).collect::<Vec<_>>().concat();
+
+    let stub = debian.package(&profile.stub.package)?.files.join(&profile.stub.path);
+    let stub = std::fs::read(&stub).with_context(|| format!("read the EFI stub {}", stub.display()))?;
+    let uki = pe::build(
+        &stub,
+        &pe::Sections {
+            os_release: &os_release,
+            uname: &modules.release,
+            cmdline: &profile.kernel.cmdline,
+            linux: &vmlinuz,
+            initrd: &initramfs,
+        },
+    )
+    .context("make ferric.efi")?;
+    let iso = media::boot::uefi_iso(&uki, &[], media::boot::VIRTUAL_MEDIA_LABEL).context("make ferric.iso")?;
+
+    let mut parts =
+        vec![Part { name: "kernel".to_owned(), packed: vmlinuz.len() as u64, unpacked: vmlinuz.len() as u64 }];
+    parts.extend(layers.iter().map(|layer| Part {
+        name: layer.name.to_owned(),
+        packed: layer.packed.len() as u64,
+        unpacked: layer.unpacked,
+    }));
+    let mut report = Report {
+        profile: args.profile.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel_release: modules.release.clone(),
+        total: sizes::total(&parts),
+        parts,
+        budget: profile.budget,
+        files: BTreeMap::new(),
+        packages: debian
+            .packages()
+            .map(|package| (package.record.name.clone(), package.record.version.clone()))
+            .collect(),
+    };
+    let artefacts = [("vmlinuz", &vmlinuz), ("initramfs", &initramfs), ("ferric.efi", &uki), ("ferric.iso", &iso)];
+    for (name, bytes) in artefacts {
+        leave(&args.out, name, bytes)?;
+        let file = File { bytes: bytes.len() as u64, sha256: hex::encode(Sha256::digest(bytes)) };
+        report.files.insert(name.to_owned(), file);
+    }
+    let mut json = serde_json::to_vec_pretty(&report)?;
+    json.push(b'\n');
+    leave(&args.out, "sizes.json", &json)?;
+    Ok(report)
+}
+
+/// The kernel's image and the modules of the profile. The profile names a package that depends on the newest kernel.
+fn kernel(profile: &Profile, debian: &mut Debian) -> Result<(Vec<u8>, modules::Modules)> {
+    let newest = debian.package(&profile.kernel.package)?;
+    let versioned = packages::first_dependency(&newest.record)?;
+    let release = versioned
+        .strip_prefix("linux-image-")
+        .with_context(|| format!("{} depends on {versioned}, which is no kernel", profile.kernel.package))?
+        .to_owned();
+    let package = debian.package(versioned)?;
+    let image = package.files.join(format!("boot/vmlinuz-{release}"));
+    let vmlinuz = std::fs::read(&image).with_context(|| format!("read the kernel {}", image.display()))?;
+    let modules = modules::collect(&package.files, &release, &profile.modules)?;
+    Ok((vmlinuz, modules))
+}
+
+/// What changes most often comes last.
+fn layers(
+    profile: &Profile,
+    debian: &mut Debian,
+    modules: &modules::Modules,
+    program: &Path,
+    os_release: &str,
+    cache: &Path,
+) -> Result<Vec<Layer>> {
+    let programs = programs::collect(profile, debian)?;
+    let certificates = debian.package(&profile.certificates.package)?.files.join(&profile.certificates.path);
+    Ok(vec![
+        layers::system(profile, &cmd::root().join("ramdisk/overlay"), cache)?,
+        layers::modules(modules, cache)?,
+        layers::programs(&programs, cache)?,
+        layers::certificates(&certificates, &profile.certificates.into, cache)?,
+        layers::agent(program, os_release, cache)?,
+    ])
+}
+
+/// What the ramdisk calls itself (os-release(5)); the build id is the commit, where there is one.
+fn os_release(profile: &str, root: &Path) -> Result<String> {
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text = format!(
+        "NAME=\"Ferric ramdisk\"\nID=ferric\nVERSION_ID={version}\nPRETTY_NAME=\"Ferric ramdisk {version} \
+         ({profile})\"\nVARIANT_ID={profile}\n"
+    );
+    if root.join(".git").exists() {
+        let git = |args: &[&str]| cmd::output(Command::new("git").arg("-C").arg(root).args(args));
+        let commit = git(&["rev-parse", "--short=12", "HEAD"])?;
+        let changed = if git(&["status", "--porcelain"])?.is_empty() { "" } else { "-changed" };
+        text.push_str(&format!("BUILD_ID={}{changed}\n", commit.trim()));
+    }
+    Ok(text)
+}
+
+/// Writes a file so that nobody who serves the folder sees half of it.
+fn leave(dir: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let partial = dir.join(format!(".{name}.part"));
+    std::fs::write(&partial, bytes).with_context(|| format!("write {}", partial.display()))?;
+    std::fs::rename(&partial, dir.join(name)).with_context(|| format!("write {}", dir.join(name).display()))
 }
