@@ -44,6 +44,9 @@ pub struct Plan {
 /// Stages of a check-in, in order.
 const STAGES: [&str; 4] = ["kernel speaks", "API reached", "lookup", "heartbeat"];
 
+/// Size of the guest's disk: the smallest that agents install on is 4 GiB.
+const DISK_BYTES: u64 = 8 << 30;
+
 /// Seconds since QEMU was started.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Mark {
@@ -98,6 +101,10 @@ async fn boot(subject: &Subject, plan: &Plan, log: &Path) -> Result<Marks> {
     });
     let server = tokio::spawn(axum::serve(listener, api(watch.clone())).into_future());
     std::fs::write(log, b"").with_context(|| format!("create {}", log.display()))?;
+    let disk = log.with_extension("disk");
+    // An agent that finds no disk waits for one; an empty sparse file is enough.
+    let made = std::fs::File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
+    made.with_context(|| format!("create {}", disk.display()))?;
     let append = format!(
         "console=ttyS0 quiet loglevel=3 ipa-api-url=http://10.0.2.2:{port} ipa-insecure=1 \
          ipa-advertise-host=127.0.0.1 ipa-advertise-port=9999"
@@ -112,6 +119,7 @@ async fn boot(subject: &Subject, plan: &Plan, log: &Path) -> Result<Marks> {
         .arg(&subject.initrd)
         .args(["-append", &append])
         .args(["-netdev", "user,id=n0", "-device", "virtio-net-pci,netdev=n0,romfile="])
+        .args(["-drive", &format!("file={},format=raw,if=virtio", disk.display())])
         .args(["-device", "virtio-rng-pci"])
         .stdin(Stdio::null())
         .kill_on_drop(true)
@@ -120,6 +128,7 @@ async fn boot(subject: &Subject, plan: &Plan, log: &Path) -> Result<Marks> {
     *watch.pid.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = qemu.id();
     let waited = tokio::time::timeout(plan.limit, wait_for_heartbeat(&watch, log, &mut qemu)).await;
     qemu.kill().await.context("end QEMU")?;
+    std::fs::remove_file(&disk).with_context(|| format!("remove {}", disk.display()))?;
     server.abort();
     match waited {
         Ok(result) => result?,
