@@ -7,6 +7,8 @@ mod modules;
 mod packages;
 mod profile;
 mod programs;
+#[cfg(test)]
+mod readers;
 mod reproducible;
 mod sizes;
 

@@ -1,15 +1,18 @@
 //! Images of FAT file systems, as EFI system partitions and virtual floppies have them (Microsoft FAT specification
-//! 1.03; written with the `fatfs` crate).
+//! 1.03, "FAT"): written once, in order, every file in one piece.
+//!
+//! The crate `fatfs` is not used for this: 0.3 gives "." and ".." long names, which fsck.fat calls damage. It reads the
+//! images back in the tests.
 //!
 //! The same files and label give the same bytes: all times are 1 January 1980, the volume id is a constant.
 
-use crate::path::{self, PathError};
-use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
-use std::collections::BTreeSet;
-use std::io::{self, Cursor, Write as _};
+mod directory;
+mod geometry;
 
-/// The volume id of every image ("FERR"); nothing finds these file systems by it.
-const VOLUME_ID: u32 = 0x4645_5252;
+use crate::path::{self, PathError};
+use directory::{Slot, encode_directory, entries_of};
+use geometry::Geometry;
+use std::collections::BTreeMap;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -17,7 +20,7 @@ const MIB: u64 = 1024 * 1024;
 pub const MAX_CONTENT: u64 = 1024 * MIB;
 
 /// Why an image could not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FatError {
     /// A path is not one that an image may hold.
     #[error("the FAT image has a bad path")]
@@ -42,98 +45,168 @@ pub enum FatError {
         /// The sum in bytes.
         size: u64,
     },
-    /// The file system could not be built.
-    #[error("the FAT file system could not be written")]
-    Write(#[source] io::Error),
+    /// A directory has more entries than FAT allows (65,536, a long name takes several).
+    #[error("directory {path:?} has too many files for FAT")]
+    TooMany {
+        /// The directory; empty for the root.
+        path: String,
+    },
 }
 
-/// Builds an image that holds `files` (relative path, contents) and is just large enough for them. The type (FAT12,
-/// FAT16 or FAT32) follows from the size. Directories are made as needed.
+/// A directory of the image. Files and directories are found by their name in capitals, as FAT compares names.
+#[derive(Debug, Default)]
+struct Directory<'a> {
+    path: String,
+    children: BTreeMap<String, (String, Child<'a>)>,
+}
+
+#[derive(Debug)]
+enum Child<'a> {
+    /// Index of a directory.
+    Directory(usize),
+    File(&'a [u8]),
+}
+
+/// Builds an image that holds `files` (relative path, contents) and is just large enough for them, a multiple of 1 MiB.
+/// The type (FAT12, FAT16 or FAT32) follows from the size. Directories are made as needed.
 ///
 /// # Errors
 /// See [`FatError`]; the label may have lower case letters, which FAT stores as capitals.
 pub fn image(files: &[(&str, &[u8])], label: &str) -> Result<Vec<u8>, FatError> {
     let label = volume_label(label)?;
-    let directories = check_paths(files)?;
     let content: u64 = files.iter().map(|(_, data)| data.len() as u64).sum();
     if content > MAX_CONTENT {
         return Err(FatError::TooLarge { size: content });
     }
-    let mut size = image_size(files, directories.len());
-    // Close to the borders of 4085 and 65525 clusters no valid geometry exists; a MiB more leaves the border.
-    let mut image = loop {
-        let mut image = vec![0; usize::try_from(size).map_err(|_| FatError::TooLarge { size })?];
-        match fatfs::format_volume(Cursor::new(&mut image), options(size, label)) {
-            Ok(()) => break image,
-            Err(error) if size > content + 64 * MIB => return Err(FatError::Write(error)),
-            Err(_) => size += MIB,
+    let directories = tree(files)?;
+    // The root's entries decide its size, which FAT12 and FAT16 fix in the header.
+    let mut slots = Vec::new();
+    for directory in &directories {
+        let names = directory.children.values().map(|(name, _)| name.as_str());
+        let count = entries_of(names);
+        if count > 65_536 - 2 {
+            return Err(FatError::TooMany { path: directory.path.clone() });
         }
-    };
-    fill(&mut image, &directories, files).map_err(FatError::Write)?;
-    Ok(image)
-}
-
-fn cluster_size(size: u64) -> u32 {
-    // 2 KiB is the block size of a CD; above 120 MiB it would make a FAT32 of many small clusters.
-    if size <= 120 * MIB { 2048 } else { 4096 }
-}
-
-fn options(size: u64, label: [u8; 11]) -> FormatVolumeOptions {
-    FormatVolumeOptions::new().bytes_per_cluster(cluster_size(size)).volume_id(VOLUME_ID).volume_label(label)
-}
-
-/// Contents in clusters, two tables of at most 4 bytes a cluster, the root directory, and 256 KiB for long names and
-/// reserved sectors; a multiple of 1 MiB.
-fn image_size(files: &[(&str, &[u8])], directories: usize) -> u64 {
-    const CLUSTER: u64 = 4096;
-    let clusters: u64 = files.iter().map(|(_, data)| (data.len() as u64).div_ceil(CLUSTER)).sum();
-    // A long name of 255 characters takes 21 entries of 32 bytes.
-    let entries = (files.len() as u64 + directories as u64) * 22 * 32;
-    let clusters = clusters + directories as u64 + entries.div_ceil(CLUSTER) + 2;
-    let tables = (clusters * CLUSTER / 2048) * 2 * 4;
-    (clusters * CLUSTER + tables + 256 * 1024).next_multiple_of(MIB)
-}
-
-fn fill(image: &mut [u8], directories: &BTreeSet<String>, files: &[(&str, &[u8])]) -> io::Result<()> {
-    let file_system = FileSystem::new(Cursor::new(image), FsOptions::new().update_accessed_date(false))?;
-    {
-        let root = file_system.root_dir();
-        for directory in directories {
-            root.create_dir(directory)?;
-        }
-        for (path, data) in files {
-            let mut file = root.create_file(path)?;
-            file.write_all(data)?;
-            file.flush()?;
-        }
+        // The label in the root, "." and ".." elsewhere.
+        slots.push(count + 2);
     }
-    file_system.unmount()
+    let cluster = if content <= 120 * MIB { 2048 } else { 4096 };
+    let files_clusters: u64 = files.iter().map(|(_, data)| (data.len() as u64).div_ceil(cluster)).sum();
+    let directory_clusters: u64 = slots.iter().skip(1).map(|count| (count * 32).div_ceil(cluster)).sum();
+    let geometry = Geometry::for_clusters(files_clusters + directory_clusters, slots[0], cluster);
+    Ok(Writer::new(&geometry).write(&directories, &slots, label))
 }
 
-/// Returns the directories that the files need, parents first (a parent is a prefix, so it sorts first).
-fn check_paths(files: &[(&str, &[u8])]) -> Result<BTreeSet<String>, FatError> {
-    let mut directories = BTreeSet::new();
-    let mut seen = BTreeSet::new();
-    let mut seen_directories = BTreeSet::new();
-    for (path, _) in files {
+/// Sorts files into directories; the first is the root.
+fn tree<'a>(files: &[(&str, &'a [u8])]) -> Result<Vec<Directory<'a>>, FatError> {
+    let mut directories = vec![Directory::default()];
+    for (path, data) in files {
         let names = path::components(path).map_err(FatError::Path)?;
         for name in &names {
             check_name(path, name)?;
         }
-        for end in 1..names.len() {
-            let directory = names[..end].join("/");
-            if seen_directories.insert(directory.to_ascii_lowercase()) {
-                directories.insert(directory);
+        let Some((file, above)) = names.split_last() else { continue };
+        let mut at = 0;
+        for (depth, name) in above.iter().enumerate() {
+            let new = directories.len();
+            let entry = directories[at].children.entry(name.to_ascii_uppercase());
+            let (_, child) = entry.or_insert_with(|| ((*name).to_owned(), Child::Directory(new)));
+            match child {
+                Child::Directory(index) => at = *index,
+                Child::File(_) => {
+                    return Err(FatError::Name { path: (*path).to_owned(), reason: "a directory of it is a file" });
+                }
+            }
+            if at == new {
+                directories.push(Directory { path: above[..=depth].join("/"), children: BTreeMap::new() });
             }
         }
-        if !seen.insert(path.to_ascii_lowercase()) {
-            return Err(FatError::Name { path: (*path).to_owned(), reason: "another file has the same name" });
+        let taken = directories[at].children.insert(file.to_ascii_uppercase(), ((*file).to_owned(), Child::File(data)));
+        if taken.is_some() {
+            return Err(FatError::Name { path: (*path).to_owned(), reason: "another entry has the same name" });
         }
     }
-    if let Some(path) = seen.intersection(&seen_directories).next() {
-        return Err(FatError::Name { path: path.clone(), reason: "it is a file and a directory" });
-    }
     Ok(directories)
+}
+
+/// Fills an image, from the first cluster on.
+struct Writer<'a> {
+    geometry: &'a Geometry,
+    image: Vec<u8>,
+    next_cluster: u32,
+}
+
+impl<'a> Writer<'a> {
+    fn new(geometry: &'a Geometry) -> Self {
+        // The root of FAT32 is the first thing in the clusters.
+        Self { geometry, image: vec![0; geometry.bytes()], next_cluster: 2 }
+    }
+
+    fn write(mut self, directories: &[Directory<'_>], slots: &[u64], label: [u8; 11]) -> Vec<u8> {
+        self.geometry.write_headers(&mut self.image, label);
+        // Directories first, so that their entries can name their places.
+        let mut places = Vec::new();
+        for (index, count) in slots.iter().enumerate() {
+            let in_header = index == 0 && !self.geometry.root_in_clusters();
+            places.push(if in_header { 0 } else { self.take((count * 32) as usize) });
+        }
+        let parents = parents(directories);
+        for (index, directory) in directories.iter().enumerate() {
+            let mut entries = Vec::new();
+            for (name, child) in directory.children.values() {
+                let slot = match child {
+                    Child::Directory(index) => Slot { directory: true, cluster: places[*index], size: 0 },
+                    Child::File(data) => {
+                        let cluster = if data.is_empty() { 0 } else { self.take(data.len()) };
+                        self.put(cluster, data);
+                        Slot { directory: false, cluster, size: data.len() as u32 }
+                    }
+                };
+                entries.push((name.as_str(), slot));
+            }
+            // ".." of a directory in the root is 0 (FAT, 6.5).
+            let parent = parents[index].map(|parent| if parent == 0 { 0 } else { places[parent] });
+            let dots = parent.map(|parent| (places[index], parent));
+            let bytes = encode_directory(&entries, dots, label);
+            if places[index] == 0 {
+                let start = self.geometry.root_offset();
+                self.image[start..start + bytes.len()].copy_from_slice(&bytes);
+            } else {
+                self.put(places[index], &bytes);
+            }
+        }
+        self.geometry.finish(&mut self.image, self.next_cluster);
+        self.image
+    }
+
+    /// Takes clusters for so many bytes, and chains them in both tables.
+    fn take(&mut self, bytes: usize) -> u32 {
+        let first = self.next_cluster;
+        let count = bytes.div_ceil(self.geometry.cluster_bytes()) as u32;
+        self.next_cluster += count;
+        self.geometry.chain(&mut self.image, first, count);
+        first
+    }
+
+    fn put(&mut self, cluster: u32, data: &[u8]) {
+        if !data.is_empty() {
+            let start = self.geometry.cluster_offset(cluster);
+            self.image[start..start + data.len()].copy_from_slice(data);
+        }
+    }
+}
+
+/// The directory that each directory lies in; none for the root.
+fn parents(directories: &[Directory<'_>]) -> Vec<Option<usize>> {
+    let mut parents = vec![None; directories.len()];
+    for (parent, directory) in directories.iter().enumerate() {
+        for (_, child) in directory.children.values() {
+            if let Child::Directory(index) = child {
+                parents[*index] = Some(parent);
+            }
+        }
+    }
+    parents
 }
 
 fn check_name(path: &str, name: &str) -> Result<(), FatError> {
@@ -164,7 +237,8 @@ fn volume_label(label: &str) -> Result<[u8; 11], FatError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Read as _;
+    use fatfs::{FileSystem, FsOptions};
+    use std::io::{Cursor, Read as _};
 
     fn read_back(image: &mut [u8], path: &str) -> Vec<u8> {
         let file_system = FileSystem::new(Cursor::new(image), FsOptions::new()).unwrap();
@@ -201,6 +275,28 @@ mod tests {
         let files: Vec<(&str, &[u8])> = names.iter().map(|name| (name.as_str(), b"data".as_slice())).collect();
         let mut image = image(&files, "MANY").unwrap();
         assert_eq!(read_back(&mut image, &names[399]), b"data");
+    }
+
+    #[test]
+    fn names_keep_their_case_and_their_order() {
+        let long = "x".repeat(255);
+        let files: Vec<(&str, &[u8])> = ["Lower Case.text", "UPPER.TXT", "a+b", ".hidden", "UPPER.TXT2", &long]
+            .map(|name| (name, &b"x"[..]))
+            .into();
+        let mut image = image(&files, "NAMES").unwrap();
+        let file_system = FileSystem::new(Cursor::new(&mut image), FsOptions::new()).unwrap();
+        assert_eq!(file_system.volume_label(), "NAMES");
+        let entries: Vec<_> = file_system.root_dir().iter().map(Result::unwrap).collect();
+        let names: Vec<String> = entries.iter().map(|entry| entry.file_name()).collect();
+        assert_eq!(names, [".hidden", "a+b", "Lower Case.text", "UPPER.TXT", "UPPER.TXT2", &long]);
+        let short: Vec<String> = entries.iter().map(|entry| entry.short_file_name()).collect();
+        assert_eq!(short, ["HIDDEN~1", "A_B~1", "LOWERC~1.TEX", "UPPER.TXT", "UPPER~1.TXT", "XXXXXX~1"]);
+    }
+
+    #[test]
+    fn empty_directories_do_not_exist_and_empty_files_do() {
+        let mut image = image(&[("a/b/empty", b"")], "X").unwrap();
+        assert_eq!(read_back(&mut image, "A/B/EMPTY"), b"");
     }
 
     #[test]
