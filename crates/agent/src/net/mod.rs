@@ -1,0 +1,151 @@
+//! Addresses: links up, DHCPv4, static addresses from the kernel command line, IPv6 from router advertisements.
+//!
+//! [`start`] watches the kernel's links for as long as the program runs. A link that gets its carrier late, or a card that
+//! appears late, is configured then. What goes wrong on one link is logged and is no concern of the others.
+
+mod dhcp;
+mod lease;
+mod links;
+mod params;
+mod resolver;
+mod watcher;
+
+pub use lease::Lease;
+pub use links::{Address, Mac, MacError};
+pub use params::{Autoconf, NetParams, ParamError, StaticAddress};
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// Why there is no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// The kernel's link interface cannot be opened.
+    #[error("open a netlink socket")]
+    Socket(#[source] std::io::Error),
+    /// The kernel refused something.
+    #[error("{what}")]
+    Kernel {
+        /// What was tried.
+        what: String,
+        /// Cause.
+        #[source]
+        source: rtnetlink::Error,
+    },
+    /// No address came in time.
+    #[error("no address after {} s; links: {links}", waited.as_secs())]
+    NoAddress {
+        /// How long was waited.
+        waited: Duration,
+        /// What is known of the links.
+        links: String,
+    },
+    /// The watcher has stopped.
+    #[error("the network is not watched any more")]
+    Stopped,
+}
+
+/// What is known of the network now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NetState {
+    /// Usable global addresses: those of the interface that the machine was booted from first, then by interface, IPv4
+    /// before IPv6.
+    pub addresses: Vec<Address>,
+    /// Time servers that DHCP or the command line named.
+    pub ntp: Vec<IpAddr>,
+    /// Interfaces with whether they have a carrier.
+    pub links: Vec<(String, bool)>,
+    /// Whether `BOOTIF` names one of them that has no address yet.
+    pub boot_link_pending: bool,
+}
+
+/// The running network. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct NetHandle {
+    state: watch::Receiver<NetState>,
+    handle: rtnetlink::Handle,
+    stop: Arc<watch::Sender<bool>>,
+}
+
+/// Brings all links up and keeps them configured as `params` says. The work goes on in tasks of the current runtime.
+///
+/// # Errors
+///
+/// When the kernel's link interface cannot be used at all; needs `CAP_NET_ADMIN`.
+pub async fn start(params: NetParams) -> Result<NetHandle, NetError> {
+    let (stop, stopped) = watch::channel(false);
+    let (handle, state) = watcher::start(params, stopped).await?;
+    Ok(NetHandle { state, handle, stop: Arc::new(stop) })
+}
+
+impl NetHandle {
+    /// What is known now.
+    pub fn state(&self) -> NetState {
+        self.state.borrow().clone()
+    }
+
+    /// Waits for a change, and returns what is known then.
+    ///
+    /// # Errors
+    ///
+    /// When nobody watches any more.
+    pub async fn changed(&mut self) -> Result<NetState, NetError> {
+        self.state.changed().await.map_err(|_| NetError::Stopped)?;
+        Ok(self.state.borrow_and_update().clone())
+    }
+
+    /// Waits until there is an address, and returns all that there are. The interface that the machine was booted from
+    /// gets up to 10 s more than others.
+    ///
+    /// # Errors
+    ///
+    /// When there is none within `limit`; the error tells of each link whether it has a carrier.
+    pub async fn wait_for_address(&self, limit: Duration) -> Result<Vec<Address>, NetError> {
+        const PREFERENCE: Duration = Duration::from_secs(10);
+        let started = Instant::now();
+        let mut state = self.state.clone();
+        let preferred = state.wait_for(|state| !state.addresses.is_empty() && !state.boot_link_pending);
+        if let Ok(found) = tokio::time::timeout(PREFERENCE.min(limit), preferred).await {
+            return Ok(found.map_err(|_| NetError::Stopped)?.addresses.clone());
+        }
+        let any = state.wait_for(|state| !state.addresses.is_empty());
+        match tokio::time::timeout_at(started + limit, any).await {
+            Ok(found) => Ok(found.map_err(|_| NetError::Stopped)?.addresses.clone()),
+            Err(_) => {
+                let links: Vec<String> = self
+                    .state()
+                    .links
+                    .iter()
+                    .map(|(name, carrier)| format!("{name} has {}", if *carrier { "a carrier" } else { "no carrier" }))
+                    .collect();
+                let links = if links.is_empty() { "none".to_owned() } else { links.join(", ") };
+                Err(NetError::NoAddress { waited: started.elapsed(), links })
+            }
+        }
+    }
+
+    /// Takes all links down, for good: nothing brings them up again.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, after all links were tried.
+    pub async fn down(&self) -> Result<(), NetError> {
+        self.stop.send_replace(true);
+        let mut result = Ok(());
+        for link in links::list(&self.handle).await? {
+            if let Err(error) = links::set_up(&self.handle, &link, false).await {
+                result = result.and(Err(error));
+            }
+        }
+        result
+    }
+}
+
+/// The address of a network, for printing.
+fn prefix(address: Ipv4Addr, length: u8) -> Ipv4Addr {
+    let mask = u32::MAX.checked_shl(32 - u32::from(length.min(32))).unwrap_or(0);
+    Ipv4Addr::from(u32::from(address) & mask)
+}
