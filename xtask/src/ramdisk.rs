@@ -52,6 +52,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
     let cache = if args.no_cache { args.out.join(".cache") } else { cmd::cache().join("ramdisk") };
+    if args.no_cache && cache.exists() {
+        // An earlier run failed here.
+        std::fs::remove_dir_all(&cache).with_context(|| format!("remove {}", cache.display()))?;
+    }
     std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     // Programs are started in other folders.
     let cache = cache.canonicalize()?;

@@ -144,3 +144,39 @@ fn string_at(file: &ElfFile64<'_, Endianness>, data: &[u8], address: u64) -> Res
     }
     bail!("address {address:#x} is in no segment")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_are_followed_inside_the_package_only() {
+        let root = std::env::temp_dir().join(format!("ferric-programs-{}", std::process::id()));
+        std::fs::create_dir_all(root.join("lib")).unwrap();
+        std::fs::write(root.join("lib/real"), b"x").unwrap();
+        symlink("/lib/real", root.join("absolute")).unwrap();
+        symlink("../lib/real", root.join("lib/relative")).unwrap();
+        symlink("/etc/hostname", root.join("outside")).unwrap();
+        symlink("../../../../../../etc/hosts", root.join("lib/above")).unwrap();
+        symlink("circle", root.join("circle")).unwrap();
+        let real = root.canonicalize().unwrap().join("lib/real");
+        assert_eq!(inside(&root, "absolute").unwrap(), real);
+        assert_eq!(inside(&root, "lib/relative").unwrap(), real);
+        for path in ["outside", "lib/above", "circle", "missing"] {
+            assert!(inside(&root, path).is_err(), "{path}");
+        }
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_program_names_its_libraries_and_its_loader() {
+        let program = std::fs::read("/usr/bin/env").unwrap();
+        let mut wanted = BTreeSet::new();
+        let loader = needs(&program, &mut wanted).unwrap();
+        assert_eq!(loader.as_deref(), Some("/lib64/ld-linux-x86-64.so.2"));
+        assert!(wanted.contains("libc.so.6"), "{wanted:?}");
+        assert!(needs(&program[..1000], &mut wanted).is_err());
+        assert!(needs(b"#!/bin/sh\n", &mut wanted).is_err());
+    }
+}
