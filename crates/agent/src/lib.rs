@@ -1,1 +1,28 @@
 //! The agent: PID 1 of the ramdisk, lookup, heartbeat, REST API and the steps.
+//!
+//! `main.rs` picks the real parts; everything else is here. [`Agent::builder`] puts an agent together from a machine,
+//! settings and hardware managers, so that a vendor can build one with a manager of its own.
+
+pub mod api;
+pub mod checksum;
+pub mod command;
+pub mod config;
+pub mod extension;
+pub mod logs;
+pub mod manager;
+pub mod net;
+pub mod pid1;
+pub mod prepare;
+pub mod ramdisk;
+pub mod root_disk;
+pub mod session;
+pub mod standalone;
+pub mod state;
+pub mod write;
+
+pub use builder::Builder;
+pub use command::Dispatcher;
+pub use config::Settings;
+pub use state::{Agent, Shared, Token};
+
+mod builder;

@@ -19,12 +19,13 @@ pub struct LinuxMachine {
     tree: Tree,
     pxe_interface: Option<String>,
     may_write: bool,
+    ending: fn(PowerAction) -> io::Result<()>,
 }
 
 impl LinuxMachine {
     /// The machine at `root`, which is `/` but for recordings. It may be read, as any user: what is unreadable is unknown.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { tree: Tree::at(root), pxe_interface: None, may_write: false }
+        Self { tree: Tree::at(root), pxe_interface: None, may_write: false, ending: end }
     }
 
     /// Lets it be changed: disks, firmware variables, power. For an agent that has the machine to itself.
@@ -36,6 +37,12 @@ impl LinuxMachine {
     /// Sets what the boot loader said of the interface that it booted from (`BOOTIF`).
     pub fn booted_from(mut self, interface: Option<String>) -> Self {
         self.pxe_interface = interface;
+        self
+    }
+
+    /// Sets how the machine ends, in place of a flush and reboot(2): PID 1 has an order of its own.
+    pub fn ending_with(mut self, ending: fn(PowerAction) -> io::Result<()>) -> Self {
+        self.ending = ending;
         self
     }
 
@@ -66,6 +73,14 @@ impl LinuxMachine {
             MachineError::Write { what: device.to_string(), source: error.into() }
         })
     }
+}
+
+/// Flushes what can be flushed in time and ends the machine.
+fn end(action: PowerAction) -> io::Result<()> {
+    if !power::timed_sync(Duration::from_secs(30)) {
+        tracing::warn!("file systems could not be flushed within 30 s; ending without");
+    }
+    power::end(action)
 }
 
 /// `sda` of `/dev/sda`; in sysfs a `!` stands for a slash.
@@ -177,10 +192,7 @@ impl Machine for LinuxMachine {
 
     fn power(&self, action: PowerAction) -> Result<(), MachineError> {
         self.writing("switching the machine off or starting it again")?;
-        if !power::timed_sync(Duration::from_secs(30)) {
-            tracing::warn!("file systems could not be flushed within 30 s; ending without");
-        }
-        power::end(action).map_err(|source| MachineError::Write { what: "reboot(2)".to_owned(), source })
+        (self.ending)(action).map_err(|source| MachineError::Write { what: "reboot(2)".to_owned(), source })
     }
 }
 

@@ -1,5 +1,6 @@
 //! The agent's REST API: commands, results, errors and documents, as ironic-python-agent 13 writes them.
 
+pub use hardware::Progress;
 use hardware::Step;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -81,23 +82,6 @@ pub struct CommandResult {
 pub struct CommandList {
     /// The commands.
     pub commands: Vec<CommandResult>,
-}
-
-/// How far a long command is. The same on every transport.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
-    /// What is being done, such as `write`.
-    pub stage: String,
-    /// Units done, bytes for images.
-    pub done: u64,
-    /// Units in all; `None` while unknown.
-    pub total: Option<u64>,
-    /// Units a second, recent.
-    pub rate: u64,
-    /// Seconds left; `None` while unknown.
-    pub eta: Option<u64>,
-    /// Why nothing moves, when nothing moves.
-    pub stalled: Option<String>,
 }
 
 /// An error of the agent, as recorded in a command.

@@ -1,0 +1,169 @@
+//! The dispatcher: one plain function makes the protocol's checks in their exact order and records a command that
+//! outlives its request. REST is one adapter of it ([`crate::api`]); other transports call the same function.
+
+pub mod error;
+pub mod params;
+pub mod record;
+
+use crate::extension::{Call, Command, Extension, Mode};
+use crate::state::Agent;
+pub use error::{AgentError, Class};
+pub use record::Record;
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use wire::agent::CommandRequest;
+
+/// Accepts commands, one at a time, and remembers them.
+pub struct Dispatcher {
+    agent: Arc<Agent>,
+    extensions: Vec<&'static Extension>,
+    /// Submissions are made one after the other; a synchronous command runs under it.
+    turn: tokio::sync::Mutex<()>,
+    records: RwLock<Records>,
+}
+
+#[derive(Default)]
+struct Records {
+    order: Vec<Arc<Record>>,
+    by_id: HashMap<String, usize>,
+}
+
+impl Dispatcher {
+    /// A dispatcher with no commands yet.
+    pub fn new(agent: Arc<Agent>, extensions: Vec<&'static Extension>) -> Arc<Self> {
+        Arc::new(Self { agent, extensions, turn: tokio::sync::Mutex::new(()), records: RwLock::default() })
+    }
+
+    /// Checks a command and starts it. An error means that nothing was recorded; how the command itself ends is in its
+    /// record. A synchronous command has ended when this returns.
+    pub async fn submit(self: &Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
+        // On a task of its own: a command belongs to the agent, so a client that goes away does not stop it half-way.
+        let this = Arc::clone(self);
+        let name = request.name.clone();
+        match tokio::spawn(async move { this.submit_in_turn(request).await }).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::error!(command = name, %error, "a command panicked");
+                Err(AgentError::failed(format!("{name} ended unexpectedly: {error}")))
+            }
+        }
+    }
+
+    async fn submit_in_turn(self: Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
+        let _turn = self.turn.lock().await;
+        let CommandRequest { name, params } = request;
+        let Some((extension_name, command_name)) = name.split_once('.') else {
+            let details = "Command name must be of the form <extension>.<name>";
+            return Err(AgentError::new(Class::InvalidCommandError, details));
+        };
+        // Before anything is looked up: a driver that talks to a busy agent has to hear that, whatever it says.
+        if let Some(last) = self.last().filter(|last| last.is_running()) {
+            return Err(AgentError::new(Class::AgentIsBusy, format!("executing command {}", last.name())));
+        }
+        let (extension, command) = self.find(extension_name, command_name)?;
+        params::check_types(command, &params)?;
+        if let Some(validate) = command.validate {
+            validate(&self.agent, &params)?;
+        }
+        // Names only: values may be secrets.
+        let names: Vec<&str> = params.keys().map(String::as_str).collect();
+        tracing::info!(command = name, params = ?names, "command");
+        let record = Record::begin(command.name);
+        let call = Call {
+            agent: Arc::clone(&self.agent),
+            params,
+            control: Arc::clone(&record) as Arc<dyn hardware::StepControl>,
+            history: self.list(),
+        };
+        let misfit = params::misfit(extension, command, &call.params);
+        match command.mode {
+            Mode::Sync => {
+                let outcome = match misfit {
+                    Some(text) => Err(AgentError::new(Class::TypeError, text)),
+                    None => (command.run)(call).await.map(|value| record::wrap(command.name, false, value)),
+                };
+                match outcome {
+                    Err(error) if error.class.refuses_content() => return Err(error),
+                    outcome => self.finish(&record, outcome),
+                }
+                self.remember(&record);
+            }
+            Mode::Async => {
+                self.remember(&record);
+                let this = Arc::clone(&self);
+                let started = Arc::clone(&record);
+                tokio::spawn(async move { this.run(command, call, misfit, started).await });
+            }
+        }
+        Ok(record)
+    }
+
+    async fn run(&self, command: &'static Command, call: Call, misfit: Option<String>, record: Arc<Record>) {
+        let outcome = match misfit {
+            Some(text) => Err(AgentError::failed(text)),
+            // A task of its own turns a panic of a step into a failed command.
+            None => match tokio::spawn((command.run)(call)).await {
+                Ok(outcome) => outcome.map(|value| record::wrap(command.name, true, value)),
+                Err(error) => Err(AgentError::failed(format!("{} ended unexpectedly: {error}", command.name))),
+            },
+        };
+        self.finish(&record, outcome);
+        self.agent.command_ended.notify_one();
+    }
+
+    fn finish(&self, record: &Record, outcome: Result<Value, AgentError>) {
+        match &outcome {
+            Ok(_) => tracing::info!(command = record.name(), "command succeeded"),
+            Err(error) => {
+                tracing::error!(command = record.name(), class = error.class.name(), %error, "command failed");
+            }
+        }
+        record.end(outcome);
+    }
+
+    fn find(
+        &self,
+        extension_name: &str,
+        command_name: &str,
+    ) -> Result<(&'static Extension, &'static Command), AgentError> {
+        let extension = self
+            .extensions
+            .iter()
+            .find(|extension| extension.name == extension_name)
+            .ok_or_else(|| AgentError::not_found("Extension", extension_name))?;
+        let command =
+            extension.commands.iter().find(|command| command.name == command_name).ok_or_else(|| {
+                AgentError::new(Class::InvalidCommandError, format!("Unknown command: {command_name}"))
+            })?;
+        Ok((extension, command))
+    }
+
+    fn remember(&self, record: &Arc<Record>) {
+        let mut records = self.records.write().unwrap_or_else(PoisonError::into_inner);
+        let place = records.order.len();
+        records.order.push(Arc::clone(record));
+        records.by_id.insert(record.id().to_owned(), place);
+    }
+
+    fn last(&self) -> Option<Arc<Record>> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner).order.last().cloned()
+    }
+
+    /// All commands in the order in which they were accepted.
+    pub fn list(&self) -> Vec<Arc<Record>> {
+        self.records.read().unwrap_or_else(PoisonError::into_inner).order.clone()
+    }
+
+    /// The command with this id.
+    pub fn get(&self, id: &str) -> Result<Arc<Record>, AgentError> {
+        let records = self.records.read().unwrap_or_else(PoisonError::into_inner);
+        let found = records.by_id.get(id).and_then(|place| records.order.get(*place)).cloned();
+        found.ok_or_else(|| AgentError::not_found("Command Result", id))
+    }
+
+    /// The agent that commands work on.
+    pub fn agent(&self) -> &Arc<Agent> {
+        &self.agent
+    }
+}

@@ -1,0 +1,144 @@
+//! One command from its acceptance to its end.
+
+use super::error::{AgentError, Class};
+use hardware::{Progress, StepControl};
+use lifecycle::command::{Event, Status, step};
+use serde_json::{Value, json};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use wire::agent::{CommandResult, CommandStatus};
+
+/// What is remembered of a command. Kept for the life of the agent.
+#[derive(Debug)]
+pub struct Record {
+    id: String,
+    name: &'static str,
+    state: Mutex<State>,
+    ended: watch::Sender<bool>,
+    cancel: CancellationToken,
+}
+
+#[derive(Debug)]
+struct State {
+    status: Status,
+    result: Option<Value>,
+    error: Option<AgentError>,
+    progress: Option<Progress>,
+}
+
+impl Record {
+    /// A command that begins now. `name` is the name without the extension.
+    pub(super) fn begin(name: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            id: uuid::Uuid::new_v4().to_string(),
+            name,
+            state: Mutex::new(State { status: Status::Running, result: None, error: None, progress: None }),
+            ended: watch::Sender::new(false),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while the lock is held leaves whole values behind: each field is set in one assignment.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its UUID.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its name without the extension.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Whether it still runs.
+    pub fn is_running(&self) -> bool {
+        !self.state().status.is_final()
+    }
+
+    /// Returns when it has ended.
+    pub async fn wait(&self) {
+        // The sender lives as long as this value, so waiting cannot fail.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
+    }
+
+    /// Asks the command to stop at its next safe point. It ends as [`Class::CommandCancelled`], or as it would have
+    /// ended when there is no safe point left.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Its end. Only the first one counts.
+    pub(super) fn end(&self, outcome: Result<Value, AgentError>) {
+        let event = match &outcome {
+            Ok(_) => Event::Succeed,
+            Err(error) if error.class == Class::VersionMismatch => Event::Mismatch,
+            Err(_) => Event::Fail,
+        };
+        let mut state = self.state();
+        match step(state.status, event) {
+            Ok(row) => state.status = row.next,
+            Err(refused) => {
+                tracing::error!(command = self.name, id = self.id, %refused, "a command ended twice");
+                return;
+            }
+        }
+        state.progress = None;
+        match outcome {
+            Ok(Value::Null) => {}
+            Ok(value) => state.result = Some(value),
+            Err(error) => state.error = Some(error),
+        }
+        drop(state);
+        self.ended.send_replace(true);
+    }
+
+    /// The command as the API shows it.
+    pub fn to_result(&self) -> CommandResult {
+        let state = self.state();
+        CommandResult {
+            id: self.id.clone(),
+            command_name: self.name.to_owned(),
+            command_status: match state.status {
+                Status::Running => CommandStatus::Running,
+                Status::Succeeded => CommandStatus::Succeeded,
+                Status::Failed => CommandStatus::Failed,
+                Status::VersionMismatch => CommandStatus::VersionMismatch,
+            },
+            command_error: state.error.as_ref().map(AgentError::to_record),
+            command_result: state.result.clone(),
+            progress: state.progress.clone(),
+        }
+    }
+}
+
+impl StepControl for Record {
+    fn report(&self, progress: Progress) {
+        let mut state = self.state();
+        if !state.status.is_final() {
+            state.progress = Some(progress);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    fn cancelled(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.cancel.cancelled())
+    }
+}
+
+/// A text result is an object with one key; an asynchronous command's text begins with its name.
+pub(super) fn wrap(name: &str, asynchronous: bool, value: Value) -> Value {
+    match value {
+        Value::String(text) if asynchronous => json!({"result": format!("{name}: {text}")}),
+        Value::String(text) => json!({"result": text}),
+        other => other,
+    }
+}

@@ -1,0 +1,225 @@
+//! The log: to the console for people, and to a capped buffer in memory for `collect_system_logs` and inspections.
+
+use base64::Engine as _;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use wire::agent::CommandResult;
+
+/// Bytes of log that are kept. Older lines make room for newer ones.
+pub const LOG_CAP: usize = 2 << 20;
+/// Bytes of the kernel's log that are taken, its default ring being 256 KiB or less.
+const KERNEL_LOG_CAP: usize = 1 << 20;
+
+/// The last lines of the log. Cheap to clone; all clones are one buffer.
+#[derive(Clone, Default)]
+pub struct LogBuffer(Arc<Mutex<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    /// The node, once known: it goes to the end of every line.
+    node: Option<String>,
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    dropped: u64,
+}
+
+impl LogBuffer {
+    /// From now on every line names this node.
+    pub fn set_node(&self, uuid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).node = Some(uuid.to_owned());
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut line = line[..line.len().min(LOG_CAP)].to_vec();
+        if let Some(node) = &lines.node {
+            let end = line.trim_ascii_end().len();
+            line.truncate(end);
+            line.extend(format!(" node={node}\n").into_bytes());
+        }
+        lines.bytes += line.len();
+        lines.lines.push_back(line);
+        while lines.bytes > LOG_CAP {
+            let Some(oldest) = lines.lines.pop_front() else { break };
+            lines.bytes -= oldest.len();
+            lines.dropped += 1;
+        }
+    }
+
+    /// The log as text, beginning with a note when lines had to be dropped.
+    pub fn contents(&self) -> Vec<u8> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = Vec::with_capacity(lines.bytes + 80);
+        if lines.dropped > 0 {
+            text.extend(format!("({} older lines were dropped)\n", lines.dropped).into_bytes());
+        }
+        lines.lines.iter().for_each(|line| text.extend(line));
+        text
+    }
+}
+
+impl std::fmt::Debug for LogBuffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LogBuffer")
+    }
+}
+
+/// One event being written; it goes to the buffer as a whole.
+pub struct LineWriter {
+    buffer: LogBuffer,
+    line: Vec<u8>,
+}
+
+impl Write for LineWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.line.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for LineWriter {
+    fn drop(&mut self) {
+        self.buffer.push(&self.line);
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogBuffer {
+    type Writer = LineWriter;
+
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter { buffer: self.clone(), line: Vec::new() }
+    }
+}
+
+/// Starts logging to standard error and to the buffer that is returned. `filter` is a level or directives of tracing; one
+/// that cannot be read is named in the log and `info` is used. Only the first call of a process has an effect.
+pub fn start(filter: &str) -> LogBuffer {
+    start_on(filter, io::stderr)
+}
+
+/// As [`start`], with another place than standard error. Lines there begin with the seconds since the start: the clock
+/// of a machine that just booted means little.
+pub fn start_on<W>(filter: &str, console: W) -> LogBuffer
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let buffer = LogBuffer::default();
+    let (directives, problem) = match EnvFilter::try_new(quiet_libraries(filter)) {
+        Ok(directives) => (directives, None),
+        Err(error) => (EnvFilter::new(quiet_libraries("info")), Some(error)),
+    };
+    let uptime = tracing_subscriber::fmt::time::uptime();
+    let console = tracing_subscriber::fmt::layer().with_timer(uptime).with_writer(console);
+    let console = console.with_ansi(false).with_target(false);
+    let memory = tracing_subscriber::fmt::layer().with_writer(buffer.clone()).with_ansi(false).with_target(false);
+    let _ = tracing_subscriber::registry().with(directives).with(console).with(memory).try_init();
+    if let Some(error) = problem {
+        tracing::warn!("the log filter {filter:?} cannot be read ({error}); info is used");
+    }
+    buffer
+}
+
+/// A plain level is meant for the agent; libraries stay at `info`, since theirs is a flood.
+fn quiet_libraries(filter: &str) -> String {
+    match filter {
+        "debug" | "trace" => {
+            format!("info,agent={filter},disk_image={filter},hardware_linux={filter},transport={filter}")
+        }
+        other => other.to_owned(),
+    }
+}
+
+/// Packs the log, the kernel's log and the list of commands as Ironic stores them: base64 of a gzipped tar.
+pub fn collect(buffer: &LogBuffer, commands: &[CommandResult]) -> io::Result<String> {
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut add = |name: &str, data: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(data.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(now);
+        tar.append_data(&mut header, name, data)
+    };
+    add("ferric-agent.log", &buffer.contents())?;
+    add("dmesg", &kernel_log())?;
+    add("commands.json", &serde_json::to_vec_pretty(commands)?)?;
+    Ok(base64::engine::general_purpose::STANDARD.encode(tar.into_inner()?.finish()?))
+}
+
+/// The kernel's log as far as it is there; an ordinary user may not be allowed to read it, which is said instead.
+fn kernel_log() -> Vec<u8> {
+    match read_kernel_log() {
+        Ok(log) => log,
+        Err(error) => format!("the kernel's log could not be read: {error}\n").into_bytes(),
+    }
+}
+
+/// Reads `/dev/kmsg` (Documentation/ABI/testing/dev-kmsg): one record a read, until there is no more for now.
+fn read_kernel_log() -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut device = std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open("/dev/kmsg")?;
+    let mut log = Vec::new();
+    let mut record = vec![0; 8192];
+    while log.len() < KERNEL_LOG_CAP {
+        match device.read(&mut record) {
+            Ok(0) => break,
+            Ok(length) => log.extend(&record[..length]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            // The ring moved on while it was being read (EPIPE): go on at its new beginning.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_keeps_the_newest_lines_and_says_what_it_dropped() {
+        let buffer = LogBuffer::default();
+        let line = vec![b'x'; LOG_CAP / 4];
+        for _ in 0..6 {
+            buffer.push(&line);
+        }
+        buffer.push(b"newest\n");
+        let contents = buffer.contents();
+        assert!(contents.len() <= LOG_CAP + 80);
+        assert!(contents.starts_with(b"(3 older lines were dropped)"), "{:?}", &contents[..40]);
+        assert!(contents.ends_with(b"newest\n"));
+    }
+
+    #[test]
+    fn collected_logs_are_a_gzipped_tar_with_log_and_commands() {
+        let buffer = LogBuffer::default();
+        buffer.push(b"hello\n");
+        let packed = base64::engine::general_purpose::STANDARD.decode(collect(&buffer, &[]).unwrap()).unwrap();
+        let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&packed[..]));
+        let mut names = Vec::new();
+        for entry in tar.entries().unwrap() {
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            if name == "ferric-agent.log" {
+                let mut text = String::new();
+                entry.read_to_string(&mut text).unwrap();
+                assert_eq!(text, "hello\n");
+            }
+            names.push(name);
+        }
+        assert_eq!(names, ["ferric-agent.log", "dmesg", "commands.json"]);
+    }
+}

@@ -1,0 +1,219 @@
+//! `prepare_image`: from the driver's `image_info` to a sealed disk. The same for the command and for the step
+//! `write_image`.
+
+use crate::command::params::kind_of;
+use crate::command::{AgentError, Class};
+use crate::config::Settings;
+use crate::state::Shared;
+use crate::{root_disk, write};
+use hardware::{DeviceId, Plan, StepControl};
+use serde_json::{Map, Value, json};
+use wire::agent::ImageInfo;
+
+/// What is asked for, checked.
+#[derive(Debug)]
+pub struct Checked {
+    /// The image.
+    pub info: ImageInfo,
+    /// How it is verified.
+    pub checksum: Checksum,
+}
+
+/// How an image is verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Checksum {
+    /// A digest by a named algorithm, or a URL of one.
+    Named {
+        /// Such as `sha256`.
+        algorithm: String,
+        /// Hex digits, or a URL.
+        value: String,
+    },
+    /// A digest whose length tells its algorithm, or a URL of a file with digests.
+    Guessed(String),
+}
+
+/// Longest hex digest that could only be MD5.
+const MD5_DIGITS: usize = 32;
+
+/// Checks `image_info` as the protocol's validator does; its texts are part of the protocol.
+pub fn validate(image_info: &Value, settings: &Settings) -> Result<Checked, AgentError> {
+    let no_fields = Map::new();
+    let fields = match image_info {
+        Value::Object(fields) => fields,
+        Value::Null => &no_fields,
+        other => {
+            let found = kind_of(other);
+            return Err(AgentError::params(format!("parameter 'image_info' must be an object, but is {found}")));
+        }
+    };
+    if let Some(missing) = ["id", "urls"].into_iter().find(|field| !fields.contains_key(*field)) {
+        return Err(AgentError::params(format!("Image is missing '{missing}' field.")));
+    }
+    if fields["urls"].as_array().is_none_or(Vec::is_empty) {
+        return Err(AgentError::params("Image 'urls' must be a list with at least one element."));
+    }
+    let named = named_checksum(fields)?;
+    let guessed = match fields.get("checksum") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        Some(_) => return Err(AgentError::params("Image 'checksum' must be a non-empty string.")),
+    };
+    let guessed = guessed.filter(|text| is_url(text) || text.len() > MD5_DIGITS || settings.md5_enabled);
+    let checksum = named.or(guessed.map(Checksum::Guessed)).ok_or_else(|| {
+        AgentError::params(
+            "Image checksum is not available, either the 'checksum' field or the 'os_hash_algo' and 'os_hash_value' \
+             fields pair must be set for image verification.",
+        )
+    })?;
+    // What remains are wrong types: serde names the field.
+    let info = serde_json::from_value(image_info.clone())
+        .map_err(|error| AgentError::params(format!("image_info: {error}")))?;
+    Ok(Checked { info, checksum })
+}
+
+fn named_checksum(fields: &Map<String, Value>) -> Result<Option<Checksum>, AgentError> {
+    let is_set = |name: &str| match fields.get(name) {
+        None | Some(Value::Null | Value::Bool(false)) => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(_) => true,
+    };
+    if !is_set("os_hash_algo") && !is_set("os_hash_value") {
+        return Ok(None);
+    }
+    let text = |name: &str| {
+        let text = fields.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
+        text.map(str::to_owned).ok_or_else(|| AgentError::params(format!("Image '{name}' must be a non-empty string.")))
+    };
+    Ok(Some(Checksum::Named { algorithm: text("os_hash_algo")?, value: text("os_hash_value")? }))
+}
+
+/// Whether a checksum is the address of one.
+pub fn is_url(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
+/// Writes an image to the root disk and returns the sentence that the protocol wants.
+pub async fn prepare_image(
+    shared: &Shared,
+    image_info: &Value,
+    configdrive: Option<String>,
+    control: &dyn StepControl,
+) -> Result<String, AgentError> {
+    let settings = shared.settings();
+    let Checked { mut info, checksum } = validate(image_info, &settings)?;
+    root_disk::may_write(shared, "writing an image")?;
+    check_supported(&info)?;
+    let configdrive = configdrive.or_else(|| info.configdrive.take()).filter(|text| !text.is_empty());
+    let (disk, plan) = root_disk::choose(shared).await?;
+    tracing::info!(image = Settings::describe(&info), disk = disk.name, bytes = disk.size, "writing the image");
+    let device = DeviceId::of(&disk);
+    let job = write::Job { info: &info, checksum, configdrive, device: device.clone(), settings: &settings };
+    let written = write::write(shared, job, grant(&plan, &disk.name)?, control).await?;
+    finish(shared, &info, device, &written).await
+}
+
+fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {
+    plan.write(disk).map_err(|refusal| AgentError::new(Class::DeviceNotFound, refusal.to_string()))
+}
+
+/// What is not written yet is refused before anything is touched, naming what is.
+fn check_supported(info: &ImageInfo) -> Result<(), AgentError> {
+    let refuse = |text: String| Err(AgentError::new(Class::InvalidImage, text));
+    match info.image_type.as_deref() {
+        None | Some("whole-disk") => {}
+        Some(other) => {
+            return refuse(format!(
+                "image_type {other:?} of image {} is not supported; supported is whole-disk",
+                info.id
+            ));
+        }
+    }
+    match info.disk_format.as_deref() {
+        None | Some("raw" | "gpt") => Ok(()),
+        Some(other) => refuse(format!(
+            "disk_format {other:?} of image {} is not supported; supported is raw, plain or packed with zstd",
+            info.id
+        )),
+    }
+}
+
+/// The kernel reads the new table; what the image brought is remembered for `get_partition_uuids`.
+async fn finish(
+    shared: &Shared,
+    info: &ImageInfo,
+    device: DeviceId,
+    written: &disk_image::Written,
+) -> Result<String, AgentError> {
+    let node = device.node.clone();
+    if let Err(error) = shared.on_machine(move |machine| machine.reread_partitions(&device)).await {
+        // The disk is whole and sealed; the kernel's view of its partitions matters to this boot only.
+        tracing::warn!(error = %transport::client::chain(&error), "the partition table could not be read again");
+    }
+    let root_uuid = written.root_uuid();
+    let mut uuids = Map::new();
+    uuids.insert("root uuid".to_owned(), json!(root_uuid));
+    shared.set_partition_uuids(uuids);
+    Ok(format!("image ({}) written to device {node} root_uuid={root_uuid}", info.id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaint(image_info: Value) -> String {
+        validate(&image_info, &Settings::default()).unwrap_err().details
+    }
+
+    #[test]
+    fn the_validator_complains_in_the_words_of_the_protocol() {
+        let sha = "a".repeat(64);
+        let cases = [
+            (json!({}), "Image is missing 'id' field."),
+            (Value::Null, "Image is missing 'id' field."),
+            (json!({"id": "x"}), "Image is missing 'urls' field."),
+            (json!({"id": "x", "urls": []}), "Image 'urls' must be a list with at least one element."),
+            (json!({"id": "x", "urls": "http://a"}), "Image 'urls' must be a list with at least one element."),
+            (json!({"id": "x", "urls": ["u"], "checksum": ""}), "Image 'checksum' must be a non-empty string."),
+            (json!({"id": "x", "urls": ["u"], "checksum": 7}), "Image 'checksum' must be a non-empty string."),
+            (
+                json!({"id": "x", "urls": ["u"], "os_hash_algo": "sha256"}),
+                "Image 'os_hash_value' must be a non-empty string.",
+            ),
+            (
+                json!({"id": "x", "urls": ["u"], "os_hash_value": sha}),
+                "Image 'os_hash_algo' must be a non-empty string.",
+            ),
+        ];
+        for (image_info, text) in cases {
+            assert_eq!(complaint(image_info.clone()), text, "{image_info}");
+        }
+        let md5 = json!({"id": "x", "urls": ["u"], "checksum": "d41d8cd98f00b204e9800998ecf8427e"});
+        assert!(complaint(md5).starts_with("Image checksum is not available"));
+    }
+
+    #[test]
+    fn the_named_digest_is_preferred_and_wrong_types_are_named() {
+        let sha = "a".repeat(64);
+        let both = json!({"id": "x", "urls": ["u"], "checksum": sha, "os_hash_algo": "sha512", "os_hash_value": "b"});
+        let named = Checksum::Named { algorithm: "sha512".to_owned(), value: "b".to_owned() };
+        assert_eq!(validate(&both, &Settings::default()).unwrap().checksum, named);
+        assert!(complaint(json!({"id": 5, "urls": ["u"], "checksum": sha})).contains("image_info"));
+        assert!(complaint(json!([])).contains("must be an object, but is a list"));
+    }
+
+    #[test]
+    fn formats_that_are_not_written_yet_are_refused_naming_those_that_are() {
+        let info = |extra: Value| -> ImageInfo {
+            let mut all = json!({"id": "x", "urls": ["u"]});
+            all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            serde_json::from_value(all).unwrap()
+        };
+        assert!(check_supported(&info(json!({"disk_format": "raw"}))).is_ok());
+        for extra in [json!({"disk_format": "qcow2"}), json!({"image_type": "partition"})] {
+            let error = check_supported(&info(extra)).unwrap_err();
+            assert_eq!(error.class, Class::InvalidImage);
+            assert!(error.details.contains("supported is"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Inspection: collect what is known of the machine and send it to the driver.
+
+use super::ironic::{Ironic, refusal};
+use crate::logs;
+use crate::root_disk;
+use crate::state::Agent;
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use std::time::Duration;
+use wire::ramdisk::Inspection;
+
+/// How often the callback is tried.
+const ATTEMPTS: u32 = 5;
+
+/// Why an inspection did not reach the driver.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectionError {
+    /// The inventory could not be read, so there is nothing to send.
+    #[error("read the inventory")]
+    Inventory(#[source] hardware::MachineError),
+    /// It could not be written as JSON.
+    #[error("write the inspection as JSON")]
+    Write(#[source] serde_json::Error),
+    /// The driver refused it, or was not there.
+    #[error("send it after {attempts} attempts: {reason}")]
+    Refused {
+        /// How often.
+        attempts: u32,
+        /// The last answer.
+        reason: String,
+    },
+}
+
+/// Collects and sends; returns the UUID of the node when the driver tells it.
+pub async fn inspect(agent: &Agent, ironic: &Ironic) -> Result<Option<String>, InspectionError> {
+    let settings = agent.shared.settings();
+    let document = collect(agent).await?;
+    let body = Bytes::from(serde_json::to_vec(&document).map_err(InspectionError::Write)?);
+    tracing::info!(bytes = body.len(), "inspection");
+    let mut last = String::new();
+    let mut attempts = 0;
+    while attempts < ATTEMPTS {
+        attempts += 1;
+        for url in &settings.inspection_callback_urls {
+            // No version header: without one the driver takes the document in its first, oldest form.
+            match ironic.send(Method::POST, url, None, Some(body.clone())).await {
+                Ok(reply) if reply.status.is_success() => {
+                    let node = reply.json::<Value>().ok();
+                    let uuid = node.as_ref().and_then(|node| node.get("uuid")).and_then(Value::as_str);
+                    return Ok(uuid.map(str::to_owned));
+                }
+                Ok(reply) if reply.status.is_server_error() || reply.status == StatusCode::CONFLICT => {
+                    last = refusal(&reply);
+                }
+                Ok(reply) => return Err(InspectionError::Refused { attempts, reason: refusal(&reply) }),
+                Err(error) => last = transport::client::chain(&error),
+            }
+            tracing::warn!(attempts, of = ATTEMPTS, "inspection was not taken: {last}");
+        }
+        if attempts < ATTEMPTS {
+            tokio::time::sleep(wait_after(attempts)).await;
+        }
+    }
+    Err(InspectionError::Refused { attempts, reason: last })
+}
+
+/// 1.5 × 2ⁿ⁻¹ seconds, between 5 and 30.
+fn wait_after(attempts: u32) -> Duration {
+    Duration::from_secs_f64((1.5 * 2_f64.powi(attempts.saturating_sub(1).min(16).cast_signed())).clamp(5.0, 30.0))
+}
+
+async fn collect(agent: &Agent) -> Result<Inspection, InspectionError> {
+    let settings = agent.shared.settings();
+    let mut problems: Vec<String> = Vec::new();
+    agent.shared.devices_ready().await;
+    let inventory = agent.shared.on_machine(|machine| machine.inventory()).await.map_err(InspectionError::Inventory)?;
+    let root_disk = match root_disk::select(&agent.shared, inventory.disks.clone()) {
+        Ok((disk, _)) => Some(disk),
+        Err(error) => {
+            tracing::info!(%error, "no root disk");
+            None
+        }
+    };
+    let mut packed = None;
+    for collector in &settings.inspection_collectors {
+        match collector.as_str() {
+            "default" => {}
+            "logs" => match logs::collect(&agent.logs, &[]) {
+                Ok(text) => packed = Some(text),
+                Err(error) => problems.push(format!("collector logs failed: {error}")),
+            },
+            // Naming it as an error would fail the node's inspection over data that nobody may look at.
+            other => tracing::warn!("inspection collector {other:?} is not known; known are default and logs"),
+        }
+    }
+    let managers: Vec<Value> = agent
+        .managers
+        .versions()
+        .into_iter()
+        .map(|(name, version)| json!({"name": name, "version": version}))
+        .collect();
+    let error =
+        (!problems.is_empty()).then(|| format!("The following errors were encountered:\n* {}", problems.join("\n* ")));
+    Ok(Inspection {
+        boot_interface: inventory.boot.pxe_interface.clone().or_else(|| settings.boot_interface.clone()),
+        root_disk,
+        configuration: Some(json!({"collectors": settings.inspection_collectors, "managers": managers})),
+        error,
+        logs: packed,
+        inventory,
+    })
+}

@@ -1,0 +1,173 @@
+//! The driver's API as an agent uses it: several base URLs of which one has to answer, and microversions.
+
+use crate::config::Settings;
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::Full;
+use std::sync::{Mutex, PoisonError};
+use tokio::sync::OnceCell;
+use transport::client::{self, Client, ClientError, Reply, Trust};
+use transport::tls::TlsError;
+use wire::ironic::{VERSION_HEADER, Version};
+
+/// Assumed when the driver does not tell.
+const FALLBACK_VERSION: u16 = 31;
+/// Since this version heartbeats carry the agent's version.
+pub const AGENT_VERSION_VERSION: u16 = 36;
+/// Since this version there are tokens; lookups ask for no later one.
+pub const TOKEN_VERSION: u16 = 62;
+/// Since this version heartbeats carry a certificate; they ask for no later one.
+pub const VERIFY_CA_VERSION: u16 = 68;
+
+/// A client of the driver's API.
+#[derive(Debug)]
+pub struct Ironic {
+    client: Client,
+    /// The URL that answered last comes first.
+    urls: Mutex<Vec<String>>,
+    version: OnceCell<u16>,
+    request_id: Option<String>,
+}
+
+impl Ironic {
+    /// A client with the URLs and the trust of the settings.
+    pub fn new(settings: &Settings) -> Result<Self, TlsError> {
+        let trust = trust(settings);
+        let client = Client::new(client::Settings {
+            trust,
+            connect_timeout: settings.http_request_timeout,
+            timeout: settings.http_request_timeout,
+            ..client::Settings::default()
+        })?;
+        Ok(Self {
+            client,
+            urls: Mutex::new(settings.api_urls.clone()),
+            version: OnceCell::new_with(settings.ironic_api_version),
+            request_id: settings.global_request_id.clone(),
+        })
+    }
+
+    /// The base URLs, the one that answered last first.
+    pub fn urls(&self) -> Vec<String> {
+        self.urls.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The minor part of the highest microversion that the driver serves, asked once.
+    pub async fn version(&self) -> u16 {
+        match self.version.get_or_try_init(|| self.discover()).await {
+            Ok(version) => *version,
+            Err(reason) => {
+                tracing::warn!("the API's version is not known ({reason}); 1.{FALLBACK_VERSION} is assumed");
+                FALLBACK_VERSION
+            }
+        }
+    }
+
+    async fn discover(&self) -> Result<u16, String> {
+        let reply = self.request(Method::GET, "/", None, None).await.map_err(|error| client::chain(&error))?;
+        let root: serde_json::Value = reply.json().map_err(|error| error.to_string())?;
+        let version = root.pointer("/default_version/version").and_then(serde_json::Value::as_str);
+        let minor = version.and_then(|version| version.strip_prefix("1.")).and_then(|minor| minor.parse().ok());
+        minor.ok_or_else(|| format!("{} does not tell default_version.version as 1.N", reply.url))
+    }
+
+    /// Sends a request to the first URL that can be reached, and keeps that one in front. `path` begins with a slash.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        version: Option<u16>,
+        body: Option<Bytes>,
+    ) -> Result<Reply, ClientError> {
+        let urls = self.urls();
+        let mut last = ClientError::Url { url: String::new() };
+        for (index, url) in urls.iter().enumerate() {
+            match self.send(method.clone(), &format!("{url}{path}"), version, body.clone()).await {
+                Ok(reply) => {
+                    if index > 0 {
+                        let mut urls = self.urls.lock().unwrap_or_else(PoisonError::into_inner);
+                        urls.rotate_left(index);
+                    }
+                    return Ok(reply);
+                }
+                Err(error @ (ClientError::Connection { .. } | ClientError::Timeout { .. })) => {
+                    if index + 1 < urls.len() {
+                        tracing::warn!(%error, "trying the next URL");
+                    }
+                    last = error;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// Sends a request to one URL.
+    pub async fn send(
+        &self,
+        method: Method,
+        url: &str,
+        version: Option<u16>,
+        body: Option<Bytes>,
+    ) -> Result<Reply, ClientError> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(url)
+            .header(http::header::CONTENT_TYPE, "application/json")
+            .header(http::header::ACCEPT, "application/json");
+        if let Some(version) = version {
+            request = request.header(VERSION_HEADER, Version(version).to_string());
+        }
+        if let Some(id) = &self.request_id {
+            request = request.header("x-openstack-request-id", id);
+        }
+        let request = request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|_| ClientError::Url { url: url.split('?').next().unwrap_or_default().to_owned() })?;
+        self.client.send(request).await
+    }
+}
+
+/// Whom to trust: everybody where the operator said so, else the public roots with the authority that virtual media
+/// brought or the operator put into the ramdisk.
+pub fn trust(settings: &Settings) -> Trust {
+    /// Where Debian keeps the authorities that a machine trusts, and where the ramdisk has them.
+    const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+    if settings.insecure {
+        return Trust::Anybody;
+    }
+    let read = |path: &str| match std::fs::read_to_string(path) {
+        Ok(pem) => Some(pem),
+        Err(error) => {
+            tracing::debug!(path, %error, "no certificates");
+            None
+        }
+    };
+    let own = settings.cafile.as_deref().and_then(|path| {
+        let pem = read(path);
+        if pem.is_none() {
+            tracing::error!(path, "the API's authority cannot be read; public authorities are trusted only");
+        }
+        pem
+    });
+    let candidates = [own, read(SYSTEM_AUTHORITIES)];
+    let pem: String = candidates.into_iter().flatten().collect::<Vec<_>>().join("\n");
+    if pem.is_empty() {
+        return Trust::Public;
+    }
+    let trust = Trust::PublicAnd(pem);
+    match client::tls_config(&trust) {
+        Ok(_) => trust,
+        Err(error) => {
+            tracing::error!(error = %client::chain(&error), "extra authorities are not usable and not trusted");
+            Trust::Public
+        }
+    }
+}
+
+/// What the driver says about a refusal.
+pub fn refusal(reply: &Reply) -> String {
+    let text =
+        wire::json::read::<wire::ironic::ErrorBody>(&reply.body).map_or_else(|_| reply.text(), |body| body.text());
+    format!("{} {}: {text}", reply.url, reply.status)
+}

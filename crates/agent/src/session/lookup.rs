@@ -1,0 +1,158 @@
+//! The lookup: which node is this, and what does its driver want of the agent.
+
+use super::ironic::{Ironic, TOKEN_VERSION, refusal};
+use crate::state::{Agent, Token};
+use http::{Method, StatusCode};
+use serde_json::Value;
+use std::time::Duration;
+use tokio::time::Instant;
+use wire::ramdisk::{Lookup, MASK};
+
+/// Shortest text that is taken for a token.
+const TOKEN_LENGTH: usize = 32;
+/// Longest wait between two lookups.
+const LONGEST_WAIT: f64 = 60.0;
+/// Extra waits while the driver says that the node is locked; the last one repeats.
+const LOCKED_WAITS: [u64; 3] = [5, 10, 30];
+
+/// Why the agent does not know its node.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    /// No attempt succeeded in time.
+    #[error("no lookup succeeded within {} s ({attempts} attempts); the last one: {last}", .after.as_secs())]
+    TimedOut {
+        /// The limit.
+        after: Duration,
+        /// How many.
+        attempts: u32,
+        /// What the last one brought.
+        last: String,
+    },
+    /// The driver has given this node's token to somebody before, and it is not known here.
+    #[error(
+        "the driver gave this node's token away before and does not tell it again: another agent, or one before an \
+         unplanned restart, has it; restart the machine through its driver"
+    )]
+    LockedOut,
+}
+
+/// One failed attempt.
+struct Failure {
+    reason: String,
+    locked: bool,
+}
+
+/// Looks the node up until it is found or the time is over, and takes over what the reply says.
+pub async fn run(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<(), LookupError> {
+    let settings = agent.shared.settings();
+    let deadline = Instant::now() + settings.lookup_timeout;
+    let (mut attempts, mut locked) = (0_u32, 0_usize);
+    loop {
+        attempts += 1;
+        let failure = match attempt(agent, ironic, uuid).await {
+            Ok(lookup) => return adopt(agent, lookup),
+            Err(failure) => failure,
+        };
+        let mut wait = wait_after(attempts, settings.lookup_interval.as_secs_f64());
+        if failure.locked {
+            wait += Duration::from_secs(LOCKED_WAITS[locked.min(LOCKED_WAITS.len() - 1)]);
+            locked += 1;
+        }
+        if Instant::now() + wait >= deadline {
+            return Err(LookupError::TimedOut { after: settings.lookup_timeout, attempts, last: failure.reason });
+        }
+        tracing::warn!(attempts, next_in = ?wait, "lookup failed: {}", failure.reason);
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A random time between the first interval and 2ⁿ⁻¹ seconds after the n-th attempt, at most a minute.
+fn wait_after(attempts: u32, interval: f64) -> Duration {
+    let high = 2_f64.powi(attempts.saturating_sub(1).min(16).cast_signed()).min(LONGEST_WAIT).max(interval);
+    let seconds = if high > interval { rand::random_range(interval..=high) } else { interval };
+    Duration::from_secs_f64(seconds)
+}
+
+async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<Lookup, Failure> {
+    let failure = |reason: String| Failure { reason, locked: false };
+    // Read each time: interfaces may show up late.
+    let inventory = agent.shared.on_machine(|machine| machine.inventory()).await;
+    let inventory = inventory.map_err(|error| failure(transport::client::chain(&error)))?;
+    let addresses: Vec<&str> = inventory
+        .interfaces
+        .iter()
+        .map(|interface| interface.mac_address.as_str())
+        .filter(|address| !address.is_empty())
+        .collect();
+    if addresses.is_empty() && uuid.is_none() {
+        return Err(failure("this machine has no network interface with a MAC address".to_owned()));
+    }
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("addresses", &addresses.join(","));
+    if let Some(uuid) = uuid {
+        query.append_pair("node_uuid", uuid);
+    }
+    let version = ironic.version().await.min(TOKEN_VERSION);
+    let path = format!("/v1/lookup?{}", query.finish());
+    tracing::info!(addresses = addresses.join(","), "lookup");
+    let reply = ironic.request(Method::GET, &path, Some(version), None).await;
+    let reply = reply.map_err(|error| failure(transport::client::chain(&error)))?;
+    match reply.status {
+        StatusCode::OK => read(&reply).map_err(failure),
+        StatusCode::CONFLICT => Err(Failure { reason: refusal(&reply), locked: true }),
+        _ => Err(failure(refusal(&reply))),
+    }
+}
+
+/// Reads a reply; an old driver has `heartbeat_timeout` beside the node.
+fn read(reply: &transport::client::Reply) -> Result<Lookup, String> {
+    let mut document: Value = reply.json().map_err(|error| error.to_string())?;
+    if let Some(document) = document.as_object_mut()
+        && !document.contains_key("config")
+        && let Some(timeout) = document.remove("heartbeat_timeout")
+    {
+        document.insert("config".to_owned(), serde_json::json!({"heartbeat_timeout": timeout}));
+    }
+    serde_json::from_value(document).map_err(|error| format!("reply of {} is not understood: {error}", reply.url))
+}
+
+/// Takes over node, settings and token.
+pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
+    let Lookup { node, config } = lookup;
+    tracing::info!(node = node.uuid, "this is node");
+    agent.logs.set_node(&node.uuid);
+    let mut document = node.other;
+    document.insert("uuid".to_owned(), Value::String(node.uuid));
+    agent.shared.cache_node(Value::Object(document));
+    agent.shared.change_settings(|settings| settings.adopt(&config));
+    if let Some(timeout) = config.heartbeat_timeout {
+        agent.shared.change_settings(|settings| settings.heartbeat_timeout = Duration::from_secs(timeout));
+    }
+    match config.agent_token {
+        Some(token) if token.len() >= TOKEN_LENGTH => agent.set_token(Token::new(token)),
+        Some(token) if token == MASK => {
+            if agent.token().is_none() {
+                return Err(LookupError::LockedOut);
+            }
+        }
+        Some(token) if token.is_empty() => {}
+        Some(_) => tracing::warn!("the token of the lookup is too short to be one and is not used"),
+        None => {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_from_the_interval_to_a_minute() {
+        assert_eq!(wait_after(1, 1.0), Duration::from_secs(1));
+        for attempts in 2..40 {
+            let wait = wait_after(attempts, 1.0).as_secs_f64();
+            let high = 2_f64.powi(i32::try_from(attempts).unwrap() - 1).min(60.0);
+            assert!((1.0..=high).contains(&wait), "{attempts}: {wait}");
+        }
+    }
+}

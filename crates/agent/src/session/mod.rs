@@ -1,0 +1,134 @@
+//! The agent and its driver: check in (inspection, lookup), serve the API, keep in touch (heartbeats).
+
+pub mod heartbeat;
+pub mod identity;
+pub mod inspection;
+pub mod ironic;
+pub mod lookup;
+
+use crate::api;
+use crate::command::Dispatcher;
+use crate::state::Agent;
+use ironic::Ironic;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use transport::server;
+use transport::tls::Identity;
+
+/// Why a session ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// TLS towards the driver could not be set up.
+    #[error("set up TLS towards the driver")]
+    Tls(#[source] transport::tls::TlsError),
+    /// No lookup succeeded in time.
+    #[error("look up the node")]
+    Lookup(#[source] lookup::LookupError),
+    /// No address to advertise.
+    #[error("find an address that the driver can call back")]
+    Address(#[source] identity::AddressError),
+    /// The agent's own identity.
+    #[error("make the agent's TLS identity")]
+    Identity(#[source] transport::tls::TlsError),
+    /// The API's port.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl SessionError {
+    /// Whether trying again is of no use and would be wrong: somebody else holds this node's token.
+    pub fn is_locked_out(&self) -> bool {
+        matches!(self, Self::Lookup(lookup::LookupError::LockedOut))
+    }
+}
+
+/// Checks in with the driver that the settings name, then serves the API and sends heartbeats until `stop`. An agent that
+/// knows no driver serves the API alone.
+pub async fn run(
+    agent: &Arc<Agent>,
+    dispatcher: &Arc<Dispatcher>,
+    stop: &CancellationToken,
+) -> Result<(), SessionError> {
+    let settings = agent.shared.settings();
+    let ironic = Arc::new(Ironic::new(&settings).map_err(SessionError::Tls)?);
+    let mut uuid = None;
+    if !settings.inspection_callback_urls.is_empty() {
+        match inspection::inspect(agent, &ironic).await {
+            Ok(node) => uuid = node,
+            // As in the field: a failed inspection does not keep the node from checking in.
+            Err(error) => tracing::error!(error = %transport::client::chain(&error), "inspection failed"),
+        }
+        // Once: a second session of the same boot is the same machine.
+        agent.shared.change_settings(|settings| settings.inspection_callback_urls.clear());
+    }
+    if settings.is_standalone() {
+        return serve(agent, dispatcher, None, stop).await?.finished().await;
+    }
+    lookup::run(agent, &ironic, uuid.as_deref()).await.map_err(SessionError::Lookup)?;
+    let settings = agent.shared.settings();
+    let host = identity::advertised_host(agent, &ironic, &settings).await.map_err(SessionError::Address)?;
+    let auto_tls = settings.enable_auto_tls && ironic.version().await >= ironic::VERIFY_CA_VERSION;
+    let identity = match host.parse::<IpAddr>() {
+        Ok(address) if auto_tls => Some(identity::generate(address).map_err(SessionError::Identity)?),
+        Ok(_) | Err(_) => None,
+    };
+    let protocol = if identity.is_some() { "https" } else { settings.advertise_protocol.as_str() };
+    let callback_url = identity::callback_url(protocol, &host, settings.advertise_port);
+    let serving = serve(agent, dispatcher, identity.as_ref(), stop).await?;
+    let announcement =
+        heartbeat::Announcement { callback_url, certificate: identity.map(|identity| identity.certificate) };
+    heartbeat::run(agent, &ironic, announcement, stop).await;
+    serving.finished().await
+}
+
+/// The API, being served.
+struct Serving(tokio::task::JoinHandle<()>);
+
+impl Serving {
+    async fn finished(self) -> Result<(), SessionError> {
+        // A server that panicked has ended like one that was stopped.
+        let _ = self.0.await;
+        Ok(())
+    }
+}
+
+async fn serve(
+    agent: &Agent,
+    dispatcher: &Arc<Dispatcher>,
+    identity: Option<&Identity>,
+    stop: &CancellationToken,
+) -> Result<Serving, SessionError> {
+    let settings = agent.shared.settings();
+    let tls = identity.map(|identity| identity.server_config(&settings.tls_min_version));
+    let tls = tls.transpose().map_err(SessionError::Identity)?;
+    let listener = listen(settings.listen_host, settings.listen_port).await?;
+    tracing::info!(port = settings.listen_port, tls = tls.is_some(), "serving the API");
+    let router = api::router(Arc::clone(dispatcher), tls.is_some());
+    let settings = server::Settings { tls, ..server::Settings::default() };
+    Ok(Serving(tokio::spawn(server::serve(listener, router, settings, stop.clone()))))
+}
+
+/// Listens on `host`, or on all addresses: IPv6 and IPv4 where the kernel has IPv6, else IPv4.
+async fn listen(host: Option<IpAddr>, port: u16) -> Result<TcpListener, SessionError> {
+    let bind = async |address: SocketAddr| {
+        TcpListener::bind(address).await.map_err(|source| SessionError::Listen { address, source })
+    };
+    match host {
+        Some(host) => bind(SocketAddr::new(host, port)).await,
+        None => match bind(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port)).await {
+            Ok(listener) => Ok(listener),
+            Err(error) => {
+                tracing::debug!(error = %transport::client::chain(&error), "no IPv6");
+                bind(SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)).await
+            }
+        },
+    }
+}

@@ -1,0 +1,140 @@
+//! The agent as an ordinary program: it serves the API, reads the hardware and changes nothing.
+
+use crate::api;
+use crate::config::Settings;
+use crate::logs::LogBuffer;
+use crate::session::identity;
+use crate::state::{Agent, Token};
+use hardware::Machine;
+use hardware::manager::NoManager;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use transport::server;
+use transport::tls::{Identity, TlsError};
+
+/// What the server presents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Tls {
+    /// Plain HTTP.
+    Off,
+    /// An identity made for the address that is listened on.
+    Auto,
+    /// Files with PEM.
+    Files {
+        /// Certificate chain.
+        certificate: PathBuf,
+        /// Key.
+        key: PathBuf,
+    },
+}
+
+/// The text is neither `auto`, `off` nor two file names.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not auto, off or CERTIFICATE,KEY (two PEM files)")]
+pub struct NotTls(String);
+
+impl std::str::FromStr for Tls {
+    type Err = NotTls;
+
+    fn from_str(text: &str) -> Result<Self, NotTls> {
+        match (text, text.split_once(',')) {
+            ("off", _) => Ok(Self::Off),
+            ("auto", _) => Ok(Self::Auto),
+            (_, Some((certificate, key))) if !certificate.is_empty() && !key.is_empty() => {
+                Ok(Self::Files { certificate: certificate.into(), key: key.into() })
+            }
+            _ => Err(NotTls(text.to_owned())),
+        }
+    }
+}
+
+/// What a standalone agent is told.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Who may give commands; nobody without.
+    pub token: Option<Token>,
+    /// What the server presents.
+    pub tls: Tls,
+}
+
+/// Why a standalone agent did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StandaloneError {
+    /// A PEM file.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The identity.
+    #[error("set up TLS")]
+    Tls(#[from] TlsError),
+    /// The address.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// No manager.
+    #[error("load hardware managers")]
+    Managers(#[from] NoManager),
+}
+
+/// Serves the API of a machine that is only looked at, until `stop`.
+pub async fn run(
+    machine: Arc<dyn Machine>,
+    options: Options,
+    logs: LogBuffer,
+    stop: CancellationToken,
+) -> Result<(), StandaloneError> {
+    let settings = Settings { agent_token: options.token, ..Settings::default() };
+    if settings.agent_token.is_none() {
+        tracing::warn!("no token is given: documents and status are served, and every command is refused with 401");
+    }
+    let (_, dispatcher) = Agent::builder(machine, settings).logs(logs).build()?;
+    let read = |path: PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(source) => Err(StandaloneError::Read { path, source }),
+    };
+    let identity = match options.tls {
+        Tls::Off => None,
+        Tls::Auto => Some(identity::generate(options.listen.ip())?),
+        Tls::Files { certificate, key } => Some(Identity::from_pem(read(certificate)?, read(key)?)),
+    };
+    let tls = identity.as_ref().map(|identity| identity.server_config("1.2")).transpose()?;
+    let address = options.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| StandaloneError::Listen { address, source })?;
+    let local = listener.local_addr().unwrap_or(address);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("serving the API at {scheme}://{local}; this machine is read and never changed");
+    let router = api::router(dispatcher, tls.is_some());
+    server::serve(listener, router, server::Settings { tls, ..server::Settings::default() }, stop).await;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_is_auto_off_or_two_files() {
+        assert_eq!("auto".parse(), Ok(Tls::Auto));
+        assert_eq!("off".parse(), Ok(Tls::Off));
+        let files = Tls::Files { certificate: "a.pem".into(), key: "b.pem".into() };
+        assert_eq!("a.pem,b.pem".parse(), Ok(files));
+        for wrong in ["", "on", "a.pem", ",b", "a,"] {
+            assert!(wrong.parse::<Tls>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! From the protocol's words to the image pipeline's plan, and from its errors to the protocol's classes.
+
+use crate::checksum;
+use crate::command::{AgentError, Class};
+use crate::config::Settings;
+use crate::prepare::Checksum;
+use crate::session::ironic;
+use crate::state::Shared;
+use base64::Engine as _;
+use disk_image::fetch::FetchError;
+use disk_image::source::{self, Access, Source};
+use disk_image::{Cause, ConfigDrive, Patience, Plan, WriteError};
+use hardware::{DeviceId, Progress, StepControl, WriteGrant};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use transport::client::{self, Client};
+use wire::agent::ImageInfo;
+
+/// An image and where it goes.
+pub struct Job<'a> {
+    /// The image.
+    pub info: &'a ImageInfo,
+    /// How it is verified.
+    pub checksum: Checksum,
+    /// The config drive: base64 of gzip, or a URL of one.
+    pub configdrive: Option<String>,
+    /// The disk.
+    pub device: DeviceId,
+    /// Patience, budget and trust.
+    pub settings: &'a Settings,
+}
+
+/// Fetches, verifies, writes and seals. The grant is used up; the device is looked at again before it is opened.
+pub async fn write(
+    shared: &Shared,
+    job: Job<'_>,
+    grant: WriteGrant,
+    control: &dyn StepControl,
+) -> Result<disk_image::Written, AgentError> {
+    let access = access(&job)?;
+    let patience = patience(job.settings);
+    let digest = checksum::resolve(&job, &access).await?;
+    let sources = sources(job.info, &access)?;
+    let config_drive = match job.configdrive.as_deref() {
+        None => None,
+        Some(text) => Some(config_drive(text, &access, job.settings).await?),
+    };
+    let path = shared.on_machine(move |machine| machine.claim(grant.device())).await?;
+    let disk = tokio::task::spawn_blocking(move || disk_image::disk::open(&path))
+        .await
+        .map_err(|error| write_error(&job, &format!("opening it ended unexpectedly: {error}")))?
+        .map_err(|error| write_error(&job, &client::chain(&error)))?;
+    let plan = Plan { sources, digest: Some(digest), config_drive, budget: job.settings.image_budget, patience };
+    let stop = CancellationToken::new();
+    let mut writing = std::pin::pin!(disk_image::write(plan, disk, |progress| report(control, progress), stop.clone()));
+    let result = tokio::select! {
+        biased;
+        result = &mut writing => result,
+        () = control.cancelled() => {
+            stop.cancel();
+            writing.await
+        }
+    };
+    let written = result.map_err(|error| classify(&job, &error))?;
+    tracing::info!(
+        disk = job.device.node,
+        bytes_in = written.bytes_in,
+        bytes_out = written.bytes_out,
+        partitions = written.partitions.len(),
+        "image written, verified and sealed"
+    );
+    Ok(written)
+}
+
+fn report(control: &dyn StepControl, progress: disk_image::Progress) {
+    if let Some(reason) = &progress.stalled {
+        tracing::warn!(done = progress.done, "the image does not move: {reason}");
+    }
+    control.report(Progress {
+        stage: progress.stage.as_str().to_owned(),
+        done: progress.done,
+        total: progress.total,
+        rate: progress.rate,
+        eta: progress.eta,
+        stalled: progress.stalled,
+    });
+}
+
+fn patience(settings: &Settings) -> Patience {
+    Patience {
+        connect: settings.image_timeout,
+        stall: settings.image_timeout,
+        retries: settings.image_retries,
+        interval: settings.image_retry_interval,
+        total: settings.image_max_duration,
+    }
+}
+
+/// Trust, and credentials for the origin of the image alone.
+fn access(job: &Job<'_>) -> Result<Access, AgentError> {
+    let settings = client::Settings {
+        trust: ironic::trust(job.settings),
+        connect_timeout: job.settings.image_timeout,
+        timeout: job.settings.image_timeout,
+        ..client::Settings::default()
+    };
+    let client = Client::new(settings).map_err(|error| AgentError::failed(client::chain(&error)))?;
+    let authorization = authorization(job.info)?;
+    Ok(Access { client: Some(client), authorization, file_roots: job.settings.image_roots.clone() })
+}
+
+/// `image_request_authorization` is base64 of a whole header value; `http_basic` gives user and password.
+fn authorization(info: &ImageInfo) -> Result<Option<http::HeaderValue>, AgentError> {
+    let base64 = &base64::engine::general_purpose::STANDARD;
+    let text = |key: &str| info.other.get(key).and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
+    let value = if let Some(packed) = text("image_request_authorization") {
+        base64.decode(packed).map_err(|_| AgentError::params("image_request_authorization is not base64"))?
+    } else if text("image_server_auth_strategy") == Some("http_basic") {
+        let (Some(user), Some(password)) = (text("image_server_user"), text("image_server_password")) else {
+            let details = "image_server_auth_strategy http_basic needs image_server_user and image_server_password";
+            return Err(AgentError::params(details));
+        };
+        format!("Basic {}", base64.encode(format!("{user}:{password}"))).into_bytes()
+    } else {
+        return Ok(None);
+    };
+    let mut value = http::HeaderValue::from_bytes(&value)
+        .map_err(|_| AgentError::params("the authorization for the image is not a header value"))?;
+    value.set_sensitive(true);
+    Ok(Some(value))
+}
+
+fn sources(info: &ImageInfo, access: &Access) -> Result<Vec<Arc<dyn Source>>, AgentError> {
+    let sources = info.urls.iter().map(|url| source::from_url(url, access));
+    sources.collect::<Result<_, _>>().map_err(|error| download_error(&info.id, &client::chain(&error)))
+}
+
+async fn config_drive(text: &str, access: &Access, settings: &Settings) -> Result<ConfigDrive, AgentError> {
+    let drive = if crate::prepare::is_url(text) {
+        // The image's credentials are not for whoever serves the config drive.
+        let access = Access { client: access.client.clone(), authorization: None, file_roots: Vec::new() };
+        match source::from_url(text, &access) {
+            Ok(source) => {
+                ConfigDrive::fetch(source.as_ref(), settings.image_retries, settings.image_retry_interval).await
+            }
+            Err(error) => return Err(AgentError::new(Class::DeploymentError, client::chain(&error))),
+        }
+    } else {
+        ConfigDrive::from_wire(text)
+    };
+    drive.map_err(|error| AgentError::new(Class::DeploymentError, client::chain(&error)))
+}
+
+pub(crate) fn download_error(image: &str, reason: &str) -> AgentError {
+    AgentError::new(Class::ImageDownloadError, format!("Download of image {image} failed: {reason}"))
+}
+
+fn write_error(job: &Job<'_>, reason: &str) -> AgentError {
+    let (device, image) = (&job.device, &job.info.id);
+    AgentError::new(Class::ImageWriteError, format!("Writing image {image} to device {device} failed: {reason}"))
+}
+
+/// The protocol's class for what went wrong, with the whole reason and what is on the disk now.
+fn classify(job: &Job<'_>, error: &WriteError) -> AgentError {
+    let image = &job.info.id;
+    let reason = client::chain(&error.cause);
+    let state = error.state;
+    let class = match &error.cause {
+        Cause::Fetch(FetchError::Cancelled | FetchError::Stopped) | Cause::Cancelled => {
+            let details = format!("writing image {image} was stopped on request; {}: {state}", error.disk);
+            return AgentError::new(Class::CommandCancelled, details);
+        }
+        Cause::Fetch(FetchError::TooLong(_)) => Class::ImageDownloadTimeoutError,
+        Cause::Fetch(FetchError::Source { .. } | FetchError::GaveUp { .. } | FetchError::TooMany { .. })
+        | Cause::NoSource => Class::ImageDownloadError,
+        Cause::Digest { source_name, got, want, .. } => {
+            let details = format!(
+                "Image failed to verify against checksum. location: {source_name}; image ID: {image}; image checksum: \
+                 {want}; verification checksum: {got}; {}: {state}",
+                error.disk
+            );
+            return AgentError::new(Class::ImageChecksumError, details);
+        }
+        Cause::Decompress(_) | Cause::Image(_) => {
+            let details = format!("image {image} cannot be used: {reason}; {}: {state}", error.disk);
+            return AgentError::new(Class::InvalidImage, details);
+        }
+        Cause::ConfigDrive(_) => {
+            return AgentError::new(Class::DeploymentError, format!("{reason}; {}: {state}", error.disk));
+        }
+        Cause::Budget(_) | Cause::Disk(_) | Cause::ReadBack { .. } | Cause::Stage(_) => {
+            return write_error(job, &format!("{reason}; {}: {state}", error.disk));
+        }
+    };
+    AgentError::new(class, format!("Download of image {image} failed: {reason}; {}: {state}", error.disk))
+}

@@ -1,0 +1,262 @@
+//! A machine in memory: inventory, disks that are files or nothing at all, and faults on demand. It records what was done
+//! to it.
+//!
+//! ```
+//! use hardware::{Machine, Plan};
+//! use hardware_sim::{Event, Fault, SimMachine};
+//!
+//! let machine = SimMachine::new();
+//! machine.add_disk(hardware_sim::disk("/dev/vda", 8 << 30));
+//! let plan = Plan::new("erase", machine.disks().unwrap());
+//! machine.inject(Fault::Erase("/dev/vda".to_owned()));
+//! assert!(machine.erase_metadata(plan.erase("/dev/vda").unwrap()).is_err());
+//! assert!(machine.erase_metadata(plan.erase("/dev/vda").unwrap()).is_ok());
+//! assert_eq!(machine.events(), [Event::Erased("/dev/vda".to_owned())]);
+//! ```
+
+use hardware::{
+    DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome, PowerAction,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Something that was done to the machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A device was opened for writing.
+    Claimed(String),
+    /// A device lost its metadata.
+    Erased(String),
+    /// A partition table was read again.
+    Reread(String),
+    /// Boot entries were written for a device.
+    BootEntries(String),
+    /// Everything was flushed.
+    Synced,
+    /// The machine ended.
+    Ended(PowerAction),
+}
+
+/// The next call of this kind fails, once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// Reading the inventory or the list of disks.
+    Read,
+    /// Erasing this device.
+    Erase(String),
+    /// Writing boot entries.
+    BootEntries,
+    /// Flushing.
+    Sync,
+    /// Ending.
+    Power,
+}
+
+/// A machine in memory.
+#[derive(Debug, Default)]
+pub struct SimMachine {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    inventory: Inventory,
+    files: BTreeMap<String, PathBuf>,
+    boot_labels: Vec<String>,
+    read_only: bool,
+    faults: Vec<Fault>,
+    events: Vec<Event>,
+}
+
+/// A disk without any quirks. `name` is its device node, `size` its bytes; its serial number is made of its name.
+pub fn disk(name: &str, size: u64) -> Disk {
+    Disk {
+        name: name.to_owned(),
+        model: Some("Simulated".to_owned()),
+        size,
+        serial: Some(format!("SIM{}", name.rsplit('/').next().unwrap_or_default())),
+        logical_sectors: Some(512),
+        physical_sectors: Some(512),
+        ..Disk::default()
+    }
+}
+
+impl SimMachine {
+    /// A machine with one network interface and no disks.
+    pub fn new() -> Self {
+        let interface = Interface {
+            name: "eth0".to_owned(),
+            mac_address: "52:54:00:00:00:01".to_owned(),
+            has_carrier: true,
+            ..Interface::default()
+        };
+        let inventory = Inventory { interfaces: vec![interface], hostname: "sim".to_owned(), ..Inventory::default() };
+        Self { state: Mutex::new(State { inventory, ..State::default() }) }
+    }
+
+    /// Lets the machine be read only.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        self.state().read_only = true;
+        self
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the inventory.
+    pub fn change(&self, change: impl FnOnce(&mut Inventory)) {
+        change(&mut self.state().inventory);
+    }
+
+    /// Adds a disk that cannot be opened.
+    pub fn add_disk(&self, disk: Disk) {
+        self.state().inventory.disks.push(disk);
+    }
+
+    /// Adds a disk whose content is the file at `path`; it has the file's size.
+    pub fn add_file_disk(&self, name: &str, path: PathBuf) -> io::Result<()> {
+        let size = path.metadata()?.len();
+        let mut state = self.state();
+        state.inventory.disks.push(disk(name, size));
+        state.files.insert(name.to_owned(), path);
+        Ok(())
+    }
+
+    /// Sets the labels of boot entries that are written; none means that there are no firmware variables.
+    pub fn set_boot_labels(&self, labels: &[&str]) {
+        self.state().boot_labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    }
+
+    /// Lets the next call of a kind fail.
+    pub fn inject(&self, fault: Fault) {
+        self.state().faults.push(fault);
+    }
+
+    /// What was done so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.state().events.clone()
+    }
+}
+
+impl State {
+    /// Uses a fault up.
+    fn fails(&mut self, fault: &Fault) -> bool {
+        let place = self.faults.iter().position(|injected| injected == fault);
+        place.map(|place| self.faults.remove(place)).is_some()
+    }
+
+    fn writing(&self, what: &str) -> Result<(), MachineError> {
+        if self.read_only {
+            let reason = "this simulated machine may only be read".to_owned();
+            return Err(MachineError::Unsupported { what: what.to_owned(), reason });
+        }
+        Ok(())
+    }
+
+    fn check(&self, device: &DeviceId) -> Result<(), MachineError> {
+        let there = self.inventory.disks.iter().find(|disk| disk.name == device.node);
+        match there {
+            Some(disk) if device.is(disk) => Ok(()),
+            other => Err(MachineError::OtherDevice {
+                granted: Box::new(device.clone()),
+                found: other.map_or_else(|| "nothing".to_owned(), |disk| DeviceId::of(disk).to_string()),
+            }),
+        }
+    }
+}
+
+fn broken(what: &str) -> (String, io::Error) {
+    (what.to_owned(), io::Error::other("injected fault"))
+}
+
+impl Machine for SimMachine {
+    fn inventory(&self) -> Result<Inventory, MachineError> {
+        let mut state = self.state();
+        if state.fails(&Fault::Read) {
+            let (what, source) = broken("the inventory");
+            return Err(MachineError::Read { what, source });
+        }
+        Ok(state.inventory.clone())
+    }
+
+    fn disks(&self) -> Result<Vec<Disk>, MachineError> {
+        Ok(self.inventory()?.disks)
+    }
+
+    fn may_write(&self) -> bool {
+        !self.state().read_only
+    }
+
+    fn claim(&self, device: &DeviceId) -> Result<PathBuf, MachineError> {
+        let mut state = self.state();
+        state.writing("opening a disk")?;
+        state.check(device)?;
+        let path = state.files.get(&device.node).cloned().ok_or_else(|| MachineError::Unsupported {
+            what: format!("opening {device}"),
+            reason: "this simulated disk has no content".to_owned(),
+        })?;
+        state.events.push(Event::Claimed(device.node.clone()));
+        Ok(path)
+    }
+
+    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError> {
+        let mut state = self.state();
+        let device = grant.device();
+        state.writing("erasing")?;
+        state.check(device)?;
+        if state.fails(&Fault::Erase(device.node.clone())) {
+            let (what, source) = broken(&device.node);
+            return Err(MachineError::Write { what, source });
+        }
+        state.events.push(Event::Erased(device.node.clone()));
+        let outcome = Outcome::Verified { evidence: "simulated".to_owned() };
+        Ok(EraseProof { device: device.clone(), method: "metadata".to_owned(), outcome })
+    }
+
+    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {
+        let mut state = self.state();
+        state.writing("reading a partition table again")?;
+        state.check(device)?;
+        state.events.push(Event::Reread(device.node.clone()));
+        Ok(())
+    }
+
+    fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
+        let mut state = self.state();
+        state.writing("writing boot entries")?;
+        state.check(device)?;
+        if state.fails(&Fault::BootEntries) {
+            let (what, source) = broken("firmware variables");
+            return Err(MachineError::Write { what, source });
+        }
+        if !state.boot_labels.is_empty() {
+            state.events.push(Event::BootEntries(device.node.clone()));
+        }
+        Ok(state.boot_labels.clone())
+    }
+
+    fn sync(&self) -> Result<(), MachineError> {
+        let mut state = self.state();
+        if state.fails(&Fault::Sync) {
+            let (what, source) = broken("file systems");
+            return Err(MachineError::Write { what, source });
+        }
+        state.events.push(Event::Synced);
+        Ok(())
+    }
+
+    fn power(&self, action: PowerAction) -> Result<(), MachineError> {
+        let mut state = self.state();
+        state.writing("ending the machine")?;
+        if state.fails(&Fault::Power) {
+            let (what, source) = broken("the power state");
+            return Err(MachineError::Write { what, source });
+        }
+        state.events.push(Event::Ended(action));
+        Ok(())
+    }
+}
