@@ -1,1 +1,71 @@
 //! The image pipeline: fetch, hash, decompress, write, seal. Knows nothing of nodes.
+//!
+//! # Where does a byte go?
+//!
+//! 1. **Source** ([`source`]): a connection or a file gives it as part of a `Bytes`. [`fetch`] makes one stream out of
+//!    as many connections as it takes: after a break the next request asks for the first byte that has not arrived
+//!    (`Range`, bound by `If-Range` to the same content), so no byte is transported twice. This is the only
+//!    asynchronous stage. A bounded queue holds it back when the rest is slower.
+//! 2. **Hash** ([`digest`]): the piece, shared and not copied, goes to the thread that hashes the *transported* bytes,
+//! 3. **Decompress** ([`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from a fixed
+//!    pool. What the packing is, its own first bytes say. A window that the memory budget does not cover is refused.
+//!    The unpacked bytes are the raw disk: byte *n* of the image is byte *n* of the disk.
+//! 4. **Write** ([`pipeline`]): the first block shows the partition table. Only when image and disk are found to suit
+//!    each other (`table`) are the first and the last MiB of the disk cleared and flushed; with them go the old tables,
+//!    boot code, RAID and LVM signatures. Then blocks are written at their offsets ([`disk`]), zeros included, with
+//!    direct I/O on drives. The first and the last MiB of the image stay in memory (`target`).
+//! 5. **Verdict** ([`write()`]): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
+//!    partition table.
+//! 6. **Seal** ([`seal`]): flush; config drive into its partition; backup table at the real end of the disk; flush;
+//!    first MiB with the final table; flush; read back. From the last but one step on the disk boots.
+//!
+//! Whatever fails, and whenever: [`WriteError`] says why, and in [`WriteError::state`] what is on the disk now. It is
+//! [`DiskState::Untouched`] or [`DiskState::NoTable`], and [`DiskState::Unknown`] only if the disk refuses to be
+//! cleared.
+//!
+//! # Use
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use disk_image::{Plan, disk, source};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let source = source::from_url("https://images.example/debian.raw.zst", &source::Access::default())?;
+//! let plan = Plan::new(source, Some("sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".parse()?));
+//! let disk = disk::open("/dev/sda".as_ref())?;
+//! let written = disk_image::write(plan, disk, |progress| tracing::info!(?progress), CancellationToken::new()).await?;
+//! tracing::info!(partitions = written.partitions.len(), "done");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What memory the pipeline may use is [`Plan::budget`]; `budget` shares it out.
+
+mod budget;
+mod buffer;
+pub mod configdrive;
+pub mod decompress;
+pub mod digest;
+pub mod disk;
+mod error;
+pub mod fetch;
+mod pipeline;
+mod progress;
+mod seal;
+pub mod source;
+mod table;
+mod target;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use budget::BudgetError;
+pub use configdrive::ConfigDrive;
+pub use digest::Digest;
+pub use disk::Disk;
+pub use error::{Cause, WriteError};
+pub use fetch::Patience;
+pub use progress::{Progress, Stage};
+pub use table::{ImageError, PartitionInfo};
+pub use target::DiskState;
+pub use write::{BUDGET, Plan, Written, write};

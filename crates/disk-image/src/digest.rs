@@ -1,0 +1,183 @@
+//! Digests of the bytes as they were transported.
+//!
+//! Ironic's checksum covers the file that the server serves: of a `.raw.zst` the compressed bytes. A digest of the
+//! unpacked image is not accepted in its place.
+
+use sha2::Digest as _;
+use std::fmt;
+use std::str::FromStr;
+
+/// A hash function that may vouch for an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Algorithm {
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+impl Algorithm {
+    /// All, with their names and lengths in bytes.
+    const ALL: [(Self, &'static str, usize); 3] =
+        [(Self::Sha256, "sha256", 32), (Self::Sha384, "sha384", 48), (Self::Sha512, "sha512", 64)];
+
+    /// The name as in `os_hash_algo`, such as `sha256`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sha256 => "sha256",
+            Self::Sha384 => "sha384",
+            Self::Sha512 => "sha512",
+        }
+    }
+}
+
+/// A digest and the algorithm that made it. Written `sha256:HEX`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Digest {
+    algorithm: Algorithm,
+    bytes: Vec<u8>,
+}
+
+/// Why a text is not a digest that can be checked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DigestError {
+    /// The algorithm is not known or not trusted.
+    #[error("hash algorithm {0:?} is not supported; use sha256, sha384 or sha512")]
+    Algorithm(String),
+    /// The value is not hexadecimal of the right length.
+    #[error("{algorithm} digest {value:?} is not {digits} hexadecimal digits")]
+    Value {
+        /// Name of the algorithm.
+        algorithm: &'static str,
+        /// As given, cut.
+        value: String,
+        /// How many digits it should have.
+        digits: usize,
+    },
+    /// Without a named algorithm, the length decides, and this length means none.
+    #[error(
+        "checksum {0:?} has the length of no supported hash; give 64 (sha256), 96 (sha384) or 128 (sha512) hexadecimal digits"
+    )]
+    Length(String),
+}
+
+impl Digest {
+    /// From the name of an algorithm and a hexadecimal value, as in `os_hash_algo` and `os_hash_value`.
+    pub fn new(algorithm: &str, value: &str) -> Result<Self, DigestError> {
+        let known = Algorithm::ALL.into_iter().find(|(_, name, _)| name.eq_ignore_ascii_case(algorithm));
+        let (algorithm, name, len) = known.ok_or_else(|| DigestError::Algorithm(cut(algorithm)))?;
+        match hex::decode(value.trim()) {
+            Ok(bytes) if bytes.len() == len => Ok(Self { algorithm, bytes }),
+            _ => Err(DigestError::Value { algorithm: name, value: cut(value), digits: len * 2 }),
+        }
+    }
+
+    /// From a bare hexadecimal value; its length names the algorithm, as in `checksum`.
+    pub fn guess(value: &str) -> Result<Self, DigestError> {
+        let len = value.trim().len();
+        let known = Algorithm::ALL.into_iter().find(|(_, _, bytes)| bytes * 2 == len);
+        let (_, name, _) = known.ok_or_else(|| DigestError::Length(cut(value)))?;
+        Self::new(name, value)
+    }
+
+    /// Which algorithm made it.
+    pub fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// The value in lower-case hexadecimal.
+    pub fn hex(&self) -> String {
+        hex::encode(&self.bytes)
+    }
+}
+
+impl FromStr for Digest {
+    type Err = DigestError;
+
+    /// `sha256:HEX`, or a bare `HEX` whose length names the algorithm.
+    fn from_str(text: &str) -> Result<Self, DigestError> {
+        match text.split_once(':') {
+            Some((algorithm, value)) => Self::new(algorithm, value),
+            None => Self::guess(text),
+        }
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.algorithm.name(), self.hex())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+fn cut(text: &str) -> String {
+    text.chars().take(140).collect()
+}
+
+/// A hash under way.
+pub(crate) enum Hasher {
+    Sha256(sha2::Sha256),
+    Sha384(sha2::Sha384),
+    Sha512(sha2::Sha512),
+}
+
+impl Hasher {
+    pub(crate) fn new(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
+            Algorithm::Sha384 => Self::Sha384(sha2::Sha384::new()),
+            Algorithm::Sha512 => Self::Sha512(sha2::Sha512::new()),
+        }
+    }
+
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Sha256(state) => state.update(bytes),
+            Self::Sha384(state) => state.update(bytes),
+            Self::Sha512(state) => state.update(bytes),
+        }
+    }
+
+    pub(crate) fn finish(self) -> Digest {
+        match self {
+            Self::Sha256(state) => Digest { algorithm: Algorithm::Sha256, bytes: state.finalize().to_vec() },
+            Self::Sha384(state) => Digest { algorithm: Algorithm::Sha384, bytes: state.finalize().to_vec() },
+            Self::Sha512(state) => Digest { algorithm: Algorithm::Sha512, bytes: state.finalize().to_vec() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+    #[test]
+    fn the_length_of_a_bare_checksum_names_its_algorithm() {
+        for (digits, want) in [(64, Algorithm::Sha256), (96, Algorithm::Sha384), (128, Algorithm::Sha512)] {
+            assert_eq!(Digest::guess(&"a".repeat(digits)).unwrap().algorithm(), want);
+        }
+        assert!(matches!(Digest::guess(&"a".repeat(32)), Err(DigestError::Length(_))));
+    }
+
+    #[test]
+    fn digests_are_read_in_any_case_and_shown_in_lower_case() {
+        let digest: Digest = format!("SHA256:{}", EMPTY.to_uppercase()).parse().unwrap();
+        assert_eq!(digest.to_string(), format!("sha256:{EMPTY}"));
+        assert_eq!(Hasher::new(Algorithm::Sha256).finish(), digest);
+    }
+
+    #[test]
+    fn a_wrong_digest_is_explained() {
+        insta::assert_snapshot!(Digest::new("md5", "00").unwrap_err(), @r#"hash algorithm "md5" is not supported; use sha256, sha384 or sha512"#);
+        insta::assert_snapshot!(Digest::new("sha256", "xyz").unwrap_err(), @r#"sha256 digest "xyz" is not 64 hexadecimal digits"#);
+    }
+}

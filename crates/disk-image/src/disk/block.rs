@@ -1,0 +1,114 @@
+//! Block devices: direct I/O, so that neither the ramdisk's memory fills up with image nor a cache hides an error.
+
+use super::{Disk, OpenError};
+use crate::buffer::{AlignedBuf, is_aligned};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+/// Bytes that an unaligned request moves at a time.
+const BOUNCE: usize = 1 << 20;
+/// `BLKRRPART` of linux/fs.h: read the partition table again.
+const REREAD_TABLE: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
+/// `BLKFLSBUF` of linux/fs.h: write out and forget the buffer cache.
+const FORGET_BUFFERS: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 97);
+
+/// A whole block device, held exclusively: what is mounted, or a part of RAID or LVM, does not open.
+pub struct BlockDisk {
+    file: File,
+    name: String,
+    size: u64,
+    sector: u32,
+    bounce: AlignedBuf,
+}
+
+impl BlockDisk {
+    /// Opens the device for direct I/O, or with the cache where direct I/O is not offered.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let name = path.display().to_string();
+        let failed = |source: io::Error| OpenError::Open { path: path.display().to_string(), source };
+        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+        let fd = match rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
+            Err(Errno::INVAL) => rustix::fs::open(path, flags, Mode::empty()),
+            other => other,
+        };
+        let mut file = File::from(fd.map_err(|errno| failed(errno.into()))?);
+        let sector = rustix::fs::ioctl_blksszget(&file).map_err(|errno| failed(errno.into()))?;
+        let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        if size == 0 || !size.is_multiple_of(u64::from(sector.max(512))) {
+            return Err(OpenError::Size { path: name, size, sector });
+        }
+        Ok(Self { file, name, size, sector, bounce: AlignedBuf::zeroed(BOUNCE) })
+    }
+
+    #[allow(unsafe_code, reason = "the two requests have no safe wrapper, and the disk has to stay open for them")]
+    fn request<const OPCODE: rustix::ioctl::Opcode>(&self) -> io::Result<()> {
+        // SAFETY: linux/fs.h defines both requests that this is called with as _IO: they take no argument and touch
+        // no memory of this process. The descriptor is open for the whole call.
+        unsafe { rustix::ioctl::ioctl(&self.file, rustix::ioctl::NoArg::<OPCODE>::new())? };
+        Ok(())
+    }
+}
+
+impl Disk for BlockDisk {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn sector_size(&self) -> u32 {
+        self.sector
+    }
+
+    fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        if is_aligned(bytes) {
+            return self.file.write_at(bytes, offset);
+        }
+        let len = bytes.len().min(BOUNCE);
+        self.bounce[..len].copy_from_slice(&bytes[..len]);
+        self.file.write_at(&self.bounce[..len], offset)
+    }
+
+    fn read_at(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+        if is_aligned(bytes) {
+            return self.file.read_at(bytes, offset);
+        }
+        let len = bytes.len().min(BOUNCE);
+        let len = self.file.read_at(&mut self.bounce[..len], offset)?;
+        bytes[..len].copy_from_slice(&self.bounce[..len]);
+        Ok(len)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        // On a block device fsync also flushes the cache of the drive.
+        self.file.sync_all()
+    }
+
+    fn announce(&mut self) -> io::Result<()> {
+        self.request::<FORGET_BUFFERS>()?;
+        self.request::<REREAD_TABLE>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_requests_have_the_numbers_of_the_kernel_header() {
+        assert_eq!((REREAD_TABLE, FORGET_BUFFERS), (0x125f, 0x1261));
+    }
+
+    #[test]
+    fn what_is_no_block_device_does_not_open() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(BlockDisk::open(file.path()).is_err());
+        assert!(BlockDisk::open(Path::new("/dev/does-not-exist")).is_err());
+    }
+}

@@ -1,0 +1,96 @@
+//! Why a write failed, and what that leaves on the disk.
+
+use crate::budget::BudgetError;
+use crate::configdrive::ConfigDriveError;
+use crate::decompress::DecompressError;
+use crate::digest::Digest;
+use crate::disk::DiskError;
+use crate::fetch::FetchError;
+use crate::table::ImageError;
+use crate::target::DiskState;
+
+/// A write that failed. Unless [`WriteError::state`] says otherwise, the disk has no partition table now.
+#[derive(Debug, thiserror::Error)]
+#[error("the image is not on {disk}: {state}")]
+pub struct WriteError {
+    /// Name of the disk.
+    pub disk: String,
+    /// What is on it now.
+    pub state: DiskState,
+    /// Why.
+    #[source]
+    pub cause: Cause,
+}
+
+/// Why a write failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
+    /// The plan names no source.
+    #[error("the plan names no source for the image")]
+    NoSource,
+    /// The memory budget is too small.
+    #[error(transparent)]
+    Budget(#[from] BudgetError),
+    /// The bytes could not be had.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// They cannot be unpacked.
+    #[error(transparent)]
+    Decompress(#[from] DecompressError),
+    /// The image does not suit the disk.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// The config drive broke while it was unpacked.
+    #[error(transparent)]
+    ConfigDrive(#[from] ConfigDriveError),
+    /// The disk failed.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The transported bytes are not those that were promised.
+    #[error("the digest of the {bytes} bytes from {source_name} is {got}, expected was {want}")]
+    Digest {
+        /// Where they came from.
+        source_name: String,
+        /// How many there were.
+        bytes: u64,
+        /// What they give.
+        got: Digest,
+        /// What the plan says.
+        want: Digest,
+    },
+    /// The disk does not return what was written to it.
+    #[error("{disk} does not return what was written at byte {offset}: it is faulty")]
+    ReadBack {
+        /// Its name.
+        disk: String,
+        /// Where the difference is, or where its block starts.
+        offset: u64,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// A stage ended without a reason: a fault of this program.
+    #[error("the {0} stage ended without a result")]
+    Stage(&'static str),
+}
+
+impl Cause {
+    /// Whether another source of the same image may do better.
+    pub(crate) fn blames_source(&self) -> bool {
+        match self {
+            Self::Fetch(error) => match error {
+                FetchError::Source { .. } | FetchError::GaveUp { .. } | FetchError::TooMany { .. } => true,
+                FetchError::TooLong(_) | FetchError::Cancelled | FetchError::Stopped => false,
+            },
+            Self::Digest { .. } | Self::Decompress(_) => true,
+            Self::NoSource
+            | Self::Budget(_)
+            | Self::Image(_)
+            | Self::ConfigDrive(_)
+            | Self::Disk(_)
+            | Self::ReadBack { .. }
+            | Self::Cancelled
+            | Self::Stage(_) => false,
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! The disk under construction: what is held back, what was sampled, and whether it could boot.
+
+use crate::buffer::{AlignedBuf, is_zero};
+use crate::disk::{self, Disk, DiskError};
+use crate::table::{Geometry, ImageError};
+use std::fmt;
+
+/// Bytes that are held back at each end: tables, boot code, and every place where RAID and LVM keep signatures.
+pub(crate) const HELD: u64 = 1 << 20;
+/// Zero runs shorter than this are written even where zeros could be left out.
+const ZERO_RUN: usize = 64 << 10;
+/// How many written blocks are read back.
+const SAMPLES: usize = 64;
+
+/// What an aborted or finished write leaves on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskState {
+    /// Nothing was written: it is what it was before.
+    Untouched,
+    /// Both ends are cleared: there is no partition table, no firmware boots it.
+    NoTable,
+    /// Clearing failed. It may hold anything.
+    Unknown,
+    /// The whole verified image is there.
+    Complete,
+}
+
+impl fmt::Display for DiskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Untouched => "nothing was written to it",
+            Self::NoTable => "it is left without a partition table and does not boot",
+            Self::Unknown => "it could not be cleared, treat what is on it as unverified",
+            Self::Complete => "the image is complete",
+        })
+    }
+}
+
+/// A written block, to be compared when everything is done.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
+    offset: u64,
+    len: usize,
+    crc: u32,
+}
+
+/// Every n-th block, n doubling so that there are never more than [`SAMPLES`]; and the last one.
+#[derive(Debug, Default)]
+struct Samples {
+    kept: Vec<Sample>,
+    last: Option<Sample>,
+    every: u64,
+    count: u64,
+}
+
+impl Samples {
+    fn add(&mut self, offset: u64, bytes: &[u8]) {
+        let every = self.every.max(1);
+        let sample = Sample { offset, len: bytes.len(), crc: crc32fast::hash(bytes) };
+        if self.count.is_multiple_of(every) {
+            self.kept.push(sample);
+        }
+        self.count += 1;
+        if self.kept.len() > SAMPLES {
+            let mut index = 0_usize;
+            self.kept.retain(|_| {
+                index += 1;
+                index % 2 == 1
+            });
+            self.every = every * 2;
+        }
+        self.last = Some(sample);
+    }
+}
+
+/// The disk, and the two MiB of it that reach it last.
+pub(crate) struct Target {
+    pub(crate) disk: Box<dyn Disk>,
+    pub(crate) state: DiskState,
+    head: AlignedBuf,
+    tail: AlignedBuf,
+    samples: Samples,
+}
+
+impl Target {
+    pub(crate) fn new(disk: Box<dyn Disk>) -> Self {
+        let held = || AlignedBuf::zeroed(HELD as usize);
+        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples: Samples::default() }
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry { disk: self.disk.name().to_owned(), size: self.disk.size(), sector: self.disk.sector_size() }
+    }
+
+    fn tail_at(&self) -> u64 {
+        self.disk.size() - HELD
+    }
+
+    /// Takes from the disk everything by which it could boot or be assembled: both ends, for good. Only after this has
+    /// returned may data be written.
+    pub(crate) fn clear(&mut self) -> Result<(), DiskError> {
+        self.state = DiskState::Unknown;
+        self.head.fill(0);
+        self.tail.fill(0);
+        self.samples = Samples::default();
+        let tail_at = self.tail_at();
+        disk::write_all(&mut *self.disk, &self.head, 0)?;
+        disk::write_all(&mut *self.disk, &self.tail, tail_at)?;
+        disk::flush(&mut *self.disk)?;
+        self.state = DiskState::NoTable;
+        Ok(())
+    }
+
+    /// Puts image data in its place: the ends into memory, the rest onto the disk.
+    pub(crate) fn put(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        let tail_at = self.tail_at();
+        let in_head = (HELD.saturating_sub(offset) as usize).min(bytes.len());
+        let before_tail = (tail_at.saturating_sub(offset) as usize).min(bytes.len());
+        let (head, middle, tail) = (&bytes[..in_head], &bytes[in_head..before_tail], &bytes[before_tail..]);
+        if !head.is_empty() {
+            self.head[offset as usize..offset as usize + head.len()].copy_from_slice(head);
+        }
+        if !tail.is_empty() {
+            let at = (offset + before_tail as u64 - tail_at) as usize;
+            self.tail[at..at + tail.len()].copy_from_slice(tail);
+        }
+        self.put_middle(middle, offset + in_head as u64)
+    }
+
+    fn put_middle(&mut self, bytes: &[u8], offset: u64) -> Result<(), DiskError> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        self.samples.add(offset, bytes);
+        if !self.disk.starts_zero() {
+            return disk::write_all(&mut *self.disk, bytes, offset);
+        }
+        let mut start = 0;
+        for (i, run) in bytes.chunks(ZERO_RUN).enumerate() {
+            if is_zero(run) {
+                let end = i * ZERO_RUN;
+                disk::write_all(&mut *self.disk, &bytes[start..end.max(start)], offset + start as u64)?;
+                start = end + run.len();
+            }
+        }
+        disk::write_all(&mut *self.disk, &bytes[start..], offset + start as u64)
+    }
+
+    /// Reads what [`Target::put`] has put, wherever it is now.
+    pub(crate) fn get(&mut self, offset: u64, len: usize) -> Result<AlignedBuf, DiskError> {
+        let tail_at = self.tail_at();
+        let mut bytes = disk::read_some(&mut *self.disk, len, offset)?;
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            let at = offset + i as u64;
+            if at < HELD {
+                *byte = self.head[at as usize];
+            } else if at >= tail_at {
+                *byte = self.tail[(at - tail_at) as usize];
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// The held-back ends, for the final tables.
+    pub(crate) fn ends(&mut self) -> (&mut [u8], &mut [u8]) {
+        (&mut self.head, &mut self.tail)
+    }
+
+    pub(crate) fn flush(&mut self) -> Result<(), DiskError> {
+        disk::flush(&mut *self.disk)
+    }
+
+    /// The last MiB goes to the disk; from here on it may boot.
+    pub(crate) fn release_tail(&mut self) -> Result<(), DiskError> {
+        self.state = DiskState::Unknown;
+        let tail_at = self.tail_at();
+        disk::write_all(&mut *self.disk, &self.tail, tail_at)
+    }
+
+    /// The first MiB goes to the disk.
+    pub(crate) fn release_head(&mut self) -> Result<(), DiskError> {
+        self.state = DiskState::Unknown;
+        disk::write_all(&mut *self.disk, &self.head, 0)
+    }
+
+    /// Reads both ends and the sampled blocks back, but those that touch `overwritten`. Returns the offset of the
+    /// first difference.
+    pub(crate) fn differs(&mut self, overwritten: Option<std::ops::Range<u64>>) -> Result<Option<u64>, DiskError> {
+        let tail_at = self.tail_at();
+        for (offset, head) in [(0, true), (tail_at, false)] {
+            let found = disk::read_some(&mut *self.disk, HELD as usize, offset)?;
+            let wanted = if head { &self.head } else { &self.tail };
+            if let Some(at) = found.iter().zip(wanted.iter()).position(|(found, wanted)| found != wanted) {
+                return Ok(Some(offset + at as u64));
+            }
+        }
+        let samples: Vec<_> = self.samples.kept.iter().chain(&self.samples.last).copied().collect();
+        for sample in samples {
+            let end = sample.offset + sample.len as u64;
+            if overwritten.as_ref().is_some_and(|range| sample.offset < range.end && range.start < end) {
+                continue;
+            }
+            let found = disk::read_some(&mut *self.disk, sample.len, sample.offset)?;
+            if crc32fast::hash(&found) != sample.crc {
+                return Ok(Some(sample.offset));
+            }
+        }
+        Ok(None)
+    }
+
+    /// After a failure: whatever may have reached the ends is cleared again. The error that led here is the one to
+    /// report, so a failure to clear only shows in the state.
+    pub(crate) fn abandon(&mut self) {
+        if self.state == DiskState::Unknown
+            && let Err(error) = self.clear()
+        {
+            tracing::error!(disk = self.disk.name(), %error, "a failed write could not be cleared from the disk");
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), ImageError> {
+        self.geometry().check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::fake::FakeDisk;
+
+    #[test]
+    fn samples_cover_the_whole_disk_and_stay_few() {
+        let mut samples = Samples::default();
+        for block in 0..10_000_u64 {
+            samples.add(block, &[0]);
+        }
+        assert!((SAMPLES / 2..=SAMPLES).contains(&samples.kept.len()), "{}", samples.kept.len());
+        assert_eq!(samples.last.unwrap().offset, 9_999);
+        let gaps: Vec<_> = samples.kept.windows(2).map(|pair| pair[1].offset - pair[0].offset).collect();
+        assert!(gaps.iter().all(|gap| gap == &gaps[0]), "{gaps:?}");
+    }
+
+    #[test]
+    fn data_that_crosses_the_ends_is_split_at_them() {
+        let disk = FakeDisk::new(vec![9; 4 << 20], 512);
+        let mut target = Target::new(Box::new(disk.clone()));
+        target.clear().unwrap();
+        let bytes = AlignedBuf::zeroed(4 << 20);
+        let mut bytes = bytes.to_vec();
+        for (i, byte) in bytes.iter_mut().enumerate() {
+            *byte = (i / 512 % 251) as u8 + 1;
+        }
+        target.put(&bytes, 0).unwrap();
+        let held = HELD as usize;
+        let on_disk = disk.bytes();
+        assert!(is_zero(&on_disk[..held]) && is_zero(&on_disk[3 * held..]));
+        assert!(on_disk[held..3 * held] == bytes[held..3 * held]);
+        assert!(*target.get(HELD - 4096, 8192).unwrap() == bytes[held - 4096..held + 4096]);
+        assert!(*target.get(3 * HELD - 512, 4096).unwrap() == bytes[3 * held - 512..3 * held - 512 + 4096]);
+        target.release_tail().unwrap();
+        target.release_head().unwrap();
+        assert!(disk.bytes() == bytes);
+        assert_eq!(target.differs(None).unwrap(), None);
+        disk.set(|state| state.bytes[2 << 20] ^= 1);
+        assert_eq!(target.differs(None).unwrap(), Some(1 << 20));
+    }
+}

@@ -1,0 +1,144 @@
+//! An HTTP server that misbehaves on request.
+
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// How one request is answered.
+#[derive(Clone, Default)]
+pub(super) struct Answer {
+    /// Instead of 200 or 206, without a body.
+    pub(super) status: Option<u16>,
+    /// Close the connection after so many bytes of the body.
+    pub(super) cut: Option<usize>,
+    /// Send nothing more after so many bytes, and keep the connection.
+    pub(super) stall: Option<usize>,
+    /// Entity tag; empty: none.
+    pub(super) etag: String,
+    /// Always send everything.
+    pub(super) ignore_range: bool,
+    /// What to add to the announced full length.
+    pub(super) longer: usize,
+    /// Where to redirect to.
+    pub(super) location: Option<String>,
+}
+
+impl Answer {
+    pub(super) fn good() -> Self {
+        Self { etag: "\"v1\"".into(), ..Self::default() }
+    }
+}
+
+/// One request, as the server saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Seen {
+    /// First byte asked for.
+    pub(super) start: usize,
+    /// `If-Range`.
+    pub(super) if_range: Option<String>,
+    /// `Authorization`.
+    pub(super) authorization: Option<String>,
+    /// Bytes of the body that were sent.
+    pub(super) sent: usize,
+}
+
+pub(super) struct Server {
+    pub(super) url: String,
+    pub(super) seen: Arc<Mutex<Vec<Seen>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    /// Serves `content`; the n-th request (from 0) is answered as `answer` says.
+    pub(super) async fn start(content: Vec<u8>, answer: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/image", listener.local_addr().unwrap());
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (log, content, answer) = (seen.clone(), Arc::new(content), Arc::new(answer));
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, content.clone(), answer.clone(), log.clone()));
+            }
+        });
+        Self { url, seen, task }
+    }
+
+    pub(super) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    content: Arc<Vec<u8>>,
+    answer: Arc<impl Fn(usize) -> Answer>,
+    log: Arc<Mutex<Vec<Seen>>>,
+) {
+    while let Some(head) = read_head(&mut stream).await {
+        let mut seen = parse(&head);
+        let index = {
+            let mut log = log.lock().unwrap();
+            log.push(seen.clone());
+            log.len() - 1
+        };
+        let answer = answer(index);
+        let other_version = seen.if_range.as_ref().is_some_and(|tag| *tag != answer.etag);
+        if answer.ignore_range || other_version {
+            seen.start = 0;
+        }
+        let (reply, body) = reply(&answer, &content, seen.start);
+        let len = body.len().min(answer.cut.unwrap_or(usize::MAX)).min(answer.stall.unwrap_or(usize::MAX));
+        if stream.write_all(reply.as_bytes()).await.is_err() || stream.write_all(&body[..len]).await.is_err() {
+            return;
+        }
+        log.lock().unwrap()[index].sent = len;
+        if answer.stall.is_some() {
+            std::future::pending::<()>().await;
+        }
+        if len < body.len() || answer.longer > 0 || answer.cut.is_some() {
+            let _ = stream.shutdown().await;
+            return;
+        }
+    }
+}
+
+fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [u8]) {
+    let total = content.len() + answer.longer;
+    let mut head = if let Some(location) = &answer.location {
+        return (format!("HTTP/1.1 307 x\r\ncontent-length: 0\r\nlocation: {location}\r\n\r\n"), &[]);
+    } else if let Some(status) = answer.status {
+        return (format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n"), &[]);
+    } else if start > 0 {
+        format!("HTTP/1.1 206 x\r\ncontent-range: bytes {start}-{}/{total}\r\n", total - 1)
+    } else {
+        "HTTP/1.1 200 x\r\n".to_owned()
+    };
+    head += &format!("content-length: {}\r\n", total - start);
+    if !answer.etag.is_empty() {
+        head += &format!("etag: {}\r\n", answer.etag);
+    }
+    (head + "\r\n", content.get(start..).unwrap_or_default())
+}
+
+async fn read_head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    String::from_utf8(head).ok()
+}
+
+fn parse(head: &str) -> Seen {
+    let field = |name: &str| {
+        head.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| key.eq_ignore_ascii_case(name))
+    };
+    let value = |name| field(name).map(|(_, value)| value.to_owned());
+    let start = value("range").map(|range| range["bytes=".len()..].trim_end_matches('-').parse().unwrap());
+    Seen { start: start.unwrap_or(0), if_range: value("if-range"), authorization: value("authorization"), sent: 0 }
+}

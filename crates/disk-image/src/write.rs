@@ -1,0 +1,200 @@
+//! The whole of a write: passes until one succeeds, the digest's verdict, the seal.
+
+use crate::budget::Shares;
+use crate::configdrive::ConfigDrive;
+use crate::digest::Digest;
+use crate::disk::Disk;
+use crate::error::{Cause, WriteError};
+use crate::fetch::Patience;
+use crate::pipeline::{self, Pass, Passed};
+use crate::progress::{INTERVAL, Meters, Progress, Reporter, Stage};
+use crate::seal::{Sealed, seal};
+use crate::source::Source;
+use crate::table::PartitionInfo;
+use crate::target::{DiskState, Target};
+use std::sync::Arc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// The usual memory budget, bytes.
+pub const BUDGET: u64 = 64 << 20;
+
+/// What to write.
+#[derive(Clone)]
+pub struct Plan {
+    /// Where the image can be had, in the order to try. Another one is tried when one fails for a reason of its own.
+    pub sources: Vec<Arc<dyn Source>>,
+    /// Digest of the transported bytes: of a packed image, the packed ones. `None`: nothing vouches for the content.
+    pub digest: Option<Digest>,
+    /// Goes into a partition of its own.
+    pub config_drive: Option<ConfigDrive>,
+    /// Bytes of memory for windows and buffers of the image. The config drive, packed as it came, is beside it.
+    pub budget: u64,
+    /// Patience with the source.
+    pub patience: Patience,
+}
+
+impl Plan {
+    /// A plan with one source and the usual settings.
+    pub fn new(source: Arc<dyn Source>, digest: Option<Digest>) -> Self {
+        Self { sources: vec![source], digest, config_drive: None, budget: BUDGET, patience: Patience::default() }
+    }
+}
+
+/// What was written, and verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes transported.
+    pub bytes_in: u64,
+    /// Bytes of the unpacked image.
+    pub bytes_out: u64,
+    /// Digest of the transported bytes, checked, if the plan had one.
+    pub digest: Option<Digest>,
+    /// All partitions, that of the config drive included.
+    pub partitions: Vec<PartitionInfo>,
+    /// Identity of the disk in its GUID partition table.
+    pub disk_guid: Option<String>,
+    /// Disk signature in the first sector: what the protocol calls the root UUID of a whole disk.
+    pub mbr_signature: u32,
+    /// Where the config drive is.
+    pub config_drive: Option<PartitionInfo>,
+}
+
+impl Written {
+    /// `root uuid` of the agent protocol's `get_partition_uuids` for a whole disk: the signature as `0x%08x`.
+    pub fn root_uuid(&self) -> String {
+        format!("{:#010x}", self.mbr_signature)
+    }
+}
+
+/// Writes an image to a disk and seals it.
+///
+/// `progress` is called at most four times a second, from the task that awaits this. Cancelling `cancel`, and dropping
+/// the future as well, stops the write at the next block; the disk is then without a partition table, unless nothing
+/// had been written yet. Data is only overwritten after the head of the image has been found good for this disk.
+///
+/// A source that cannot be resumed (no byte ranges, or nothing to recognise the content by) is read again from the
+/// start, as a new pass over the disk with a new digest, at most as often as [`Patience::retries`] says.
+pub async fn write(
+    plan: Plan,
+    disk: Box<dyn Disk>,
+    mut progress: impl FnMut(Progress),
+    cancel: CancellationToken,
+) -> Result<Written, WriteError> {
+    let stop = cancel.child_token();
+    let _stop_when_dropped = stop.clone().drop_guard();
+    let meters = Arc::new(Meters::new());
+    let mut reporter = Reporter::new(Instant::now());
+    let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut work = std::pin::pin!(run(plan, disk, meters.clone(), stop));
+    let result = loop {
+        tokio::select! {
+            biased;
+            result = &mut work => break result,
+            _ = ticks.tick() => progress(reporter.report(&meters, Instant::now())),
+        }
+    };
+    if result.is_ok() {
+        meters.stage(Stage::Done);
+        progress(reporter.report(&meters, Instant::now()));
+    }
+    result
+}
+
+async fn run(
+    plan: Plan,
+    disk: Box<dyn Disk>,
+    meters: Arc<Meters>,
+    cancel: CancellationToken,
+) -> Result<Written, WriteError> {
+    let name = disk.name().to_owned();
+    let failed = |state, cause| WriteError { disk: name.clone(), state, cause };
+    let shares = Shares::of(plan.budget).map_err(|error| failed(DiskState::Untouched, error.into()))?;
+    let mut target = Target::new(disk);
+    target.check().map_err(|error| failed(DiskState::Untouched, error.into()))?;
+    let mut last = failed(DiskState::Untouched, Cause::NoSource);
+    for source in &plan.sources {
+        let mut restarts = 0;
+        loop {
+            meters.restart();
+            let pass = Pass {
+                source: source.clone(),
+                patience: plan.patience.clone(),
+                shares,
+                algorithm: plan.digest.as_ref().map(Digest::algorithm),
+                drive: plan.config_drive.clone(),
+                meters: meters.clone(),
+                cancel: cancel.clone(),
+            };
+            tracing::info!(disk = %name, url = source.name(), restarts, "writing image");
+            let (back, result) = attempt(pass, plan.digest.as_ref(), target).await;
+            let Some(back) = back else {
+                return Err(failed(DiskState::Unknown, result.err().unwrap_or(Cause::Stage("write"))));
+            };
+            target = back;
+            let cause = match result {
+                Ok(written) => return Ok(written),
+                Err(cause) => cause,
+            };
+            let restart = matches!(&cause, Cause::Fetch(error) if error.wants_restart());
+            let next = cause.blames_source();
+            let reason = transport::client::chain(&cause);
+            last = failed(target.state, cause);
+            if restart && restarts < plan.patience.retries {
+                restarts += 1;
+                tracing::warn!(disk = %name, url = source.name(), %reason, "image is read again from the start");
+                tokio::select! {
+                    () = cancel.cancelled() => return Err(failed(target.state, Cause::Cancelled)),
+                    () = tokio::time::sleep(plan.patience.interval) => continue,
+                }
+            }
+            if !next {
+                return Err(last);
+            }
+            tracing::warn!(disk = %name, url = source.name(), %reason, "image could not be had from here");
+            break;
+        }
+    }
+    Err(last)
+}
+
+/// One pass, the digest's verdict, the seal. Whatever happens, the target comes back in the state it says.
+async fn attempt(pass: Pass, want: Option<&Digest>, target: Target) -> (Option<Target>, Result<Written, Cause>) {
+    let (meters, drive, cancel) = (pass.meters.clone(), pass.drive.clone(), pass.cancel.clone());
+    let source_name = pass.source.name().to_owned();
+    let (target, passed) = pipeline::run(pass, target).await;
+    let passed = passed.and_then(|passed| judge(passed, want, source_name));
+    let passed = if cancel.is_cancelled() { Err(Cause::Cancelled) } else { passed };
+    let Some(mut target) = target else { return (None, passed.and(Err(Cause::Stage("write")))) };
+    let sealing = tokio::task::spawn_blocking(move || {
+        let sealed = passed.and_then(|passed| {
+            let Passed { bytes_in, bytes_out, digest, table } = passed;
+            let Sealed { table, drive } = seal(&mut target, table, drive.as_ref(), &meters, &cancel)?;
+            let partitions = table.partitions();
+            let (disk_guid, mbr_signature) = (table.disk_guid(), table.mbr_signature());
+            Ok(Written { bytes_in, bytes_out, digest, partitions, disk_guid, mbr_signature, config_drive: drive })
+        });
+        if sealed.is_err() {
+            target.abandon();
+        }
+        (target, sealed)
+    });
+    match sealing.await {
+        Ok((target, sealed)) => (Some(target), sealed),
+        Err(_) => (None, Err(Cause::Stage("seal"))),
+    }
+}
+
+/// The key guard: data without the right digest never reaches the seal.
+fn judge(passed: Passed, want: Option<&Digest>, source_name: String) -> Result<Passed, Cause> {
+    let Some(want) = want else { return Ok(passed) };
+    match &passed.digest {
+        Some(got) if got == want => Ok(passed),
+        Some(got) => {
+            let (got, want) = (got.clone(), want.clone());
+            Err(Cause::Digest { source_name, bytes: passed.bytes_in, got, want })
+        }
+        None => Err(Cause::Stage("hash")),
+    }
+}
