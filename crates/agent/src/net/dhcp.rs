@@ -89,7 +89,8 @@ struct Client {
 impl Client {
     fn open(link: &Link) -> Result<Self, DhcpError> {
         let open = || -> io::Result<UdpSocket> {
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
             socket.set_reuse_address(true)?;
             socket.set_broadcast(true)?;
             // Bound to its link before it has a port: each link has a client of its own.

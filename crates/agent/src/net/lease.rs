@@ -57,9 +57,9 @@ impl Lease {
             _ => 24,
         };
         let list = |code| match options.get(code) {
-            Some(
-                DhcpOption::Router(list) | DhcpOption::DomainNameServer(list) | DhcpOption::NtpServers(list),
-            ) => list.iter().copied().filter(|address| usable(*address)).take(MOST).collect(),
+            Some(DhcpOption::Router(list) | DhcpOption::DomainNameServer(list) | DhcpOption::NtpServers(list)) => {
+                list.iter().copied().filter(|address| usable(*address)).take(MOST).collect()
+            }
             _ => Vec::new(),
         };
         // Classless routes, when there are any, replace the router (RFC 3442).
@@ -67,7 +67,9 @@ impl Lease {
             Some(DhcpOption::ClasslessStaticRoute(routes)) if !routes.is_empty() => {
                 routes.iter().take(MOST).map(|(net, router)| (net.network(), net.prefix_len(), *router)).collect()
             }
-            _ => list(OptionCode::Router).first().map(|router| (Ipv4Addr::UNSPECIFIED, 0, *router)).into_iter().collect(),
+            _ => {
+                list(OptionCode::Router).first().map(|router| (Ipv4Addr::UNSPECIFIED, 0, *router)).into_iter().collect()
+            }
         };
         let mut search: Vec<String> = match options.get(OptionCode::DomainSearch) {
             Some(DhcpOption::DomainSearch(names)) => {
@@ -88,7 +90,9 @@ impl Lease {
             _ => None,
         };
         let hostname = match options.get(OptionCode::Hostname) {
-            Some(DhcpOption::Hostname(name)) => Some(name.trim_end_matches('\0').to_owned()).filter(|name| is_name(name)),
+            Some(DhcpOption::Hostname(name)) => {
+                Some(name.trim_end_matches('\0').to_owned()).filter(|name| is_name(name))
+            }
             _ => None,
         };
         let ends = match options.get(OptionCode::AddressLeaseTime) {

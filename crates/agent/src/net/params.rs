@@ -16,8 +16,7 @@ pub struct ParamError {
     reason: &'static str,
 }
 
-const FORM: &str =
-    "ip=dhcp, ip=<device>:dhcp or ip=<address>::<gateway>:<netmask or prefix>:<hostname>:<device>:none:<dns>:<dns>:<ntp>";
+const FORM: &str = "ip=dhcp, ip=<device>:dhcp or ip=<address>::<gateway>:<netmask or prefix>:<hostname>:<device>:none:<dns>:<dns>:<ntp>";
 
 /// How addresses are found that nobody gave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,7 +261,8 @@ mod tests {
 
     #[test]
     fn the_kernels_whole_form_is_read() {
-        let params = parse("ip=192.0.2.5:192.0.2.1:192.0.2.254:255.255.255.128:node-7:eth1:none:192.0.2.2:192.0.2.3:192.0.2.4");
+        let params =
+            parse("ip=192.0.2.5:192.0.2.1:192.0.2.254:255.255.255.128:node-7:eth1:none:192.0.2.2:192.0.2.3:192.0.2.4");
         assert_eq!(
             params.addresses,
             [StaticAddress {

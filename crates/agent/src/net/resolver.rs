@@ -13,7 +13,8 @@ const MOST_DOMAINS: usize = 6;
 /// there is nothing to say.
 pub(super) fn resolv_conf(given: &[IpAddr], leases: &[&Lease]) -> Option<String> {
     let mut servers: Vec<IpAddr> = Vec::new();
-    for server in given.iter().copied().chain(leases.iter().flat_map(|lease| lease.dns.iter().copied().map(IpAddr::V4))) {
+    for server in given.iter().copied().chain(leases.iter().flat_map(|lease| lease.dns.iter().copied().map(IpAddr::V4)))
+    {
         if !servers.contains(&server) {
             servers.push(server);
         }
@@ -88,7 +89,8 @@ mod tests {
 
     #[test]
     fn servers_of_all_links_come_once_and_in_order() {
-        let (a, b) = (lease(&[[192, 0, 2, 1]], &["a.example"]), lease(&[[192, 0, 2, 1], [192, 0, 2, 2]], &["b.example"]));
+        let (a, b) =
+            (lease(&[[192, 0, 2, 1]], &["a.example"]), lease(&[[192, 0, 2, 1], [192, 0, 2, 2]], &["b.example"]));
         let given = ["2001:db8::53".parse().unwrap()];
         assert_eq!(
             resolv_conf(&given, &[&a, &b]).unwrap(),

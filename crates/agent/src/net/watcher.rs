@@ -217,8 +217,7 @@ impl Watcher {
 
         let leased = ordered.iter().flat_map(|lease| lease.ntp.iter().copied().map(IpAddr::V4));
         let state = NetState {
-            boot_link_pending: boot
-                .is_some_and(|boot| !addresses.iter().any(|(link, _)| link.index == boot.index)),
+            boot_link_pending: boot.is_some_and(|boot| !addresses.iter().any(|(link, _)| link.index == boot.index)),
             addresses: addresses.into_iter().map(|(_, address)| address).collect(),
             ntp: self.params.ntp.iter().copied().chain(leased).collect(),
             links: links.iter().map(|link| (link.name.clone(), link.carrier)).collect(),

@@ -117,9 +117,14 @@ fn load_listed(modules: &Modules) {
         let text = fs::read_to_string(file).unwrap_or_default();
         let names = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with(['#', ';']));
         for name in names {
-            if let Err(error) = modules.load(name) {
-                let cause = std::error::Error::source(&error).map(ToString::to_string);
-                tracing::warn!(name, %error, cause, file = %file.display(), "listed module not loaded");
+            match modules.load(name) {
+                // One list serves machines with and without what the module is for, such as firmware variables.
+                Err(error) if error.is_no_device() => tracing::debug!(name, "the listed module finds no device"),
+                Err(error) => {
+                    let cause = std::error::Error::source(&error).map(ToString::to_string);
+                    tracing::warn!(name, %error, cause, file = %file.display(), "listed module not loaded");
+                }
+                Ok(()) => {}
             }
         }
     }
@@ -255,7 +260,8 @@ mod tests {
 
     #[test]
     fn announcements_are_parsed() {
-        let message = b"add@/devices/pci0000:00/0000:00:03.0\0ACTION=add\0SUBSYSTEM=pci\0MODALIAS=pci:v00001AF4\0SEQNUM=42\0";
+        let message =
+            b"add@/devices/pci0000:00/0000:00:03.0\0ACTION=add\0SUBSYSTEM=pci\0MODALIAS=pci:v00001AF4\0SEQNUM=42\0";
         assert_eq!(Uevent::parse(message), Uevent { adds: true, alias: Some("pci:v00001AF4"), sequence: 42 });
         assert_eq!(Uevent::parse(b"libudev\0\xfe\xed\xca\xfe"), Uevent::default());
     }

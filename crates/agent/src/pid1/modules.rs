@@ -32,6 +32,16 @@ pub enum ModuleError {
     },
 }
 
+impl ModuleError {
+    /// Whether the module looked for a device and found none, as drivers may that were asked for by a wide pattern.
+    pub fn is_no_device(&self) -> bool {
+        match self {
+            Self::Load { source, .. } => source.raw_os_error() == Some(Errno::NODEV.raw_os_error()),
+            Self::Absent(_) | Self::Forbidden(_) => false,
+        }
+    }
+}
+
 type Outcome = Arc<OnceLock<Result<(), ModuleError>>>;
 
 /// The modules of the running kernel.
@@ -111,7 +121,7 @@ impl Modules {
             match self.load(module) {
                 Ok(()) => there += 1,
                 // The driver looked and found nothing that is its own, which is for it to decide.
-                Err(ModuleError::Load { source, .. }) if source.raw_os_error() == Some(Errno::NODEV.raw_os_error()) => {
+                Err(error) if error.is_no_device() => {
                     tracing::debug!(module, alias, "the module finds no device");
                 }
                 Err(error @ (ModuleError::Load { .. } | ModuleError::Absent(_))) => {
@@ -174,8 +184,9 @@ mod tests {
 
     #[test]
     fn the_command_line_gives_parameters_and_forbids() {
-        let (parameters, forbidden) =
-            from_cmdline("quiet usb-storage.quirks=1.2:3:u nvme.poll root=/dev/x modprobe.blacklist=a,b-c ip=1.2.3.4::");
+        let (parameters, forbidden) = from_cmdline(
+            "quiet usb-storage.quirks=1.2:3:u nvme.poll root=/dev/x modprobe.blacklist=a,b-c ip=1.2.3.4::",
+        );
         assert_eq!(parameters["usb_storage"], ["quirks=1.2:3:u"]);
         assert_eq!(parameters["nvme"], ["poll"]);
         assert_eq!(parameters.len(), 2);
