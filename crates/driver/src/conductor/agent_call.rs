@@ -1,0 +1,361 @@
+//! Commands to agents.
+//!
+//! A command that takes long is sent once. Its intent is saved before it is sent and the agent's id of it after; when
+//! the driver died in between, the next turn finds the command in the agent's list and adopts it. Its end is seen by
+//! asking the agent each second while it runs, or at once when the agent calls.
+
+use super::Conductor;
+use super::change::{Draft, Failure};
+use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
+use super::secret::masked;
+use crate::agents::{Agent, AgentAddress, AgentError};
+use crate::fault::Fault;
+use crate::flow::{Action, Flow, clean, configdrive, deploy, image, reboot_after};
+use hardware::{Step, StepKind};
+use lifecycle::provision::Event;
+use serde_json::{Map, Value, json};
+use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Node, Page, PortFilter, Store};
+use transport::client::chain;
+use wire::agent::{CommandRequest, CommandResult, CommandStatus, StepList};
+
+/// How often an agent that does not answer is asked.
+const UNREACHABLE_PAUSE: Duration = Duration::from_secs(5);
+/// How often the managers of an agent may change during one flow.
+const MISMATCHES: u32 = 3;
+
+/// A command that is waited for.
+pub(super) struct Call {
+    request: CommandRequest,
+    /// The step, for commands that carry one.
+    step: Option<(StepKind, Step)>,
+    /// SHA-256 of what must not change between two tries.
+    pub(super) digest: String,
+}
+
+impl Call {
+    /// The name under which the agent lists it.
+    fn short_name(&self) -> &str {
+        self.request.name.rsplit('.').next().unwrap_or(&self.request.name)
+    }
+
+    /// Whether a command in the agent's list is this one, sent before the driver could save that it was.
+    fn is(&self, listed: &CommandResult, settled: &[String]) -> bool {
+        if listed.command_name != self.short_name() || settled.contains(&listed.id) {
+            return false;
+        }
+        let Some((kind, step)) = &self.step else { return true };
+        // Only an ended command tells its step. One that runs or failed can only be ours: nobody else has the token,
+        // and the earlier ones of ours are settled.
+        let told = listed.command_result.as_ref().and_then(|result| result.get(format!("{}_step", kind.as_str())));
+        match told {
+            None => true,
+            Some(told) => {
+                told.get("step").and_then(Value::as_str) == Some(&step.step)
+                    && told.get("interface").and_then(Value::as_str) == Some(&step.interface)
+            }
+        }
+    }
+}
+
+impl From<AgentError> for Trouble {
+    fn from(error: AgentError) -> Self {
+        match &error {
+            AgentError::Busy(_) | AgentError::Unreachable(_) => Self::Later(chain(&error)),
+            AgentError::Refused { .. } | AgentError::Protocol(_) => fatal(chain(&error)),
+        }
+    }
+}
+
+impl<S: Store> Conductor<S> {
+    /// A way to the node's agent.
+    pub(super) fn reach(&self, node: &Node) -> Result<Arc<dyn Agent>, Trouble> {
+        let (Some(url), Some(token)) = (text_of(node, "agent_url"), text_of(node, "agent_secret_token")) else {
+            return Err(Trouble::Later("the agent has not called yet".to_owned()));
+        };
+        let certificate = text_of(node, "agent_verify_ca").map(str::to_owned);
+        let address = AgentAddress { url: url.to_owned(), token: token.to_owned(), certificate };
+        Ok(self.parts.agents.reach(&address)?)
+    }
+
+    /// The command of an action, if it is one that is waited for.
+    pub(super) async fn call_of(
+        &self,
+        node: &Node,
+        flow: &Flow,
+        action: &Action,
+    ) -> Result<Result<Option<Call>, Trouble>, Fault> {
+        let (name, params, step) = match action {
+            Action::ExecuteStep { kind, step } => {
+                let step = match with_arguments(node, step) {
+                    Ok(step) => step,
+                    Err(text) => return Ok(Err(fatal(text))),
+                };
+                let mut params = self.about(node).await?;
+                params.insert("step".to_owned(), sent_step(&step));
+                params.insert(format!("{}_version", kind.as_str()), json!(flow.versions));
+                (format!("{0}.execute_{0}_step", kind.as_str()), params, Some((*kind, step)))
+            }
+            Action::InstallBootloader => {
+                let uuid = |key: &str| flow.partitions.get(key).cloned().unwrap_or(Value::Null);
+                // A whole-disk image brings its own ESP, which the agent finds by itself.
+                let params = json!({
+                    "root_uuid": uuid("root uuid"),
+                    "efi_system_part_uuid": null,
+                    "prep_boot_part_uuid": null,
+                    "target_boot_mode": "uefi",
+                });
+                let params = params.as_object().cloned().unwrap_or_default();
+                ("image.install_bootloader".to_owned(), params, None)
+            }
+            _ => return Ok(Ok(None)),
+        };
+        let essence = match &step {
+            Some((_, step)) => sent_step(step),
+            None => Value::Object(params.clone()),
+        };
+        let digest = Sha256::digest(essence.to_string().as_bytes());
+        let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Ok(Some(Call { request: CommandRequest { name, params }, step, digest })))
+    }
+
+    /// Sends a command, unless the agent has it already.
+    pub(super) async fn send(&self, node: &Node, flow: &Flow, call: Call) -> Result<Outcome, Trouble> {
+        let agent = self.reach(node)?;
+        let listed = agent.commands().await?;
+        if let Some(mine) = listed.iter().rev().find(|listed| call.is(listed, &flow.settled)) {
+            tracing::info!(command = mine.id, name = mine.command_name, "adopted a command that was sent before");
+            return Ok(Outcome { sent: Some(mine.id.clone()), ..Outcome::default() });
+        }
+        let sent = agent.execute(call.request, false).await?;
+        tracing::info!(command = sent.id, name = sent.command_name, "sent");
+        Ok(Outcome { sent: Some(sent.id), ..Outcome::default() })
+    }
+
+    /// Looks how a command is that was sent before.
+    pub(super) async fn follow(
+        self: &Arc<Self>,
+        node: &Node,
+        flow: &Flow,
+        action: &Action,
+        command: &str,
+    ) -> Result<Turn, Fault> {
+        let left = |pause: Duration| Turn::Wait(Some(self.left(node).map_or(pause, |left| left.min(pause))));
+        let listed = match self.reach(node) {
+            Ok(agent) => agent.commands().await,
+            Err(trouble) => {
+                tracing::debug!(?trouble, "the agent cannot be asked");
+                return Ok(left(UNREACHABLE_PAUSE));
+            }
+        };
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error @ (AgentError::Busy(_) | AgentError::Unreachable(_))) => {
+                tracing::debug!(error = %chain(&error), "the agent cannot be asked");
+                return Ok(left(UNREACHABLE_PAUSE));
+            }
+            Err(error @ (AgentError::Refused { .. } | AgentError::Protocol(_))) => {
+                return self.trouble(node, flow, action, fatal(chain(&error))).await;
+            }
+        };
+        let Some(result) = listed.into_iter().find(|listed| listed.id == command) else {
+            let text = "the agent does not know the command any more: it was started anew while the command ran";
+            return self.trouble(node, flow, action, fatal(text)).await;
+        };
+        match &result.command_status {
+            CommandStatus::Running => {
+                self.set_progress(node.uuid, result.progress);
+                Ok(left(self.settings.poll_interval))
+            }
+            CommandStatus::Succeeded => {
+                if flow.abort_after {
+                    self.abort_now(node, flow).await?;
+                    return Ok(Turn::Again);
+                }
+                let more = match action {
+                    Action::ExecuteStep { step, .. } => reboot_after(node, step),
+                    _ => Vec::new(),
+                };
+                let outcome = Outcome { settled: vec![result.id], more, ..Outcome::default() };
+                self.settle(node.uuid, Place::of(flow), action, &outcome).await?;
+                Ok(Turn::Again)
+            }
+            CommandStatus::VersionMismatch => self.mismatch(node, flow, action, &result.id).await,
+            CommandStatus::Failed | CommandStatus::Other(_) => {
+                let text = match &result.command_error {
+                    Some(error) if !error.details.is_empty() => error.details.clone(),
+                    Some(error) => error.message.clone(),
+                    None => format!("the agent ended it as {}", String::from(result.command_status.clone())),
+                };
+                self.trouble(node, flow, action, Trouble::Final { text, on_agent: true }).await
+            }
+        }
+    }
+
+    /// The agent's managers are not those whose steps were asked for: ask again. Cleaning begins anew with the new
+    /// steps; a deploy repeats the step that was refused, for a step that was not carried out must not be passed over.
+    async fn mismatch(&self, node: &Node, flow: &Flow, action: &Action, command: &str) -> Result<Turn, Fault> {
+        if flow.mismatches >= MISMATCHES {
+            let text = "the versions of the agent's hardware managers keep changing".to_owned();
+            return self.trouble(node, flow, action, Trouble::Final { text, on_agent: true }).await;
+        }
+        let place = Place::of(flow);
+        self.change(node.uuid, |draft| {
+            if !place.is_in(draft) {
+                return Ok(());
+            }
+            let Some(flow) = draft.flow.as_mut() else { return Ok(()) };
+            flow.mismatches += 1;
+            flow.intent = None;
+            flow.settled.push(command.to_owned());
+            let kind = flow.kind;
+            match action {
+                Action::ExecuteStep { kind: StepKind::Clean, .. } => {
+                    let is_start = |action: &Action| matches!(action, Action::GetSteps { .. });
+                    let start = flow.actions.iter().position(is_start).unwrap_or(flow.cursor);
+                    flow.cursor = start;
+                    let mut index = 0;
+                    flow.actions.retain(|action| {
+                        index += 1;
+                        index <= start || !matches!(action, Action::ExecuteStep { .. })
+                    });
+                }
+                Action::ExecuteStep { kind, .. } => {
+                    flow.actions.insert(flow.cursor, Action::GetSteps { kind: *kind, insert: false });
+                }
+                _ => {}
+            }
+            draft.enter(kind, true)
+        })
+        .await?;
+        Ok(Turn::Again)
+    }
+
+    async fn abort_now(&self, node: &Node, flow: &Flow) -> Result<(), Fault> {
+        let place = Place::of(flow);
+        let text = format!("{} was aborted by request, after the step that could not be.", flow.kind.as_str());
+        self.change(node.uuid, |draft: &mut Draft| {
+            if !place.is_in(draft) {
+                return Ok(());
+            }
+            draft.fail(&Failure { text: text.clone(), event: Event::Abort, power_off: true })
+        })
+        .await?;
+        Ok(())
+    }
+
+    pub(super) async fn get_steps(
+        &self,
+        node: &Node,
+        flow: &Flow,
+        kind: StepKind,
+        insert: bool,
+    ) -> Result<Outcome, Trouble> {
+        let agent = self.reach(node)?;
+        // Whatever is listed before the first step of ours is not ours.
+        let settled = agent.commands().await?.into_iter().map(|command| command.id).collect();
+        let name = format!("{0}.get_{0}_steps", kind.as_str());
+        let params = self.about(node).await.map_err(|error| fatal(error.to_string()))?;
+        let result = ended(agent.execute(CommandRequest { name, params }, true).await?)?;
+        let list = StepList::from_value(kind, &result)
+            .map_err(|text| fatal(format!("the agent's list of steps is not understood: {text}")))?;
+        let offered: Vec<Step> = list.steps.into_values().flatten().collect();
+        let rest = flow.actions.get(flow.cursor + 1..).unwrap_or_default().to_vec();
+        let rest = match kind {
+            _ if !insert => rest,
+            StepKind::Clean => {
+                let mut plan = clean::automated_steps(offered, &self.settings.clean_step_priorities);
+                plan.extend(rest);
+                plan
+            }
+            StepKind::Deploy => deploy::with_agent_steps(rest, offered),
+            StepKind::Service => rest,
+        };
+        let versions = Some(list.hardware_manager_version);
+        Ok(Outcome { settled, versions, rest: Some(rest), ..Outcome::default() })
+    }
+
+    pub(super) async fn get_partition_uuids(&self, node: &Node) -> Result<Outcome, Trouble> {
+        let request = CommandRequest { name: "standby.get_partition_uuids".to_owned(), params: Map::new() };
+        let partitions = ended(self.reach(node)?.execute(request, true).await?)?;
+        Ok(Outcome { partitions: Some(partitions), ..Outcome::default() })
+    }
+
+    /// `node` and `ports` as agents get them: without the secrets of BMC and tenant.
+    async fn about(&self, node: &Node) -> Result<Map<String, Value>, Fault> {
+        let filter = PortFilter { node: Some(node.uuid), ..PortFilter::default() };
+        let ports = self.store.ports(&filter, &Page::default()).await?;
+        let mut params = Map::new();
+        params.insert("node".to_owned(), node_document(node));
+        params.insert("ports".to_owned(), json!(ports));
+        Ok(params)
+    }
+}
+
+/// The value of a command that was waited for by the agent itself.
+fn ended(result: CommandResult) -> Result<Value, Trouble> {
+    match result.command_status {
+        CommandStatus::Succeeded => Ok(result.command_result.unwrap_or(Value::Null)),
+        CommandStatus::Running => Err(Trouble::Later(format!("{} takes long", result.command_name))),
+        CommandStatus::Failed | CommandStatus::VersionMismatch | CommandStatus::Other(_) => {
+            let text = result.command_error.map_or_else(String::new, |error| error.details);
+            Err(Trouble::Final { text: format!("{} failed: {text}", result.command_name), on_agent: true })
+        }
+    }
+}
+
+/// The step with the arguments that are made from the node.
+fn with_arguments(node: &Node, step: &Step) -> Result<Step, String> {
+    let mut step = step.clone();
+    if step.interface == "deploy" && step.step == "write_image" && !step.args.contains_key("image_info") {
+        let drive = configdrive::for_agent(node).map_err(|error| chain(&error))?;
+        step.args = image::write_image_arguments(node, drive).map_err(|error| chain(&error))?;
+    }
+    Ok(step)
+}
+
+/// The step as it is sent. The image step carries no priority, as Ironic's does not.
+fn sent_step(step: &Step) -> Value {
+    let mut value = serde_json::to_value(step).unwrap_or(Value::Null);
+    if let Some(map) = value.as_object_mut().filter(|_| step.step == "write_image") {
+        map.remove("priority");
+    }
+    value
+}
+
+/// How an agent erases, unless the node says otherwise; the names are Ironic's.
+fn erase_settings() -> Value {
+    json!({
+        "agent_erase_devices_iterations": 1,
+        "agent_erase_devices_zeroize": true,
+        "agent_continue_if_secure_erase_failed": false,
+        "agent_continue_if_ata_erase_failed": false,
+        "agent_enable_ata_secure_erase": true,
+        "agent_enable_nvme_secure_erase": true,
+        "agent_erase_skip_read_only": false,
+        "disk_erasure_concurrency": 4,
+    })
+}
+
+fn node_document(node: &Node) -> Value {
+    let mut value = serde_json::to_value(node).unwrap_or(Value::Null);
+    let Some(map) = value.as_object_mut() else { return value };
+    map.remove("interfaces");
+    for (kind, implementation) in &node.interfaces {
+        map.insert(format!("{kind}_interface"), json!(implementation));
+    }
+    let mut internal = masked(&node.driver_internal_info);
+    internal.remove("agent_verify_ca");
+    internal.remove(super::change::BOOT_MEDIA);
+    if let Value::Object(settings) = erase_settings() {
+        for (key, value) in settings {
+            internal.entry(key).or_insert(value);
+        }
+    }
+    map.insert("driver_info".to_owned(), Value::Object(masked(&node.driver_info)));
+    map.insert("driver_internal_info".to_owned(), Value::Object(internal));
+    map.insert("instance_info".to_owned(), Value::Object(masked(&node.instance_info)));
+    value
+}

@@ -1,0 +1,214 @@
+//! Load → change → commit. A change is a function of the node and its flow; when somebody else commits in between, it
+//! is applied again to what they left.
+
+use super::Conductor;
+use crate::fault::Fault;
+use crate::flow::{Action, Flow, FlowKind, plan_cleanup};
+use jiff::Timestamp;
+use lifecycle::provision::{Event, Kind, State, step, target_after};
+use serde_json::{Map, Value};
+use store::{Commit, FlowChange, FlowRecord, Inventory, JournalEntry, Node, Store, StoreError};
+use uuid::Uuid;
+
+/// How often a change is applied anew before the caller is told to try later.
+const TRIES: u32 = 32;
+
+/// What is in `driver_internal_info` only as long as an agent runs.
+const OF_THE_AGENT: [&str; 7] = [
+    "agent_secret_token",
+    "agent_secret_token_pregenerated",
+    "agent_url",
+    "agent_version",
+    "agent_verify_ca",
+    "agent_status",
+    "agent_status_message",
+];
+
+/// Key of the virtual CD's place in `driver_internal_info`; a secret, since the CD holds the agent's token.
+pub(super) const BOOT_MEDIA: &str = "boot_media_secret";
+
+/// Why a flow ended badly.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// For `last_error`.
+    pub(super) text: String,
+    /// What happens to the node: `fail`, `abort` or `break out`.
+    pub(super) event: Event,
+    /// Whether the machine is switched off.
+    pub(super) power_off: bool,
+}
+
+/// A node with its flow while it is being changed.
+pub(super) struct Draft {
+    pub(super) node: Node,
+    pub(super) flow: Option<Flow>,
+    pub(super) inventory: Option<Inventory>,
+    pub(super) now: Timestamp,
+    host: String,
+    journal: Vec<JournalEntry>,
+}
+
+impl Draft {
+    /// Adds to the history.
+    pub(super) fn note(&mut self, severity: &str, event_type: &str, event: String) {
+        self.journal.push(JournalEntry {
+            uuid: Uuid::new_v4(),
+            created_at: self.now,
+            severity: severity.to_owned(),
+            event_type: event_type.to_owned(),
+            event,
+            conductor: self.host.clone(),
+        });
+    }
+
+    /// Takes the node to the next state.
+    ///
+    /// # Errors
+    /// [`Fault::Internal`]: a flow asked for what the table does not have.
+    pub(super) fn transition(&mut self, event: Event) -> Result<(), Fault> {
+        let row = step(self.node.provision_state, event)
+            .map_err(|refused| Fault::Internal(format!("node {}: {refused}", self.node.uuid)))?;
+        let keeps_target = row.next.kind() == Kind::Failed;
+        let explicit = if keeps_target { self.node.target_provision_state } else { None };
+        self.note("INFO", "transition", format!("{} -> {} ({event})", row.state, row.next));
+        self.node.provision_state = row.next;
+        self.node.target_provision_state = target_after(row, explicit);
+        self.node.provision_updated_at = Some(self.now);
+        Ok(())
+    }
+
+    /// Begins a flow; a cleanup that still runs is dropped, the new flow tidies up by itself.
+    pub(super) fn begin(&mut self, kind: FlowKind, actions: Vec<Action>) {
+        self.flow = Some(Flow::new(Uuid::new_v4(), kind, actions));
+    }
+
+    /// Forgets what an agent said: it is gone, or shall not be listened to any more.
+    pub(super) fn forget_agent(&mut self) {
+        for key in OF_THE_AGENT {
+            self.node.driver_internal_info.remove(key);
+        }
+    }
+
+    /// Takes the node to `state`'s working or waiting form, where the flow has those.
+    pub(super) fn enter(&mut self, kind: FlowKind, working: bool) -> Result<(), Fault> {
+        match kind.states() {
+            Some((work, Some(wait))) if working && self.node.provision_state == wait => {
+                debug_assert_ne!(work, wait);
+                self.transition(Event::Resume)
+            }
+            Some((work, Some(_))) if !working && self.node.provision_state == work => self.transition(Event::Wait),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the flow badly: the node goes where the table says, the agent is not listened to any more, and a cleanup
+    /// takes the place of the flow.
+    pub(super) fn fail(&mut self, failure: &Failure) -> Result<(), Fault> {
+        let kind = self.flow.as_ref().map(|flow| flow.kind);
+        let step_ran = self.flow.as_ref().is_some_and(|flow| {
+            matches!(flow.current(), Some(Action::ExecuteStep { .. }))
+                && flow.intent.as_ref().is_some_and(|intent| intent.command.is_some())
+        });
+        let was = self.node.provision_state;
+        if kind.is_none_or(|kind| kind.states().is_some()) {
+            self.transition(failure.event)?;
+        }
+        self.note("ERROR", was.as_str(), failure.text.clone());
+        self.node.last_error = Some(failure.text.clone());
+        if was.kind() != Kind::Stable && self.node.provision_state == State::CleanFailed && step_ran {
+            self.node.maintenance = true;
+            self.node.maintenance_reason = Some(failure.text.clone());
+            self.node.fault = Some("clean failure".to_owned());
+        }
+        self.end();
+        let plan = match kind {
+            Some(FlowKind::Inspect | FlowKind::Clean | FlowKind::Deploy) => plan_cleanup(&self.node, failure.power_off),
+            Some(FlowKind::Verify | FlowKind::Undeploy | FlowKind::Power | FlowKind::Cleanup) | None => Vec::new(),
+        };
+        if !plan.is_empty() {
+            self.begin(FlowKind::Cleanup, plan);
+        }
+        Ok(())
+    }
+
+    /// The flow is over.
+    pub(super) fn end(&mut self) {
+        self.flow = None;
+        self.forget_agent();
+        self.node.clean_step = Value::Object(Map::new());
+        self.node.deploy_step = Value::Object(Map::new());
+        self.node.target_power_state = None;
+    }
+
+    fn into_commit(mut self, before: Option<&Flow>) -> Result<Commit, Fault> {
+        let works = self.node.provision_state.kind() == Kind::Working || self.node.target_power_state.is_some();
+        self.node.reservation = (works && self.flow.is_some()).then(|| self.host.clone());
+        self.node.updated_at = Some(self.now);
+        let flow = match (&self.flow, before) {
+            (None, None) => FlowChange::Keep,
+            (None, Some(_)) => FlowChange::Clear,
+            (Some(flow), before) if Some(flow) == before => FlowChange::Keep,
+            (Some(flow), _) => {
+                let document = serde_json::to_value(flow).map_err(|error| Fault::Internal(error.to_string()))?;
+                FlowChange::Put(FlowRecord { node: self.node.uuid, document })
+            }
+        };
+        Ok(Commit { node: self.node, flow, journal: self.journal, inventory: self.inventory })
+    }
+}
+
+/// The answer to a request for a node that is being worked on.
+pub(super) fn locked(node: &Node) -> Fault {
+    let host = node.reservation.as_deref().unwrap_or("this conductor");
+    Fault::Conflict(format!(
+        "Node {} is locked by host {host}, please retry after the current operation is completed.",
+        node.uuid
+    ))
+}
+
+impl<S: Store> Conductor<S> {
+    /// A node with its flow.
+    pub(super) async fn load(&self, uuid: Uuid) -> Result<(Node, Option<Flow>), Fault> {
+        // The node first: a flow that is newer than its node makes the commit fail, the other order would not.
+        let node = self.store.node(uuid).await?;
+        let flow = match self.store.flow(uuid).await? {
+            None => None,
+            Some(record) => Some(serde_json::from_value(record.document).map_err(|error| {
+                tracing::error!(node = %uuid, %error, "the saved flow is not understood");
+                Fault::Internal(format!("The saved flow of node {uuid} is not understood: {error}"))
+            })?),
+        };
+        Ok((node, flow))
+    }
+
+    /// Changes a node and its flow in one commit.
+    ///
+    /// # Errors
+    /// What `apply` says, or the store.
+    pub(super) async fn change<T: Send>(
+        &self,
+        uuid: Uuid,
+        mut apply: impl FnMut(&mut Draft) -> Result<T, Fault> + Send,
+    ) -> Result<(Node, Option<Flow>, T), Fault> {
+        for _ in 0..TRIES {
+            let (node, flow) = self.load(uuid).await?;
+            let before = flow.clone();
+            let mut draft = Draft {
+                node,
+                flow,
+                inventory: None,
+                now: self.parts.clock.now(),
+                host: self.settings.hostname.clone(),
+                journal: Vec::new(),
+            };
+            let value = apply(&mut draft)?;
+            let after = draft.flow.clone();
+            match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {
+                Ok(node) => return Ok((node, after, value)),
+                Err(StoreError::Conflict { .. }) => {}
+                Err(other) => return Err(other.into()),
+            }
+        }
+        Err(Fault::Conflict(format!("Node {uuid} is changed by many at once; try again in a moment.")))
+    }
+}

@@ -1,0 +1,122 @@
+//! What happens on a heartbeat.
+//!
+//! 1. The agent is checked: its address is the one it gave before, its token the one that it was given, its certificate
+//!    the one that it presented first.
+//! 2. What it says is saved in `driver_internal_info`, and the deadline of a waiting node begins anew.
+//! 3. In a waiting state the node's worker is rung; it reads the node and goes on with the flow: a plan that waits for
+//!    an agent sees its address, one that waits for a command asks how that is.
+//!
+//! In other states the heartbeat is recorded or ignored, as the table of `lifecycle` says. Nothing here waits for a
+//! flow, so a slow BMC never delays an answer.
+
+use super::Conductor;
+use super::change::Draft;
+use super::secret::same;
+use crate::command::NodeIdent;
+use crate::fault::Fault;
+use lifecycle::provision::HeartbeatEffect;
+use serde_json::Value;
+use std::sync::Arc;
+use store::Store;
+use wire::ironic::Version;
+use wire::ramdisk::Heartbeat;
+
+/// The first version whose heartbeats carry `agent_version`.
+const WITH_AGENT_VERSION: Version = Version(36);
+
+impl<S: Store> Conductor<S> {
+    /// Takes a heartbeat.
+    ///
+    /// # Errors
+    /// [`Fault`]; nothing is saved then.
+    pub async fn heartbeat(
+        self: &Arc<Self>,
+        ident: &NodeIdent,
+        version: Version,
+        heartbeat: Heartbeat,
+    ) -> Result<(), Fault> {
+        self.check_shape(version, &heartbeat)?;
+        let (this, ident) = (self.clone(), ident.clone());
+        self.detached(async move {
+            let uuid = this.find(&ident).await?.uuid;
+            let (_, _, effect) = this.change(uuid, |draft| record(draft, &heartbeat)).await?;
+            match effect {
+                HeartbeatEffect::Act => this.wake(uuid),
+                HeartbeatEffect::Record => {}
+                HeartbeatEffect::Ignore => tracing::info!(node = %uuid, "a heartbeat came that nobody waits for"),
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// What is wrong with a heartbeat whatever its node.
+    fn check_shape(&self, version: Version, heartbeat: &Heartbeat) -> Result<(), Fault> {
+        let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
+        match heartbeat.callback_url.split_once("://") {
+            Some(("https", rest)) if !rest.is_empty() => {}
+            Some(("http", rest)) if !rest.is_empty() => {
+                if self.settings.require_tls {
+                    return invalid(
+                        "TLS is required by configuration: the \"callback_url\" of the ramdisk must be HTTPS.",
+                    );
+                }
+            }
+            _ => return invalid("An issue with the supplied \"callback_url\" has been detected."),
+        }
+        if heartbeat.callback_url.parse::<http::Uri>().is_err() {
+            return invalid("An issue with the supplied \"callback_url\" has been detected.");
+        }
+        if let Some(status) = &heartbeat.agent_status
+            && !matches!(status.as_str(), "start" | "end" | "error")
+        {
+            return invalid("Agent status is invalid. Valid states are start,end,error.");
+        }
+        if heartbeat.agent_version.is_none() && version >= WITH_AGENT_VERSION {
+            return invalid(
+                "Agent did not transmit a version, and a version is required. Please update the agent being used.",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn record(draft: &mut Draft, heartbeat: &Heartbeat) -> Result<HeartbeatEffect, Fault> {
+    let info = &draft.node.driver_internal_info;
+    let stored = |key: &str| info.get(key).and_then(Value::as_str);
+    let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
+    if stored("agent_url").is_some_and(|url| url != heartbeat.callback_url) {
+        return invalid("Detected change in ramdisk provided \"callback_url\".");
+    }
+    let Some(token) = &heartbeat.agent_token else {
+        return invalid("Agent token is required for heartbeat processing.");
+    };
+    if !stored("agent_secret_token").is_some_and(|own| same(own, token)) {
+        return invalid("Invalid or missing agent token received.");
+    }
+    if let (Some(known), Some(now)) = (stored("agent_verify_ca"), &heartbeat.agent_verify_ca)
+        && known != now
+    {
+        return invalid("Detected change in ramdisk provided \"agent_verify_ca\".");
+    }
+    let effect = draft.node.provision_state.heartbeat(false);
+    if effect == HeartbeatEffect::Ignore {
+        return Ok(effect);
+    }
+    let last = draft.now.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    let told = [
+        ("agent_url", Some(&heartbeat.callback_url)),
+        ("agent_version", heartbeat.agent_version.as_ref()),
+        ("agent_verify_ca", heartbeat.agent_verify_ca.as_ref()),
+        ("agent_status", heartbeat.agent_status.as_ref()),
+        ("agent_status_message", heartbeat.agent_status_message.as_ref()),
+        ("agent_last_heartbeat", Some(&last)),
+    ];
+    for (key, value) in told {
+        if let Some(value) = value {
+            draft.node.driver_internal_info.insert(key.to_owned(), Value::from(value.as_str()));
+        }
+    }
+    draft.node.provision_updated_at = Some(draft.now);
+    Ok(effect)
+}

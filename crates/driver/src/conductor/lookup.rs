@@ -1,0 +1,136 @@
+//! How an agent finds out which node it runs on, and gets its token.
+//!
+//! Whatever does not lead to a node that expects an agent is answered in the same words, so that a stranger on the
+//! network learns nothing.
+
+use super::Conductor;
+use super::change::Draft;
+use super::secret::{masked, new_token};
+use crate::command::LookupRequest;
+use crate::fault::Fault;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use store::{Node, Page, PortFilter, Store};
+use uuid::Uuid;
+use wire::ramdisk::{Lookup, LookupConfig, LookupNode, MASK};
+
+fn not_found() -> Fault {
+    Fault::NotFound("Resource could not be found.".to_owned())
+}
+
+impl<S: Store> Conductor<S> {
+    /// Answers a look-up.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] when the request names nothing, [`Fault::NotFound`] for everything else.
+    pub async fn lookup(self: &Arc<Self>, request: LookupRequest) -> Result<Lookup, Fault> {
+        if request.addresses.is_empty() && request.node.is_none() {
+            let text = "At least one of 'addresses' and 'node_uuid' parameters is required";
+            return Err(Fault::Invalid(text.to_owned()));
+        }
+        let this = self.clone();
+        self.detached(async move {
+            let uuid = match request.node {
+                Some(uuid) => uuid,
+                None => this.node_of_addresses(&request.addresses).await?.ok_or_else(not_found)?,
+            };
+            let restrict = this.settings.restrict_lookup;
+            let answer = this
+                .change(uuid, |draft| {
+                    if restrict && !draft.node.provision_state.allows_lookup(false) {
+                        return Err(not_found());
+                    }
+                    Ok(give_token(draft, request.token))
+                })
+                .await;
+            let (node, _, token) = answer.map_err(|fault| match fault {
+                Fault::NotFound(_) => not_found(),
+                other => other,
+            })?;
+            tracing::info!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
+            Ok(this.lookup_answer(&node, token))
+        })
+        .await
+    }
+
+    /// The one node whose ports have these addresses.
+    pub(super) async fn node_of_addresses(&self, addresses: &[String]) -> Result<Option<Uuid>, Fault> {
+        let addresses: Vec<String> = addresses.iter().map(|address| address.to_ascii_lowercase()).collect();
+        let filter = PortFilter { addresses: Some(addresses), ..PortFilter::default() };
+        let ports = self.store.ports(&filter, &Page::default()).await?;
+        let mut nodes: Vec<Uuid> = ports.iter().map(|port| port.node_uuid).collect();
+        nodes.sort();
+        nodes.dedup();
+        match nodes.as_slice() {
+            [only] => Ok(Some(*only)),
+            [] => Ok(None),
+            several => {
+                tracing::warn!(?several, "an agent has the addresses of more than one node");
+                Ok(None)
+            }
+        }
+    }
+
+    pub(super) fn lookup_answer(&self, node: &Node, token: Option<String>) -> Lookup {
+        let mut other = Map::new();
+        other.insert("properties".to_owned(), Value::Object(node.properties.clone()));
+        other.insert("instance_info".to_owned(), Value::Object(masked(&node.instance_info)));
+        other.insert("driver_internal_info".to_owned(), Value::Object(masked(&node.driver_internal_info)));
+        let base = &self.settings.media.agent_url;
+        let links = json!([
+            {"href": format!("{base}/v1/nodes/{}", node.uuid), "rel": "self"},
+            {"href": format!("{base}/nodes/{}", node.uuid), "rel": "bookmark"},
+        ]);
+        other.insert("links".to_owned(), links);
+        let config = LookupConfig {
+            heartbeat_timeout: Some(self.settings.heartbeat_timeout),
+            agent_token: token,
+            agent_token_required: Some(true),
+            tls_min_version: Some("1.3".to_owned()),
+            agent_md5_checksum_enable: Some(false),
+            other: agent_settings(node.driver == "redfish"),
+        };
+        Lookup { node: LookupNode { uuid: node.uuid.to_string(), other }, config }
+    }
+}
+
+/// The token for the answer: a new one the first time, a mask when there is one already, and what there is for agents
+/// that are older than tokens.
+pub(super) fn give_token(draft: &mut Draft, may_make: bool) -> Option<String> {
+    let stored = draft.node.driver_internal_info.get("agent_secret_token").and_then(Value::as_str);
+    let pregenerated = draft.node.driver_internal_info.contains_key("agent_secret_token_pregenerated");
+    match (stored, may_make) {
+        (Some(_), true) => Some(MASK.to_owned()),
+        // A token that came with the ramdisk is never told: whoever asks for it is not that ramdisk.
+        (Some(_), false) if pregenerated => Some(MASK.to_owned()),
+        (Some(token), false) => Some(token.to_owned()),
+        (None, false) => None,
+        (None, true) => {
+            let token = new_token();
+            draft.node.driver_internal_info.insert("agent_secret_token".to_owned(), Value::from(token.as_str()));
+            Some(token)
+        }
+    }
+}
+
+/// Settings for agents that the driver has no settings of its own for: Ironic's defaults.
+fn agent_settings(skip_bmc_detect: bool) -> Map<String, Value> {
+    let settings = json!({
+        "metrics": {
+            "backend": "noop", "prepend_host": false, "prepend_uuid": false, "prepend_host_reverse": true,
+            "global_prefix": null,
+        },
+        "metrics_statsd": {"statsd_host": "localhost", "statsd_port": 8125},
+        "agent_containers": {
+            "allow_arbitrary_containers": false, "allowed_containers": [],
+            "container_steps_file": "/etc/ironic-python-agent.d/mysteps.yaml", "runner": "podman",
+            "pull_options": ["--tls-verify=false"], "run_options": ["--rm", "--network=host", "--tls-verify=false"],
+        },
+        "disable_deep_image_inspection": false,
+        "permitted_image_formats": ["raw", "gpt", "qcow2", "iso"],
+        "agent_skip_bmc_detect": skip_bmc_detect,
+        "enable_bios_bootloader_install": false,
+        "tls_cipher_suites": null,
+    });
+    settings.as_object().cloned().unwrap_or_default()
+}

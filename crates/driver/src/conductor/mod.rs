@@ -1,0 +1,311 @@
+//! The conductor: owns the nodes, applies commands to them and lets their flows run.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | `verbs.rs` | what a provision verb does: refusals, the transition, the plan |
+//! | `change.rs` | load → change → commit, again when somebody else was quicker; transitions and history |
+//! | `worker.rs` | one task a node while its flow has something to do; deadlines |
+//! | `runner.rs` | one turn of a flow: intent, effect, outcome |
+//! | `agent_call.rs` | commands to agents: sent once, adopted after a restart |
+//! | `heartbeat.rs` | **what happens on a heartbeat** |
+//! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
+//! | `patch.rs`, `ports.rs` | changes that start no flow |
+//!
+//! Nothing is held while something is waited for: there is no lock on a node, only commits that name the version they
+//! were made from. A wake-up carries no data; whoever is woken reads the store, so none can be lost.
+
+mod agent_call;
+mod change;
+mod heartbeat;
+mod inspection;
+mod lookup;
+mod patch;
+mod ports;
+mod runner;
+mod secret;
+mod settings;
+mod verbs;
+mod worker;
+
+pub use settings::{AddPorts, Clock, Parts, Settings, SystemClock};
+
+use crate::command::{Command, NodeIdent};
+use crate::fault::Fault;
+use crate::hardware_type::{self, Interface, Validation};
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use store::{Epoch, Node, Store, StoreError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use transport::client::chain;
+use uuid::Uuid;
+use wire::agent::Progress;
+use worker::Workers;
+
+/// How long [`Conductor::stop`] waits for effects that are under way.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// The conductor could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store does not work.
+    #[error("take the store over")]
+    Store(#[source] StoreError),
+}
+
+/// Owns the nodes of a store.
+pub struct Conductor<S> {
+    store: Arc<S>,
+    epoch: Epoch,
+    settings: Settings,
+    parts: Parts,
+    started: Timestamp,
+    workers: Workers,
+    progress: Mutex<HashMap<Uuid, Progress>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<S: Store> Conductor<S> {
+    /// Takes the store over and goes on with every flow that is saved in it.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(store: Arc<S>, settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let epoch = store.take_over(&settings.hostname).await.map_err(StartError::Store)?;
+        let flows = store.flows().await.map_err(StartError::Store)?;
+        let conductor = Arc::new(Self {
+            epoch,
+            started: parts.clock.now(),
+            store,
+            settings,
+            parts,
+            workers: Workers::default(),
+            progress: Mutex::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        tracing::info!(epoch = epoch.0, flows = flows.len(), "the conductor starts");
+        for flow in flows {
+            conductor.wake(flow.node);
+        }
+        Ok(conductor)
+    }
+
+    /// Stops: nothing new is begun, effects under way may finish for a moment. What is saved goes on at the next start.
+    pub async fn stop(&self) {
+        self.stop.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                "effects were still under way when the conductor stopped; they are taken up at the next start"
+            );
+        }
+    }
+
+    /// Enrolls a node. `provision_state` is that of `node`; interfaces that are not chosen get their defaults.
+    pub async fn create_node(self: &Arc<Self>, mut node: Node) -> Result<Node, Fault> {
+        hardware_type::compose(&mut node)?;
+        let now = self.parts.clock.now();
+        node.created_at = now;
+        node.provision_updated_at = None;
+        Ok(self.store.create_node(self.epoch, node).await?)
+    }
+
+    /// Removes a node, where its state allows that.
+    pub async fn delete_node(self: &Arc<Self>, ident: &NodeIdent) -> Result<(), Fault> {
+        let node = self.find(ident).await?;
+        if node.protected {
+            return Err(Fault::Forbidden(format!(
+                "Node {} is protected and can not be undeployed, rebuilt or deleted; unset protected first.",
+                node.uuid
+            )));
+        }
+        if node.instance_uuid.is_some() && !node.maintenance {
+            return Err(Fault::Conflict(format!("Node {} is associated with an instance.", node.uuid)));
+        }
+        if node.reservation.is_some() && !node.maintenance {
+            return Err(change::locked(&node));
+        }
+        if !node.provision_state.allows_delete(node.maintenance) {
+            return Err(Fault::Conflict(format!(
+                "Can not delete node {} while it is in provision state \"{}\"; valid are available, manageable, enroll \
+                 and adopt failed, or any with maintenance set.",
+                node.uuid, node.provision_state
+            )));
+        }
+        self.store.delete_node(self.epoch, node.uuid, node.version).await?;
+        self.clear_progress(node.uuid);
+        self.wake(node.uuid);
+        self.parts.machines.release(node.uuid).await;
+        Ok(())
+    }
+
+    /// Does something to a node. What comes back is the node with the command accepted and saved; the rest goes on by
+    /// itself, whether or not the caller waits for this.
+    ///
+    /// # Errors
+    /// [`Fault`]; the node is as it was.
+    pub async fn command(self: &Arc<Self>, ident: &NodeIdent, command: Command) -> Result<Node, Fault> {
+        let (this, ident) = (self.clone(), ident.clone());
+        self.detached(async move {
+            match command {
+                Command::Provision { verb, arguments } => this.provision(&ident, verb, arguments).await,
+                Command::Power { target, .. } => this.power(&ident, target).await,
+                Command::Maintenance { on, reason } => this.maintenance(&ident, on, reason).await,
+                Command::BootDevice { device, persistent } => this.boot_device(&ident, &device, persistent).await,
+                Command::Patch { operations, reset_interfaces } => {
+                    this.patch(&ident, &operations, reset_interfaces).await
+                }
+            }
+        })
+        .await
+    }
+
+    /// Whether a node's settings make sense, interface by interface.
+    pub async fn validate(&self, ident: &NodeIdent) -> Result<Validation, Fault> {
+        Ok(hardware_type::validate(&self.find(ident).await?))
+    }
+
+    /// The store, for queries.
+    pub fn store(&self) -> &Arc<S> {
+        &self.store
+    }
+
+    /// How far the agent's current command is, where one runs and its agent tells.
+    pub fn progress(&self, node: Uuid) -> Option<Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// The name under which this conductor owns nodes.
+    pub fn hostname(&self) -> &str {
+        &self.settings.hostname
+    }
+
+    /// The number of this conductor's ownership; when the store has a newer one, another conductor has taken over.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The file to serve under `/boot/<place>`; `None` when there is none.
+    pub fn boot_file(&self, place: &str) -> Option<PathBuf> {
+        crate::effect::media::file_of(&self.settings.media.data_dir, place).filter(|file| file.is_file())
+    }
+
+    /// A node by UUID or name.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`] in the words of the API.
+    pub async fn find(&self, ident: &NodeIdent) -> Result<Node, Fault> {
+        let found = match ident {
+            NodeIdent::Uuid(uuid) => self.store.node(*uuid).await,
+            NodeIdent::Name(name) => self.store.node_by_name(name).await,
+        };
+        found.map_err(|error| match error {
+            StoreError::NotFound { .. } => {
+                let id = match ident {
+                    NodeIdent::Uuid(uuid) => uuid.to_string(),
+                    NodeIdent::Name(name) => name.clone(),
+                };
+                Fault::NotFound(format!("Node {id} could not be found."))
+            }
+            other => other.into(),
+        })
+    }
+
+    /// Runs something to its end, whatever becomes of the request that asked for it.
+    async fn detached<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        if self.stop.is_cancelled() {
+            return Err(Fault::Unavailable("The service is stopping; try again in a moment.".to_owned()));
+        }
+        match self.tasks.spawn(work).await {
+            Ok(result) => result,
+            Err(error) => {
+                tracing::error!(%error, "a command ended unexpectedly");
+                Err(Fault::Internal("The command ended unexpectedly; the log has details.".to_owned()))
+            }
+        }
+    }
+
+    fn set_progress(&self, node: Uuid, progress: Option<Progress>) {
+        let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress {
+            Some(progress) => drop(all.insert(node, progress)),
+            None => drop(all.remove(&node)),
+        }
+    }
+
+    fn clear_progress(&self, node: Uuid) {
+        self.set_progress(node, None);
+    }
+
+    async fn boot_device(self: &Arc<Self>, ident: &NodeIdent, device: &str, persistent: bool) -> Result<Node, Fault> {
+        let device = match device {
+            "pxe" => hardware::BootDevice::Pxe,
+            "disk" => hardware::BootDevice::Disk,
+            "cdrom" => hardware::BootDevice::Cdrom,
+            other => {
+                return Err(Fault::Invalid(format!(
+                    "Invalid boot device {other} specified. Supported are: pxe, disk, cdrom."
+                )));
+            }
+        };
+        let node = self.find(ident).await?;
+        if self.store.flow(node.uuid).await?.is_some() || node.reservation.is_some() {
+            return Err(change::locked(&node));
+        }
+        if let Some(problem) = hardware_type::validate(&node).first_problem(&[Interface::Management]) {
+            return Err(Fault::Invalid(problem));
+        }
+        let machine = self.parts.machines.of(&node).await;
+        let set = match machine {
+            Ok(machine) => machine.set_boot_device(device, persistent).await,
+            Err(error) => Err(error),
+        };
+        set.map_err(|error| Fault::Invalid(format!("Failed to set the boot device: {}", chain(&error))))?;
+        Ok(node)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Duplicate { what, value } => match *what {
+                "name" => Self::Conflict(format!("A node with name {value} already exists.")),
+                "uuid" => Self::Conflict(format!("A node with UUID {value} already exists.")),
+                "address" => Self::Conflict(format!("A port with MAC address {value} already exists.")),
+                "instance_uuid" => Self::Conflict(format!("Instance {value} is already associated with a node.")),
+                _ => Self::Conflict(error.to_string()),
+            },
+            StoreError::NotFound { what, id } => {
+                let mut name = (*what).to_owned();
+                if let Some(first) = name.get_mut(..1) {
+                    first.make_ascii_uppercase();
+                }
+                Self::NotFound(format!("{name} {id} could not be found."))
+            }
+            StoreError::Conflict { .. } => Self::Conflict(error.to_string()),
+            StoreError::SortKey { .. } => Self::Invalid(error.to_string()),
+            StoreError::Fenced { .. } => {
+                tracing::error!(%error, "this conductor owns the store no longer");
+                Self::Unavailable("Another conductor has taken over; ask that one.".to_owned())
+            }
+            StoreError::Database { .. } | StoreError::Corrupt { .. } => {
+                tracing::error!(error = %chain(&error), "the store failed");
+                Self::Internal("The database failed; the log has details.".to_owned())
+            }
+        }
+    }
+}

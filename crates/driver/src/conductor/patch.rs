@@ -1,0 +1,266 @@
+//! Changing a node's attributes: RFC 6902 operations on the part of the node that may be changed.
+
+use super::Conductor;
+use super::change::{Draft, locked};
+use super::verbs::set_maintenance;
+use crate::command::{NodeIdent, PatchOp, PatchOperation};
+use crate::fault::Fault;
+use crate::hardware_type::{Interface, compose};
+use lifecycle::provision::State;
+use serde_json::{Map, Value, json};
+use std::sync::Arc;
+use store::{Node, Store};
+use uuid::Uuid;
+
+/// Attributes that are kept for later API versions and have no field of their own.
+const KEPT: [&str; 5] = ["chassis_uuid", "disable_power_off", "instance_name", "parent_node", "shard"];
+
+impl<S: Store> Conductor<S> {
+    pub(super) async fn patch(
+        self: &Arc<Self>,
+        ident: &NodeIdent,
+        operations: &[PatchOperation],
+        reset_interfaces: bool,
+    ) -> Result<Node, Fault> {
+        let uuid = self.find(ident).await?.uuid;
+        let (node, _, ()) = self.change(uuid, |draft| apply(draft, operations, reset_interfaces)).await?;
+        Ok(node)
+    }
+}
+
+fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
+    let node = &draft.node;
+    gate(node)?;
+    let mut document = document_of(node);
+    let defaults = document_of(&Node::new(node.uuid, &node.driver, node.created_at));
+    for operation in operations {
+        operate(&mut document, &defaults, operation)?;
+    }
+    let mut changed = draft.node.clone();
+    write_back(&mut changed, &document)?;
+    check(&draft.node, &mut changed, operations, reset_interfaces)?;
+    draft.node = changed;
+    Ok(())
+}
+
+/// Whether a node may be changed at all now.
+fn gate(node: &Node) -> Result<(), Fault> {
+    if node.reservation.is_some() || node.target_power_state.is_some() {
+        return Err(locked(node));
+    }
+    if !node.provision_state.allows_patch(node.target_provision_state.is_some(), u16::MAX) {
+        return Err(Fault::Conflict(format!(
+            "Node {} can not be updated while a state transition is in progress (it is in state \"{}\").",
+            node.uuid, node.provision_state
+        )));
+    }
+    Ok(())
+}
+
+/// The attributes that may be changed.
+fn document_of(node: &Node) -> Map<String, Value> {
+    let document = json!({
+        "automated_clean": node.automated_clean, "conductor_group": node.conductor_group,
+        "description": node.description, "driver": node.driver, "driver_info": node.driver_info, "extra": node.extra,
+        "instance_info": node.instance_info, "instance_uuid": node.instance_uuid, "lessee": node.lessee,
+        "maintenance": node.maintenance, "name": node.name, "network_data": node.network_data, "owner": node.owner,
+        "properties": node.properties, "protected": node.protected, "protected_reason": node.protected_reason,
+        "resource_class": node.resource_class, "retired": node.retired, "retired_reason": node.retired_reason,
+    });
+    let mut document = document.as_object().cloned().unwrap_or_default();
+    for interface in Interface::ALL {
+        let chosen = node.interfaces.get(interface.as_str());
+        document.insert(format!("{}_interface", interface.as_str()), json!(chosen));
+    }
+    for key in KEPT {
+        document.insert(key.to_owned(), node.attributes.get(key).cloned().unwrap_or(Value::Null));
+    }
+    document
+}
+
+fn operate(
+    document: &mut Map<String, Value>,
+    defaults: &Map<String, Value>,
+    operation: &PatchOperation,
+) -> Result<(), Fault> {
+    let shown = format!("/{}", operation.path.join("/"));
+    let Some((root, below)) = operation.path.split_first() else {
+        return Err(Fault::Invalid("Couldn't apply patch: the path is empty.".to_owned()));
+    };
+    let Some(slot) = document.get_mut(root) else {
+        let known = document.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        return Err(Fault::Invalid(format!("Cannot patch {shown}. Only the following can be updated: {known}")));
+    };
+    let value = match (operation.op, &operation.value) {
+        (PatchOp::Remove, _) => None,
+        (PatchOp::Add | PatchOp::Replace, Some(value)) => Some(value.clone()),
+        (PatchOp::Add | PatchOp::Replace, None) => {
+            return Err(Fault::Invalid(format!("Couldn't apply patch: {shown} has no value.")));
+        }
+    };
+    if below.is_empty() {
+        *slot = value.unwrap_or_else(|| defaults.get(root).cloned().unwrap_or(Value::Null));
+        return Ok(());
+    }
+    below_root(slot, below, operation.op, value).map_err(|reason| {
+        let last = below.last().map(String::as_str).unwrap_or_default();
+        Fault::Invalid(format!("Couldn't apply patch for {shown}. Reason: {}", reason.replace("{}", last)))
+    })
+}
+
+fn below_root(slot: &mut Value, path: &[String], op: PatchOp, value: Option<Value>) -> Result<(), String> {
+    let Some((last, parents)) = path.split_last() else { return Ok(()) };
+    let mut at = slot;
+    for part in parents {
+        at = match at {
+            Value::Object(map) => map.get_mut(part),
+            Value::Array(list) => part.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+            _ => None,
+        }
+        .ok_or_else(|| format!("member '{part}' not found"))?;
+    }
+    match at {
+        Value::Object(map) => match (op, value) {
+            (PatchOp::Add, Some(value)) => drop(map.insert(last.clone(), value)),
+            (PatchOp::Replace, Some(value)) => {
+                *map.get_mut(last).ok_or("can't replace a non-existent object '{}'")? = value;
+            }
+            (_, _) => drop(map.remove(last).ok_or("can't remove a non-existent object '{}'")?),
+        },
+        Value::Array(list) => {
+            let index = if last == "-" { list.len() } else { last.parse().map_err(|_| "'{}' is not an index")? };
+            match (op, value) {
+                (PatchOp::Add, Some(value)) if index <= list.len() => list.insert(index, value),
+                (PatchOp::Replace, Some(value)) if index < list.len() => list[index] = value,
+                (PatchOp::Remove, _) if index < list.len() => drop(list.remove(index)),
+                _ => return Err("index '{}' is out of range".to_owned()),
+            }
+        }
+        _ => return Err("the parent of '{}' is neither an object nor a list".to_owned()),
+    }
+    Ok(())
+}
+
+/// Reads one attribute back.
+struct Reader<'a>(&'a Map<String, Value>);
+
+impl Reader<'_> {
+    fn wrong(key: &str, wanted: &str, found: &Value) -> Fault {
+        let found: String = found.to_string().chars().take(80).collect();
+        Fault::Invalid(format!("Invalid input for field/attribute {key}. Value: '{found}'. It must be {wanted}."))
+    }
+
+    fn text(&self, key: &str) -> Result<Option<String>, Fault> {
+        match &self.0[key] {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.clone())),
+            other => Err(Self::wrong(key, "a text or null", other)),
+        }
+    }
+
+    fn map(&self, key: &str) -> Result<Map<String, Value>, Fault> {
+        match &self.0[key] {
+            Value::Null => Ok(Map::new()),
+            Value::Object(map) => Ok(map.clone()),
+            other => Err(Self::wrong(key, "an object", other)),
+        }
+    }
+
+    /// A flag, also as the text that command lines send.
+    fn flag(&self, key: &str) -> Result<Option<bool>, Fault> {
+        match &self.0[key] {
+            Value::Null => Ok(None),
+            Value::Bool(flag) => Ok(Some(*flag)),
+            Value::String(text) if text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+            other => Err(Self::wrong(key, "true or false", other)),
+        }
+    }
+
+    fn uuid(&self, key: &str) -> Result<Option<Uuid>, Fault> {
+        let text = self.text(key)?;
+        text.map(|text| text.parse().map_err(|_| Self::wrong(key, "a UUID", &Value::from(text)))).transpose()
+    }
+}
+
+fn write_back(node: &mut Node, document: &Map<String, Value>) -> Result<(), Fault> {
+    let read = Reader(document);
+    node.automated_clean = read.flag("automated_clean")?;
+    node.conductor_group = read.text("conductor_group")?.unwrap_or_default().to_ascii_lowercase();
+    node.description = read.text("description")?;
+    node.driver = read.text("driver")?.ok_or_else(|| Reader::wrong("driver", "a text", &Value::Null))?;
+    node.driver_info = read.map("driver_info")?;
+    node.extra = read.map("extra")?;
+    node.instance_info = read.map("instance_info")?;
+    node.instance_uuid = read.uuid("instance_uuid")?;
+    node.lessee = read.text("lessee")?;
+    let maintenance = read.flag("maintenance")?.unwrap_or_default();
+    if maintenance != node.maintenance {
+        set_maintenance(node, maintenance, None);
+    }
+    node.name = read.text("name")?.filter(|name| !name.is_empty());
+    node.network_data = read.map("network_data")?;
+    node.owner = read.text("owner")?;
+    node.properties = read.map("properties")?;
+    node.protected = read.flag("protected")?.unwrap_or_default();
+    node.protected_reason = read.text("protected_reason")?.filter(|_| node.protected);
+    node.resource_class = read.text("resource_class")?;
+    node.retired = read.flag("retired")?.unwrap_or_default();
+    node.retired_reason = read.text("retired_reason")?.filter(|_| node.retired);
+    for interface in Interface::ALL {
+        match read.text(&format!("{}_interface", interface.as_str()))? {
+            Some(chosen) => drop(node.interfaces.insert(interface.as_str().to_owned(), chosen)),
+            None => drop(node.interfaces.remove(interface.as_str())),
+        }
+    }
+    for key in KEPT {
+        match &document[key] {
+            Value::Null => drop(node.attributes.remove(key)),
+            value => drop(node.attributes.insert(key.to_owned(), value.clone())),
+        }
+    }
+    Ok(())
+}
+
+/// What may change in which state.
+fn check(before: &Node, after: &mut Node, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
+    let state = before.provision_state;
+    if before.instance_uuid.is_some() && after.instance_uuid.is_some() && before.instance_uuid != after.instance_uuid {
+        return Err(Fault::Conflict(format!(
+            "Node {} is associated with an instance; remove instance_uuid first.",
+            before.uuid
+        )));
+    }
+    if after.protected && !before.protected && !matches!(state, State::Active | State::Rescue) {
+        let text = format!("Node {} can only be protected while it is active or in rescue.", before.uuid);
+        return Err(Fault::Conflict(text));
+    }
+    if after.retired && !before.retired && state == State::Available {
+        let text = format!("Node {} can not be retired while it is available; manage it first.", before.uuid);
+        return Err(Fault::Conflict(text));
+    }
+    if before.driver != after.driver && reset_interfaces {
+        // Those that this request names stay.
+        let named = |interface: &Interface| {
+            let field = format!("{}_interface", interface.as_str());
+            operations.iter().any(|operation| operation.path.first() == Some(&field))
+        };
+        for interface in Interface::ALL.iter().filter(|interface| !named(interface)) {
+            after.interfaces.remove(interface.as_str());
+        }
+    } else if reset_interfaces {
+        return Err(Fault::Invalid("reset_interfaces goes with a change of the driver only.".to_owned()));
+    }
+    compose(after)?;
+    let recomposed = before.driver != after.driver || before.interfaces != after.interfaces;
+    let reclassed = before.resource_class.is_some() && before.resource_class != after.resource_class;
+    if (recomposed || reclassed) && !state.allows_interface_change(before.maintenance || after.maintenance) {
+        let what = if recomposed { "driver and interfaces" } else { "resource_class" };
+        return Err(Fault::Conflict(format!(
+            "Can not change {what} of node {} while it is in provision state \"{state}\"; it can be in enroll, \
+             manageable, inspecting, inspect wait or available, or have maintenance set.",
+            before.uuid
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,506 @@
+//! One turn of a flow: the intent is saved, the effect is made, the outcome is saved together with the moved cursor.
+//! Whatever happens between two of these, the next turn begins with the same action, and actions are safe to repeat.
+
+use super::Conductor;
+use super::agent_call::Call;
+use super::change::{BOOT_MEDIA, Draft, Failure};
+use super::secret::new_token;
+use crate::effect::OutOfBand;
+use crate::effect::machines::power_name;
+use crate::effect::media::fresh_place;
+use crate::fault::Fault;
+use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, clean};
+use hardware::{OutOfBandError, PowerState};
+use lifecycle::provision::Event;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Node, Store};
+use transport::client::chain;
+use uuid::Uuid;
+use wire::agent::CommandRequest;
+
+/// Key of a CD that an earlier flow left behind.
+const STALE_MEDIA: &str = "stale_boot_media_secret";
+/// How often the power state is read while an agent shuts its machine down.
+const POWER_POLL: Duration = Duration::from_secs(5);
+
+/// What a worker does after a turn.
+pub(super) enum Turn {
+    /// The next turn, at once.
+    Again,
+    /// Waits for a wake-up, at most so long.
+    Wait(Option<Duration>),
+    /// There is no flow.
+    Over,
+}
+
+/// What an effect brought.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Outcome {
+    /// The machine's power is known to be so now.
+    pub(super) power: Option<PowerState>,
+    /// The agent is gone.
+    pub(super) agent_gone: bool,
+    /// The virtual CD is gone.
+    pub(super) media_gone: bool,
+    /// A CD that was left behind is gone.
+    pub(super) stale_media_gone: bool,
+    /// The agent has taken a command; it is not over yet.
+    pub(super) sent: Option<String>,
+    /// Commands of the agent that are not ours to wait for.
+    pub(super) settled: Vec<String>,
+    /// Versions of the agent's managers.
+    pub(super) versions: Option<BTreeMap<String, String>>,
+    /// What is left to do, instead of what was planned.
+    pub(super) rest: Option<Vec<Action>>,
+    /// To be done first.
+    pub(super) more: Vec<Action>,
+    /// UUIDs of what was written.
+    pub(super) partitions: Option<Value>,
+}
+
+/// Why an effect was not made.
+#[derive(Debug)]
+pub(super) enum Trouble {
+    /// The agent cannot take it now: tried again when it calls, or in a while.
+    Later(String),
+    /// The BMC did not answer: tried again a few times.
+    Bmc(String),
+    /// It cannot be done. `on_agent`: the agent says so, and the machine is left as it is for somebody to look at.
+    Final {
+        /// Why.
+        text: String,
+        /// Who says so.
+        on_agent: bool,
+    },
+}
+
+impl From<OutOfBandError> for Trouble {
+    fn from(error: OutOfBandError) -> Self {
+        match &error {
+            OutOfBandError::Unreachable(_) | OutOfBandError::Failed(_) => Self::Bmc(chain(&error)),
+            OutOfBandError::Settings(_) | OutOfBandError::Denied(_) | OutOfBandError::Unsupported(_) => {
+                Self::Final { text: chain(&error), on_agent: false }
+            }
+        }
+    }
+}
+
+pub(super) fn fatal(text: impl Into<String>) -> Trouble {
+    Trouble::Final { text: text.into(), on_agent: false }
+}
+
+/// A place in a flow: an outcome that belongs to another is dropped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    flow: Uuid,
+    cursor: usize,
+}
+
+impl Place {
+    pub(super) fn of(flow: &Flow) -> Self {
+        Self { flow: flow.id, cursor: flow.cursor }
+    }
+
+    pub(super) fn is_in(self, draft: &Draft) -> bool {
+        draft.flow.as_ref().is_some_and(|flow| flow.id == self.flow && flow.cursor == self.cursor)
+    }
+}
+
+impl<S: Store> Conductor<S> {
+    /// Makes one turn of the node's flow.
+    pub(super) async fn turn(self: &Arc<Self>, uuid: Uuid) -> Result<Turn, Fault> {
+        let (node, flow) = self.load(uuid).await?;
+        let Some(flow) = flow else {
+            self.clear_progress(uuid);
+            return Ok(Turn::Over);
+        };
+        if self.expire(&node, &flow).await? {
+            return Ok(Turn::Again);
+        }
+        let place = Place::of(&flow);
+        let Some(action) = flow.current().cloned() else {
+            self.change(uuid, |draft| {
+                if place.is_in(draft) {
+                    draft.flow = None;
+                    draft.node.target_power_state = None;
+                }
+                Ok(())
+            })
+            .await?;
+            return Ok(Turn::Again);
+        };
+        if action.only_waits() {
+            return self.wait_for_call(&node, place, &action).await;
+        }
+        if let Some(command) = flow.intent.as_ref().and_then(|intent| intent.command.clone()) {
+            return self.follow(&node, &flow, &action, &command).await;
+        }
+        self.act(&node, &flow, &action).await
+    }
+
+    /// Waits for a heartbeat or an inventory; whoever brings it changes the node and rings.
+    async fn wait_for_call(&self, node: &Node, place: Place, action: &Action) -> Result<Turn, Fault> {
+        let called = *action == Action::WaitForAgent;
+        let (node, _, gone_on) = self
+            .change(node.uuid, |draft| {
+                let Some(flow) =
+                    draft.flow.as_mut().filter(|flow| flow.id == place.flow && flow.cursor == place.cursor)
+                else {
+                    return Ok(true);
+                };
+                let kind = flow.kind;
+                if called && draft.node.driver_internal_info.contains_key("agent_url") {
+                    flow.advance(&[]);
+                    draft.enter(kind, true)?;
+                    return Ok(true);
+                }
+                draft.enter(kind, false)?;
+                Ok(false)
+            })
+            .await?;
+        Ok(if gone_on { Turn::Again } else { Turn::Wait(self.left(&node)) })
+    }
+
+    async fn act(self: &Arc<Self>, node: &Node, flow: &Flow, action: &Action) -> Result<Turn, Fault> {
+        let place = Place::of(flow);
+        let call = match self.call_of(node, flow, action).await? {
+            Ok(call) => call,
+            Err(trouble) => return self.trouble(node, flow, action, trouble).await,
+        };
+        let digest = call.as_ref().map(|call| call.digest.clone()).unwrap_or_default();
+        let begin = |draft: &mut Draft| begin(draft, place, action, &digest);
+        let (node, flow, begun) = self.change(node.uuid, begin).await?;
+        let Some(flow) = flow.filter(|_| begun != Begun::Elsewhere) else { return Ok(Turn::Again) };
+        if begun == Begun::OtherArguments {
+            let text = "its arguments have changed since it was begun; whether it was carried out is not known";
+            return self.trouble(&node, &flow, action, fatal(text)).await;
+        }
+        let work = self.perform(&node, &flow, action, call);
+        let done = match self.left(&node).filter(|_| flow.kind.states().is_some()) {
+            // What takes longer than the state may last is given up; the next turn says so to the operator.
+            Some(left) => match tokio::time::timeout(left, work).await {
+                Ok(done) => done,
+                Err(_) => return Ok(Turn::Again),
+            },
+            None => work.await,
+        };
+        match done {
+            Ok(outcome) => {
+                self.settle(node.uuid, place, action, &outcome).await?;
+                Ok(Turn::Again)
+            }
+            Err(trouble) => self.trouble(&node, &flow, action, trouble).await,
+        }
+    }
+
+    /// Saves an outcome and goes on.
+    pub(super) async fn settle(
+        &self,
+        uuid: Uuid,
+        place: Place,
+        action: &Action,
+        outcome: &Outcome,
+    ) -> Result<(), Fault> {
+        self.change(uuid, |draft| {
+            if !place.is_in(draft) {
+                tracing::debug!(action = action.describe(), "the flow went elsewhere; what this brought is dropped");
+                return Ok(());
+            }
+            apply(draft, action, outcome, self.settings.automated_clean)
+        })
+        .await?;
+        if outcome.sent.is_none() {
+            self.clear_progress(uuid);
+        }
+        Ok(())
+    }
+
+    /// What is done when an effect was not made.
+    pub(super) async fn trouble(
+        &self,
+        node: &Node,
+        flow: &Flow,
+        action: &Action,
+        trouble: Trouble,
+    ) -> Result<Turn, Fault> {
+        let place = Place::of(flow);
+        let attempt = flow.intent.as_ref().map_or(1, |intent| intent.attempt);
+        let (text, on_agent) = match trouble {
+            Trouble::Later(reason) => {
+                tracing::info!(action = action.describe(), reason, "tried again when the agent calls");
+                let (node, _, ()) = self
+                    .change(node.uuid, |draft| if place.is_in(draft) { draft.enter(flow.kind, false) } else { Ok(()) })
+                    .await?;
+                let pause = pause(attempt);
+                return Ok(Turn::Wait(Some(self.left(&node).map_or(pause, |left| left.min(pause)))));
+            }
+            Trouble::Bmc(reason) if attempt < self.settings.bmc_attempts && flow.kind != FlowKind::Cleanup => {
+                tracing::warn!(action = action.describe(), attempt, reason, "tried again");
+                return Ok(Turn::Wait(Some(pause(attempt))));
+            }
+            Trouble::Bmc(text) => (text, false),
+            Trouble::Final { text, on_agent } => (text, on_agent),
+        };
+        tracing::warn!(flow = flow.kind.as_str(), action = action.describe(), reason = text, "failed");
+        if flow.kind == FlowKind::Cleanup {
+            self.settle(node.uuid, place, action, &Outcome::default()).await?;
+            return Ok(Turn::Again);
+        }
+        let failure = failure(node, flow, action, &text, on_agent);
+        self.change(node.uuid, |draft| {
+            if !place.is_in(draft) {
+                return Ok(());
+            }
+            // An event of the table: a waiting node fails from its waiting state, a working one from its own.
+            draft.fail(&failure)
+        })
+        .await?;
+        self.clear_progress(node.uuid);
+        Ok(Turn::Again)
+    }
+
+    async fn perform(&self, node: &Node, flow: &Flow, action: &Action, call: Option<Call>) -> Result<Outcome, Trouble> {
+        if let Some(call) = call {
+            return self.send(node, flow, call).await;
+        }
+        match action {
+            Action::ReadPower => {
+                let power = self.machine(node).await?.power_state().await?;
+                Ok(Outcome { power: Some(power), ..Outcome::default() })
+            }
+            Action::PowerOff => {
+                make_power(&*self.machine(node).await?, PowerState::Off).await?;
+                Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
+            }
+            Action::PowerOn => {
+                make_power(&*self.machine(node).await?, PowerState::On).await?;
+                Ok(Outcome { power: Some(PowerState::On), ..Outcome::default() })
+            }
+            Action::PrepareMedia { purpose } => self.prepare_media(node, *purpose).await,
+            Action::InsertMedia => {
+                let place = text_of(node, BOOT_MEDIA).ok_or_else(|| fatal("there is no virtual media to insert"))?;
+                self.machine(node).await?.insert(&self.settings.media.url_of(place)).await?;
+                Ok(Outcome::default())
+            }
+            Action::EjectMedia => {
+                self.machine(node).await?.eject().await?;
+                if let Some(place) = text_of(node, BOOT_MEDIA) {
+                    self.settings.media.remove(place).await.map_err(|error| fatal(chain(&error)))?;
+                }
+                Ok(Outcome { media_gone: true, ..Outcome::default() })
+            }
+            Action::SetBootDevice { device, persistent } => {
+                self.machine(node).await?.set_boot_device((*device).into(), *persistent).await?;
+                Ok(Outcome::default())
+            }
+            Action::GetSteps { kind, insert } => self.get_steps(node, flow, *kind, *insert).await,
+            Action::GetPartitionUuids => self.get_partition_uuids(node).await,
+            Action::AgentPowerOff => self.agent_power_off(node).await,
+            Action::ExecuteStep { .. } | Action::InstallBootloader => Err(fatal("there is nothing to send")),
+            Action::WaitForAgent
+            | Action::WaitForInspection
+            | Action::ClearInstance
+            | Action::StartCleaning
+            | Action::Finish { .. } => Ok(Outcome::default()),
+        }
+    }
+
+    async fn machine(&self, node: &Node) -> Result<Arc<dyn OutOfBand>, Trouble> {
+        Ok(self.parts.machines.of(node).await?)
+    }
+
+    async fn prepare_media(&self, node: &Node, purpose: Purpose) -> Result<Outcome, Trouble> {
+        let failed = |error: crate::effect::media::MediaError| fatal(chain(&error));
+        if let Some(stale) = text_of(node, STALE_MEDIA) {
+            self.settings.media.remove(stale).await.map_err(failed)?;
+        }
+        let missing = || fatal("no place was chosen for the virtual media");
+        let place = text_of(node, BOOT_MEDIA).ok_or_else(missing)?;
+        let token = text_of(node, "agent_secret_token").ok_or_else(missing)?;
+        self.settings.media.build(node, purpose, token, place).await.map_err(failed)?;
+        Ok(Outcome { stale_media_gone: true, ..Outcome::default() })
+    }
+
+    /// Lets the ramdisk shut the machine down, so that its disks are flushed, and cuts power when that does not help.
+    async fn agent_power_off(&self, node: &Node) -> Result<Outcome, Trouble> {
+        let off = Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() };
+        let machine = self.machine(node).await?;
+        if !machine.is_fake() && machine.power_state().await? == PowerState::Off {
+            return Ok(off);
+        }
+        let request = CommandRequest { name: "standby.power_off".to_owned(), params: Map::new() };
+        let asked = match self.reach(node) {
+            Ok(agent) => agent.execute(request, false).await.map_err(|error| chain(&error)).map(drop),
+            Err(error) => Err(format!("{error:?}")),
+        };
+        match asked {
+            Err(reason) => tracing::info!(reason, "the agent does not shut down by itself"),
+            Ok(()) if machine.is_fake() => {}
+            Ok(()) => {
+                let mut waited = Duration::ZERO;
+                while waited < self.settings.soft_power_off_timeout {
+                    tokio::time::sleep(POWER_POLL).await;
+                    waited += POWER_POLL;
+                    if machine.power_state().await? == PowerState::Off {
+                        return Ok(off);
+                    }
+                }
+            }
+        }
+        make_power(&*machine, PowerState::Off).await?;
+        Ok(off)
+    }
+}
+
+async fn make_power(machine: &dyn OutOfBand, state: PowerState) -> Result<(), OutOfBandError> {
+    if machine.power_state().await? != state {
+        machine.set_power(state).await?;
+    }
+    Ok(())
+}
+
+/// 2, 4, 8, … seconds, at most 30.
+fn pause(attempt: u32) -> Duration {
+    Duration::from_secs((1_u64 << attempt.clamp(1, 5)).min(30))
+}
+
+pub(super) fn text_of<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    node.driver_internal_info.get(key).and_then(Value::as_str)
+}
+
+/// How the failure of an action is told, and what becomes of the machine.
+fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool) -> Failure {
+    let uuid = node.uuid;
+    let mut kind = flow.kind.as_str().to_owned();
+    if let Some(first) = kind.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    let what = action.describe();
+    let text = match action {
+        Action::ExecuteStep { .. } => format!("{kind} step {what} failed on node {uuid}. {text}"),
+        _ => format!("{kind} of node {uuid} failed: could not {what}: {text}"),
+    };
+    let power_off = match flow.kind {
+        FlowKind::Deploy => !on_agent,
+        FlowKind::Inspect => true,
+        _ => false,
+    };
+    Failure { text, event: Event::Fail, power_off }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    Here,
+    Elsewhere,
+    OtherArguments,
+}
+
+/// Saves that the action is about to be carried out.
+fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Result<Begun, Fault> {
+    if !place.is_in(draft) {
+        return Ok(Begun::Elsewhere);
+    }
+    let now = draft.now;
+    let Some(flow) = draft.flow.as_mut() else { return Ok(Begun::Elsewhere) };
+    let kind = flow.kind;
+    let first = flow.intent.is_none();
+    let intent =
+        flow.intent.get_or_insert_with(|| Intent { attempt: 0, digest: digest.to_owned(), command: None, since: now });
+    if intent.digest != digest {
+        return Ok(Begun::OtherArguments);
+    }
+    intent.attempt += 1;
+    if !action.needs_agent() {
+        draft.enter(kind, true)?;
+    }
+    if first && matches!(action, Action::PrepareMedia { .. }) {
+        let place = fresh_place(&draft.node);
+        let info = &mut draft.node.driver_internal_info;
+        if let Some(stale) = info.insert(BOOT_MEDIA.to_owned(), Value::from(place)) {
+            info.insert(STALE_MEDIA.to_owned(), stale);
+        }
+        info.insert("agent_secret_token".to_owned(), Value::from(new_token()));
+        info.insert("agent_secret_token_pregenerated".to_owned(), Value::from(true));
+    }
+    Ok(Begun::Here)
+}
+
+/// Applies an outcome and moves the cursor.
+fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default: bool) -> Result<(), Fault> {
+    if let Some(power) = outcome.power {
+        draft.node.power_state = Some(power_name(power).to_owned());
+    }
+    if outcome.agent_gone {
+        draft.forget_agent();
+    }
+    if outcome.media_gone {
+        draft.node.driver_internal_info.remove(BOOT_MEDIA);
+    }
+    if outcome.stale_media_gone {
+        draft.node.driver_internal_info.remove(STALE_MEDIA);
+    }
+    let Some(flow) = draft.flow.as_mut() else { return Ok(()) };
+    let kind = flow.kind;
+    flow.settled.extend(outcome.settled.iter().cloned());
+    if let Some(command) = &outcome.sent {
+        if let Some(intent) = flow.intent.as_mut() {
+            intent.command = Some(command.clone());
+        }
+        set_step(draft, action);
+        return draft.enter(kind, false);
+    }
+    if let Some(versions) = &outcome.versions {
+        flow.versions.clone_from(versions);
+    }
+    if let Some(partitions) = &outcome.partitions {
+        flow.partitions = partitions.clone();
+    }
+    if let Some(rest) = &outcome.rest {
+        flow.actions.truncate(flow.cursor + 1);
+        flow.actions.extend(rest.iter().cloned());
+    }
+    match action {
+        Action::ClearInstance => {
+            draft.node.instance_info = Map::new();
+            draft.node.instance_uuid = None;
+        }
+        Action::StartCleaning => {
+            draft.transition(Event::Clean)?;
+            let plan = clean::plan(&draft.node, clean_by_default);
+            draft.begin(FlowKind::Clean, plan);
+            return Ok(());
+        }
+        Action::Finish { event } => {
+            draft.enter(kind, true)?;
+            draft.transition(*event)?;
+            if kind == FlowKind::Inspect {
+                draft.node.inspection_finished_at = Some(draft.now);
+            }
+            draft.end();
+            return Ok(());
+        }
+        _ => {}
+    }
+    if let Some(flow) = draft.flow.as_mut() {
+        flow.advance(&outcome.more);
+    }
+    if action.needs_agent() {
+        draft.enter(kind, true)?;
+    }
+    Ok(())
+}
+
+/// Shows the step that runs, without its arguments.
+fn set_step(draft: &mut Draft, action: &Action) {
+    if let Action::ExecuteStep { kind, step } = action {
+        let shown = serde_json::to_value(step).unwrap_or(Value::Null);
+        match kind {
+            hardware::StepKind::Clean => draft.node.clean_step = shown,
+            hardware::StepKind::Deploy => draft.node.deploy_step = shown,
+            hardware::StepKind::Service => draft.node.service_step = shown,
+        }
+    }
+}

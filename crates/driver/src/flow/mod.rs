@@ -1,0 +1,354 @@
+//! Flows: what has to be done to a node, as a saved list of actions with a cursor.
+//!
+//! The files here are pure: a plan is a function of the node, its settings and what the agent offers, and is
+//! snapshot-tested. `conductor/worker.rs` carries a plan out; before every effect it saves an [`Intent`], after it the
+//! outcome together with the moved cursor. Each [`Action`] is safe to be carried out twice.
+
+pub mod clean;
+pub mod configdrive;
+pub mod deploy;
+pub mod image;
+pub mod inspect;
+pub mod undeploy;
+pub mod verify;
+
+use crate::hardware_type::{Interface, interface_of};
+use hardware::{BootDevice, Step, StepKind};
+use jiff::Timestamp;
+use lifecycle::provision::{Event, State};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use store::Node;
+use uuid::Uuid;
+
+/// What a flow is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlowKind {
+    /// Looks whether the BMC can be worked with.
+    Verify,
+    /// Finds out what the machine is.
+    Inspect,
+    /// Cleans the machine for its next user.
+    Clean,
+    /// Installs the machine.
+    Deploy,
+    /// Takes the instance off.
+    Undeploy,
+    /// Switches power for an operator.
+    Power,
+    /// Tidies up after something failed or was aborted. Best effort: what fails here is logged and passed over.
+    Cleanup,
+}
+
+impl FlowKind {
+    /// The state of a node whose flow works, and the one while it waits for the machine; `None` for flows that leave
+    /// the provision state alone.
+    pub fn states(self) -> Option<(State, Option<State>)> {
+        match self {
+            Self::Verify => Some((State::Verifying, None)),
+            Self::Inspect => Some((State::Inspecting, Some(State::InspectWait))),
+            Self::Clean => Some((State::Cleaning, Some(State::CleanWait))),
+            Self::Deploy => Some((State::Deploying, Some(State::DeployWait))),
+            Self::Undeploy => Some((State::Deleting, None)),
+            Self::Power | Self::Cleanup => None,
+        }
+    }
+
+    /// The word for people: `deploy`, `clean`, ….
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Verify => "verify",
+            Self::Inspect => "inspect",
+            Self::Clean => "clean",
+            Self::Deploy => "deploy",
+            Self::Undeploy => "undeploy",
+            Self::Power => "power",
+            Self::Cleanup => "cleanup",
+        }
+    }
+}
+
+/// What a ramdisk is booted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// To take commands: it looks its node up and sends heartbeats.
+    Commands,
+    /// To send an inventory.
+    Inspection,
+}
+
+/// What a machine boots from; [`BootDevice`] in a form that is saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Device {
+    /// Network.
+    Pxe,
+    /// Disk.
+    Disk,
+    /// Virtual CD.
+    Cdrom,
+}
+
+impl From<Device> for BootDevice {
+    fn from(device: Device) -> Self {
+        match device {
+            Device::Pxe => Self::Pxe,
+            Device::Disk => Self::Disk,
+            Device::Cdrom => Self::Cdrom,
+        }
+    }
+}
+
+/// One entry of a plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum Action {
+    /// Reads the power state.
+    ReadPower,
+    /// Makes the machine be off; done when it is. What an agent said before is forgotten: it is gone.
+    PowerOff,
+    /// Makes the machine be on; done when it is.
+    PowerOn,
+    /// Builds the virtual CD of the ramdisk, with the node's own kernel command line.
+    PrepareMedia {
+        /// What the ramdisk is for.
+        purpose: Purpose,
+    },
+    /// Inserts that CD.
+    InsertMedia,
+    /// Takes it out and removes the file.
+    EjectMedia,
+    /// Chooses what the machine boots.
+    SetBootDevice {
+        /// From what.
+        device: Device,
+        /// For good, or the next boot only.
+        persistent: bool,
+    },
+    /// Waits for the first heartbeat of a freshly booted agent.
+    WaitForAgent,
+    /// Waits for the inventory.
+    WaitForInspection,
+    /// Asks the agent for its steps, which are then put into the plan.
+    GetSteps {
+        /// Of which kind.
+        kind: StepKind,
+        /// Whether they are put into the plan; otherwise only the versions of the agent's managers are wanted.
+        insert: bool,
+    },
+    /// Has the agent carry out a step and waits for its end. Arguments that hold secrets or are large (an image, a
+    /// config drive) are not saved here; they are made from the node when the step is sent.
+    ExecuteStep {
+        /// Of which kind.
+        kind: StepKind,
+        /// The step.
+        step: Step,
+    },
+    /// Asks the agent for the UUIDs of what it wrote.
+    GetPartitionUuids,
+    /// Has the agent make the system bootable and waits for its end.
+    InstallBootloader,
+    /// Has the agent shut the machine down; power is cut when that takes too long.
+    AgentPowerOff,
+    /// Forgets the instance.
+    ClearInstance,
+    /// Goes on with cleaning.
+    StartCleaning,
+    /// Ends the flow with this event.
+    Finish {
+        /// The event.
+        event: Event,
+    },
+}
+
+impl Action {
+    /// What is being done, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::ReadPower => "read the power state".to_owned(),
+            Self::PowerOff => "power off".to_owned(),
+            Self::PowerOn => "power on".to_owned(),
+            Self::PrepareMedia { .. } => "build the virtual media".to_owned(),
+            Self::InsertMedia => "insert the virtual media".to_owned(),
+            Self::EjectMedia => "eject the virtual media".to_owned(),
+            Self::SetBootDevice { device, .. } => {
+                let name = match device {
+                    Device::Pxe => "pxe",
+                    Device::Disk => "disk",
+                    Device::Cdrom => "cdrom",
+                };
+                format!("set the boot device to {name}")
+            }
+            Self::WaitForAgent => "wait for the ramdisk to call back".to_owned(),
+            Self::WaitForInspection => "wait for the inventory from the ramdisk".to_owned(),
+            Self::GetSteps { kind, .. } => format!("get the agent's {} steps", kind.as_str()),
+            Self::ExecuteStep { step, .. } => format!("{}.{}", step.interface, step.step),
+            Self::GetPartitionUuids => "get the partition UUIDs".to_owned(),
+            Self::InstallBootloader => "install the boot loader".to_owned(),
+            Self::AgentPowerOff => "shut the ramdisk down".to_owned(),
+            Self::ClearInstance => "forget the instance".to_owned(),
+            Self::StartCleaning => "start cleaning".to_owned(),
+            Self::Finish { .. } => "finish".to_owned(),
+        }
+    }
+
+    /// Whether the machine is waited for, and not worked on.
+    pub fn only_waits(&self) -> bool {
+        matches!(self, Self::WaitForAgent | Self::WaitForInspection)
+    }
+
+    /// Whether this talks to the agent; such an action may also begin while the node waits.
+    pub fn needs_agent(&self) -> bool {
+        matches!(
+            self,
+            Self::GetSteps { .. } | Self::ExecuteStep { .. } | Self::GetPartitionUuids | Self::InstallBootloader
+        )
+    }
+}
+
+/// Saved before an effect: from here on it may have happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// 1 for the first try.
+    pub attempt: u32,
+    /// SHA-256 of the arguments of an agent command, in hex; empty for other effects.
+    pub digest: String,
+    /// The agent's id of the command, once it is known.
+    pub command: Option<String>,
+    /// When the first try began.
+    pub since: Timestamp,
+}
+
+/// A flow at work.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Flow {
+    /// UUID; another flow of the same node has another.
+    pub id: Uuid,
+    /// What it is for.
+    pub kind: FlowKind,
+    /// The plan.
+    pub actions: Vec<Action>,
+    /// The action that is next or under way.
+    pub cursor: usize,
+    /// What was begun of it.
+    pub intent: Option<Intent>,
+    /// Commands in the agent's list that are done with, so that none of them is taken for a later one.
+    #[serde(default)]
+    pub settled: Vec<String>,
+    /// Versions of the agent's hardware managers, sent back with every step.
+    #[serde(default)]
+    pub versions: BTreeMap<String, String>,
+    /// What `get_partition_uuids` said.
+    #[serde(default)]
+    pub partitions: Value,
+    /// Stop when the current step, which cannot be aborted, ends.
+    #[serde(default)]
+    pub abort_after: bool,
+    /// How often the agent's steps had to be asked for again.
+    #[serde(default)]
+    pub mismatches: u32,
+}
+
+impl Flow {
+    /// A flow that has not begun.
+    pub fn new(id: Uuid, kind: FlowKind, actions: Vec<Action>) -> Self {
+        Self {
+            id,
+            kind,
+            actions,
+            cursor: 0,
+            intent: None,
+            settled: Vec::new(),
+            versions: BTreeMap::new(),
+            partitions: Value::Null,
+            abort_after: false,
+            mismatches: 0,
+        }
+    }
+
+    /// The action that is next or under way.
+    pub fn current(&self) -> Option<&Action> {
+        self.actions.get(self.cursor)
+    }
+
+    /// Goes on to the next action, behind which `more` is put.
+    pub fn advance(&mut self, more: &[Action]) {
+        self.cursor += 1;
+        let at = self.cursor.min(self.actions.len());
+        self.actions.splice(at..at, more.iter().cloned());
+        self.intent = None;
+    }
+}
+
+/// The actions that boot the ramdisk afresh and end when its agent calls. With the fake boot interface somebody else
+/// boots it.
+pub fn boot_ramdisk(node: &Node, purpose: Purpose) -> Vec<Action> {
+    let mut plan = vec![Action::PowerOff];
+    if boots_virtual_media(node) {
+        // The media goes in before the boot device is chosen: there are BMCs that cannot choose an empty drive.
+        plan.extend([
+            Action::PrepareMedia { purpose },
+            Action::InsertMedia,
+            Action::SetBootDevice { device: Device::Cdrom, persistent: false },
+        ]);
+    }
+    plan.push(Action::PowerOn);
+    plan.push(match purpose {
+        Purpose::Commands => Action::WaitForAgent,
+        Purpose::Inspection => Action::WaitForInspection,
+    });
+    plan
+}
+
+/// What takes the ramdisk's media away again.
+pub fn remove_media(node: &Node) -> Vec<Action> {
+    if boots_virtual_media(node) { vec![Action::EjectMedia] } else { Vec::new() }
+}
+
+/// What is done after a failure or an abort.
+pub fn plan_cleanup(node: &Node, power_off: bool) -> Vec<Action> {
+    let mut plan = if power_off { vec![Action::PowerOff] } else { Vec::new() };
+    plan.extend(remove_media(node));
+    plan
+}
+
+/// Whether the node boots its ramdisk from virtual media.
+pub fn boots_virtual_media(node: &Node) -> bool {
+    interface_of(node, Interface::Boot) == "redfish-virtual-media"
+}
+
+/// Order of steps of equal priority, as in Ironic: higher goes first.
+pub fn interface_rank(kind: StepKind, interface: &str) -> u8 {
+    match interface {
+        "network" if kind == StepKind::Service => 8,
+        "vendor" => 7,
+        "power" => 6,
+        "management" => 5,
+        "firmware" => 4,
+        "deploy" => 3,
+        "bios" => 2,
+        "raid" => 1,
+        _ => 0,
+    }
+}
+
+/// The agent's steps in the order in which they run by themselves: by priority, then by interface, then by name.
+pub fn in_order(kind: StepKind, steps: impl IntoIterator<Item = Step>) -> Vec<Step> {
+    let mut steps: Vec<Step> = steps.into_iter().filter(|step| step.priority > 0).collect();
+    steps.sort_by(|a, b| {
+        let rank = |step: &Step| (step.priority, interface_rank(kind, &step.interface));
+        rank(b).cmp(&rank(a)).then_with(|| a.step.cmp(&b.step))
+    });
+    steps
+}
+
+/// Actions that boot the ramdisk again after a step that asked for it.
+pub fn reboot_after(node: &Node, step: &Step) -> Vec<Action> {
+    if step.reboot_requested == Some(true) { boot_ramdisk(node, Purpose::Commands) } else { Vec::new() }
+}
+
+#[cfg(test)]
+mod tests;

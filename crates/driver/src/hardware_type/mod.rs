@@ -1,0 +1,207 @@
+//! Hardware types: which implementation of each interface a node may have, and which it gets when nobody chooses.
+//!
+//! A node is composed when it is enrolled and again when its driver or an interface changes; what is composed is saved
+//! with it, so that a later default does not change a node behind its owner's back.
+
+mod validate;
+
+pub use validate::{Validation, validate};
+
+use crate::fault::Fault;
+use store::Node;
+
+/// The kinds of interface of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Interface {
+    /// BIOS settings.
+    Bios,
+    /// How the ramdisk and the instance boot.
+    Boot,
+    /// Console.
+    Console,
+    /// How an instance is put on the machine.
+    Deploy,
+    /// Firmware updates.
+    Firmware,
+    /// How the machine is inspected.
+    Inspect,
+    /// Boot device and the like.
+    Management,
+    /// Networks.
+    Network,
+    /// Power.
+    Power,
+    /// RAID.
+    Raid,
+    /// Rescue.
+    Rescue,
+    /// Remote storage.
+    Storage,
+    /// Vendor calls.
+    Vendor,
+}
+
+impl Interface {
+    /// All of them, in the order in which the API lists them.
+    pub const ALL: [Self; 13] = [
+        Self::Bios,
+        Self::Boot,
+        Self::Console,
+        Self::Deploy,
+        Self::Firmware,
+        Self::Inspect,
+        Self::Management,
+        Self::Network,
+        Self::Power,
+        Self::Raid,
+        Self::Rescue,
+        Self::Storage,
+        Self::Vendor,
+    ];
+
+    /// `boot`, `deploy`, …: the key in `Node::interfaces`, and with `_interface` the field of the API.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bios => "bios",
+            Self::Boot => "boot",
+            Self::Console => "console",
+            Self::Deploy => "deploy",
+            Self::Firmware => "firmware",
+            Self::Inspect => "inspect",
+            Self::Management => "management",
+            Self::Network => "network",
+            Self::Power => "power",
+            Self::Raid => "raid",
+            Self::Rescue => "rescue",
+            Self::Storage => "storage",
+            Self::Vendor => "vendor",
+        }
+    }
+
+    /// Reads `boot`, `deploy`, ….
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|interface| interface.as_str() == name)
+    }
+}
+
+/// A hardware type: a driver in the words of the API.
+#[derive(Debug, Clone, Copy)]
+pub struct HardwareType {
+    /// Its name.
+    pub name: &'static str,
+    implementations: fn(Interface) -> &'static [&'static str],
+}
+
+impl HardwareType {
+    /// The implementations that a node of this type may have; the first is the default.
+    pub fn enabled(&self, interface: Interface) -> &'static [&'static str] {
+        (self.implementations)(interface)
+    }
+
+    /// The implementation that a node gets when nobody chooses.
+    pub fn default(&self, interface: Interface) -> &'static str {
+        self.enabled(interface).first().copied().unwrap_or_default()
+    }
+
+    /// The keys of `driver_info` that it knows, each with a line for people.
+    pub fn properties(&self) -> &'static [(&'static str, &'static str)] {
+        match self.name {
+            "redfish" => REDFISH_PROPERTIES,
+            _ => &[],
+        }
+    }
+}
+
+const REDFISH_PROPERTIES: &[(&str, &str)] = &[
+    ("redfish_address", "URL of the BMC, such as https://bmc.example. Required."),
+    ("redfish_auth_type", "auto (default), basic or session."),
+    ("redfish_password", "Password. Required where the BMC asks for one."),
+    ("redfish_system_id", "Path or Id of the system. Required where the BMC has more than one."),
+    ("redfish_username", "User. Required where the BMC asks for one."),
+    ("redfish_verify_ca", "true (default), false, or the path of a PEM file with the certificates to trust."),
+    ("kernel_append_params", "Further parameters of the ramdisk's kernel; %default% stands for the site's."),
+];
+
+const FAKE: HardwareType = HardwareType { name: "fake-hardware", implementations: fake };
+const REDFISH: HardwareType = HardwareType { name: "redfish", implementations: redfish };
+
+/// All hardware types, by name.
+pub const HARDWARE_TYPES: &[HardwareType] = &[FAKE, REDFISH];
+
+const fn fake(interface: Interface) -> &'static [&'static str] {
+    match interface {
+        Interface::Boot | Interface::Management | Interface::Power => &["fake"],
+        Interface::Deploy => &["fake", "direct"],
+        Interface::Inspect => &["fake", "agent", "no-inspect"],
+        other => optional(other),
+    }
+}
+
+const fn redfish(interface: Interface) -> &'static [&'static str] {
+    match interface {
+        Interface::Boot => &["redfish-virtual-media"],
+        Interface::Management | Interface::Power => &["redfish"],
+        Interface::Deploy => &["direct"],
+        Interface::Inspect => &["agent", "no-inspect"],
+        other => optional(other),
+    }
+}
+
+const fn optional(interface: Interface) -> &'static [&'static str] {
+    match interface {
+        Interface::Bios => &["no-bios"],
+        Interface::Console => &["no-console"],
+        Interface::Firmware => &["no-firmware"],
+        Interface::Network | Interface::Storage => &["noop"],
+        Interface::Raid => &["no-raid"],
+        Interface::Rescue => &["no-rescue"],
+        Interface::Vendor => &["no-vendor"],
+        Interface::Boot | Interface::Deploy | Interface::Inspect | Interface::Management | Interface::Power => &[],
+    }
+}
+
+/// A hardware type by name.
+///
+/// # Errors
+/// [`Fault::Invalid`] naming those that there are.
+pub fn find(name: &str) -> Result<&'static HardwareType, Fault> {
+    HARDWARE_TYPES.iter().find(|known| known.name == name).ok_or_else(|| {
+        let known = HARDWARE_TYPES.iter().map(|known| known.name).collect::<Vec<_>>().join(", ");
+        Fault::Invalid(format!(
+            "No valid host was found. Reason: No conductor service registered which supports driver {name} for \
+             conductor group \"\". Known drivers: {known}."
+        ))
+    })
+}
+
+/// The implementation that a node has.
+pub fn interface_of(node: &Node, interface: Interface) -> &str {
+    node.interfaces.get(interface.as_str()).map_or("", String::as_str)
+}
+
+/// Checks the interfaces that were chosen and fills in the others. `reset`: these are forgotten first.
+///
+/// # Errors
+/// [`Fault::Invalid`] naming what is possible.
+pub fn compose(node: &mut Node) -> Result<(), Fault> {
+    let hardware_type = find(&node.driver)?;
+    for interface in Interface::ALL {
+        let enabled = hardware_type.enabled(interface);
+        match node.interfaces.get(interface.as_str()) {
+            None => {
+                node.interfaces.insert(interface.as_str().to_owned(), hardware_type.default(interface).to_owned());
+            }
+            Some(chosen) if enabled.contains(&chosen.as_str()) => {}
+            Some(chosen) => {
+                return Err(Fault::Invalid(format!(
+                    "Could not find the following interface in the 'ironic.hardware.interfaces.{kind}' entrypoint: \
+                     {chosen}. Valid interfaces of hardware type {driver} are {enabled}.",
+                    kind = interface.as_str(),
+                    driver = hardware_type.name,
+                    enabled = enabled.join(", "),
+                )));
+            }
+        }
+    }
+    Ok(())
+}
