@@ -19,7 +19,8 @@ import sys
 import time
 from importlib.metadata import version
 
-from exchange import Recorder, until, write
+sys.dont_write_bytecode = True  # The checkout stays as it is.
+from exchange import Recorder, until, write  # noqa: E402
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 PORT = 9999

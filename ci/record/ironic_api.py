@@ -19,7 +19,8 @@ import tempfile
 import time
 from importlib.metadata import version
 
-from exchange import Recorder, free_port, until, write
+sys.dont_write_bytecode = True  # The checkout stays as it is.
+from exchange import Recorder, free_port, until, write  # noqa: E402
 
 NODE = "11111111-1111-4111-8111-111111111111"
 SECOND = "22222222-2222-4222-8222-222222222222"

@@ -355,3 +355,22 @@ async fn a_ca_that_cannot_be_used_is_named_before_anything_is_sent() {
         assert!(matches!(OutOfBandError::from(error), OutOfBandError::Settings(_)));
     }
 }
+
+#[tokio::test]
+async fn a_certificate_is_believed_only_when_the_operator_says_so() {
+    let (fake, certificate) = Fake::start_tls(Bmc { auth_required: true, ..Bmc::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bmc.pem");
+    std::fs::write(&file, certificate).unwrap();
+    let address = format!("https://{}", fake.address);
+    for verify in [json!(true), json!(null)] {
+        let client = fake.client(json!({ "redfish_address": address, "redfish_verify_ca": verify })).await;
+        let error = OutOfBandError::from(client.check().await.unwrap_err());
+        assert!(error.to_string().contains("redfish_verify_ca"), "{error}");
+        assert!(fake.state().log.is_empty(), "nothing is said to a stranger");
+    }
+    for verify in [json!(file), json!(folder.path()), json!(false), json!("no")] {
+        let client = fake.client(json!({ "redfish_address": address, "redfish_verify_ca": verify })).await;
+        client.check().await.unwrap();
+    }
+}

@@ -10,7 +10,9 @@ use bmc::{Limits, Redfish, Settings};
 use serde_json::{Map, Value, json};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
+use tokio_util::sync::CancellationToken;
+use transport::tls::Identity;
 
 pub(crate) const SYSTEM: &str = "/redfish/v1/inventory/machines/node-7";
 pub(crate) const DRIVE: &str = "/redfish/v1/inventory/media/cd0";
@@ -136,6 +138,20 @@ impl Fake {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, Bmc> {
         self.bmc.lock().unwrap()
+    }
+
+    /// The same over TLS, and the certificate that it shows, PEM.
+    pub(crate) async fn start_tls(bmc: Bmc) -> (Self, String) {
+        let loopback = std::net::Ipv4Addr::LOCALHOST.into();
+        let identity = Identity::generate("bmc", loopback, SystemTime::now()).unwrap();
+        let settings =
+            transport::server::Settings { tls: Some(identity.server_config("1.2").unwrap()), ..Default::default() };
+        let bmc = Arc::new(Mutex::new(bmc));
+        let app = axum::Router::new().fallback(answer).with_state(bmc.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(transport::server::serve(listener, app, settings, CancellationToken::new()));
+        (Self { bmc, address, task }, identity.certificate)
     }
 
     /// A client with the usual credentials and more keys.
