@@ -1,6 +1,7 @@
 //! The faults of the driver: one list, each with its HTTP status; the only HTTP codes in the driver.
 
 use uuid::Uuid;
+use wire::ironic::VersionError;
 
 /// Why a request was not done. The text is for the person who asked: it names the input, the reason and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -26,6 +27,21 @@ pub enum Fault {
     /// There is no such thing. Says nothing more than that.
     #[error("{0}")]
     NotFound(String),
+    /// No route of this listener has this path.
+    #[error("The resource could not be found.")]
+    NoRoute,
+    /// The path names something in a way in which nothing can be named.
+    #[error("{0}")]
+    BadPath(String),
+    /// The version header.
+    #[error(transparent)]
+    Version(VersionError),
+    /// A part of a file was asked for that the file does not have.
+    #[error("the file has {length} bytes; that range is not in it")]
+    Range {
+        /// Length of the file in bytes.
+        length: u64,
+    },
     /// Somebody works on it, or it is in a state in which it must not be changed: try later.
     #[error("{0}")]
     Conflict(String),
@@ -39,8 +55,13 @@ pub enum Fault {
     #[error("{0}")]
     TooLarge(String),
     /// The method is not one of the path.
-    #[error("{0}")]
-    MethodNotAllowed(String),
+    #[error("{method} is not a method of this path; it has: {allowed}")]
+    MethodNotAllowed {
+        /// The method.
+        method: String,
+        /// The methods that the path has, joined.
+        allowed: String,
+    },
     /// The service cannot at the moment.
     #[error("{0}")]
     Unavailable(String),
@@ -50,16 +71,27 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What a request gets that its version does not have. Ironic's text.
+    pub fn not_acceptable() -> Self {
+        Self::NotAcceptable("Request not acceptable.".to_owned())
+    }
+
+    /// What everything gets that must not tell why there is nothing. Ironic's text.
+    pub fn nothing_here() -> Self {
+        Self::NotFound("Resource could not be found.".to_owned())
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> u16 {
         match self {
-            Self::Invalid(_) | Self::WrongState { .. } => 400,
+            Self::Invalid(_) | Self::BadPath(_) | Self::WrongState { .. } => 400,
             Self::Forbidden(_) => 403,
-            Self::NotFound(_) => 404,
-            Self::MethodNotAllowed(_) => 405,
-            Self::NotAcceptable(_) => 406,
+            Self::NotFound(_) | Self::NoRoute => 404,
+            Self::MethodNotAllowed { .. } => 405,
+            Self::NotAcceptable(_) | Self::Version(_) => 406,
             Self::Conflict(_) => 409,
             Self::TooLarge(_) => 413,
+            Self::Range { .. } => 416,
             Self::Internal(_) => 500,
             Self::Unavailable(_) => 503,
         }

@@ -1,1 +1,178 @@
-fn main() {}
+//! `ferricd`: picks the real parts, starts the conductor and its listeners, and stops them in order.
+
+use clap::Parser as _;
+use driver::api::{self, Audience};
+use driver::conductor::{Conductor, Parts};
+use driver::config::{Config, Flags, LogFormat};
+use std::error::Error;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Epoch, SqliteStore, Store as _};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing_subscriber::EnvFilter;
+use transport::server;
+
+/// What the process ends with when the configuration is wrong; anything else that fails ends with 1.
+const EXIT_CONFIG: u8 = 2;
+
+/// How often it is looked whether another process has taken the data folder over.
+const OWNER_CHECK: Duration = Duration::from_secs(1);
+
+/// The service could not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+enum ServiceError {
+    #[error("prepare the data folder {folder}")]
+    Folder { folder: String, source: std::io::Error },
+    #[error("open the store")]
+    Store(#[source] store::StoreError),
+    #[error("start the conductor")]
+    Conductor(#[source] driver::conductor::StartError),
+    #[error("listen on {address}")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("wait for signals")]
+    Signals(#[source] std::io::Error),
+    #[error("apply the configuration")]
+    Config(#[source] driver::config::ConfigError),
+    #[error("another ferricd has taken the data folder over")]
+    TakenOver,
+}
+
+fn main() -> ExitCode {
+    let flags = Flags::parse();
+    if flags.print_config {
+        let printed = std::io::stdout().write_all(Config::print().as_bytes());
+        return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let config = match Config::load(flags) {
+        Ok(config) => config,
+        Err(error) => return refuse(&error, EXIT_CONFIG),
+    };
+    let filter = match EnvFilter::try_new(&config.log) {
+        Ok(filter) => filter,
+        Err(error) => return refuse(&error, EXIT_CONFIG),
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match config.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&error, 1),
+    };
+    match runtime.block_on(run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %chain(&error), "ferricd ends");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Says why the service does not start, before there is a log.
+fn refuse(error: &dyn Error, code: u8) -> ExitCode {
+    // Nobody to tell is no reason to end otherwise.
+    let _ = writeln!(std::io::stderr(), "ferricd: {}", chain(error));
+    ExitCode::from(code)
+}
+
+/// An error with its causes.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+async fn run(config: Config) -> Result<(), ServiceError> {
+    prepare(&config.data_dir)?;
+    // Listeners come first: an address that is taken must not cost the present owner its epoch.
+    let listener = listen(config.listen).await?;
+    let agent_listener = match config.agent_listen {
+        Some(address) => Some(listen(address).await?),
+        None => None,
+    };
+    let agent_address = agent_listener.as_ref().unwrap_or(&listener).local_addr();
+    let agent_address = agent_address.map_err(|source| ServiceError::Listen { address: config.listen, source })?;
+    let settings = config.conductor(agent_address).map_err(ServiceError::Config)?;
+
+    let store = SqliteStore::open(&config.data_dir.join("ferric.db")).await.map_err(ServiceError::Store)?;
+    let store = Arc::new(store);
+    let conductor = Conductor::start(store.clone(), settings, Parts::real()).await.map_err(ServiceError::Conductor)?;
+
+    let stop = CancellationToken::new();
+    let listeners = TaskTracker::new();
+    let serve = |listener: TcpListener, audience| {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, ?audience, "listening");
+        }
+        let router = api::router(conductor.clone(), audience);
+        listeners.spawn(server::serve(listener, router, server::Settings::default(), stop.clone()));
+    };
+    serve(listener, Audience::Everybody);
+    if let Some(listener) = agent_listener {
+        serve(listener, Audience::Agents);
+    }
+    listeners.close();
+
+    let outcome = tokio::select! {
+        outcome = signalled() => outcome,
+        () = fenced(&store, conductor.epoch()) => Err(ServiceError::TakenOver),
+    };
+    stop.cancel();
+    listeners.wait().await;
+    conductor.stop().await;
+    store.close().await;
+    tracing::info!("stopped");
+    outcome
+}
+
+/// Makes the data folder, for its owner alone: the database holds the credentials of BMCs.
+fn prepare(folder: &Path) -> Result<(), ServiceError> {
+    let failed = |source| ServiceError::Folder { folder: folder.display().to_string(), source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, ServiceError> {
+    TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, source })
+}
+
+/// Returns when the process is told to end.
+async fn signalled() -> Result<(), ServiceError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    tracing::info!(signal = name, "stopping");
+    Ok(())
+}
+
+/// Returns when another conductor has taken the store over. A store that cannot be read is no such thing: it may be
+/// busy, and whoever writes under an old epoch is refused anyway.
+async fn fenced(store: &SqliteStore, mine: Epoch) {
+    let mut every = tokio::time::interval(OWNER_CHECK);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        match store.owner().await {
+            Ok(newest) if newest > mine => return,
+            Ok(_) => {}
+            Err(error) => tracing::warn!(error = %chain(&error), "cannot tell who owns the store"),
+        }
+    }
+}

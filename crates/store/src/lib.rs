@@ -134,6 +134,9 @@ pub trait Store: Send + Sync + 'static {
     /// Takes ownership for the conductor `host`: every earlier epoch is fenced off from now on.
     fn take_over(&self, host: &str) -> impl Future<Output = Result<Epoch, StoreError>> + Send;
 
+    /// The newest epoch; 0 before anybody took over.
+    fn owner(&self) -> impl Future<Output = Result<Epoch, StoreError>> + Send;
+
     /// Adds a node; its `version` becomes 1.
     fn create_node(&self, epoch: Epoch, node: Node) -> impl Future<Output = Result<Node, StoreError>> + Send;
 

@@ -85,6 +85,10 @@ impl Store for MemoryStore {
         Ok(Epoch(content.epoch))
     }
 
+    async fn owner(&self) -> Result<Epoch, StoreError> {
+        Ok(Epoch(self.lock().epoch))
+    }
+
     async fn create_node(&self, epoch: Epoch, mut node: Node) -> Result<Node, StoreError> {
         let mut content = self.lock();
         content.fence(epoch)?;

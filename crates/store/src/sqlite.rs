@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
-use sqlx::{QueryBuilder, Row as _, SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use sqlx::{Executor, QueryBuilder, Row as _, SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use std::borrow::Cow;
 use std::path::Path;
 use std::time::Duration;
@@ -72,7 +72,7 @@ impl SqliteStore {
     /// refuses a caller that no longer owns the store.
     async fn begin(&self, epoch: Epoch) -> Result<Transaction<'static, Sqlite>, StoreError> {
         let mut transaction = self.lock().await?;
-        let newest = newest_epoch(&mut transaction).await?;
+        let newest = newest_epoch(&mut *transaction).await?;
         if newest != epoch { Err(StoreError::Fenced { newest: newest.0, mine: epoch.0 }) } else { Ok(transaction) }
     }
 
@@ -81,7 +81,7 @@ impl SqliteStore {
     }
 }
 
-async fn newest_epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
+async fn newest_epoch(connection: impl Executor<'_, Database = Sqlite>) -> Result<Epoch, StoreError> {
     let epoch: i64 = sqlx::query_scalar("SELECT epoch FROM ownership")
         .fetch_one(connection)
         .await
@@ -312,9 +312,13 @@ impl Store for SqliteStore {
             .execute(&mut *transaction)
             .await
             .map_err(failed("take the database over"))?;
-        let epoch = newest_epoch(&mut transaction).await?;
+        let epoch = newest_epoch(&mut *transaction).await?;
         finish(transaction).await?;
         Ok(epoch)
+    }
+
+    async fn owner(&self) -> Result<Epoch, StoreError> {
+        newest_epoch(&self.readers).await
     }
 
     async fn create_node(&self, epoch: Epoch, mut node: Node) -> Result<Node, StoreError> {

@@ -141,6 +141,7 @@ async fn a_stale_owner_is_refused_whatever_it_writes<P: Place>(place: P) {
     store.create_port(mine, port.clone()).await.unwrap();
     let newest = place.open().await.take_over("there").await.unwrap();
     assert!(newest > mine);
+    assert_eq!(store.owner().await.unwrap(), newest);
     let other_port = Port::new(Uuid::new_v4(), node.uuid, "52:54:00:00:00:02", time(0, 0));
     let refused = [
         store.commit(mine, Commit::of(node.clone())).await.unwrap_err(),

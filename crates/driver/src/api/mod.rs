@@ -1,0 +1,207 @@
+//! The REST API: Ironic's, microversions 1.1 to 1.115. A request is matched with [`routes`], its version and body are
+//! checked ([`request`]), one file per resource turns it into a command or a query, and [`document`] renders what comes
+//! back. What came with which version is in [`versions`]; HTTP codes are in [`crate::fault`].
+
+mod boot_file;
+mod conductors;
+mod document;
+mod drivers;
+mod list;
+mod node_parts;
+mod node_states;
+mod nodes;
+mod patch;
+mod ports;
+mod ramdisk;
+mod reply;
+mod request;
+mod root;
+mod routes;
+mod versions;
+
+pub use routes::Audience;
+
+use crate::command::NodeIdent;
+use crate::conductor::Conductor;
+use crate::fault::Fault;
+use axum::Router;
+use axum::body::Body;
+use document::{Context, Wanted};
+use http::{Request, Response};
+use jiff::Timestamp;
+use request::{Call, Query};
+use routes::{Endpoint, Route};
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Node, Store};
+use tracing::Instrument as _;
+use transport::body::BodyError;
+use transport::server::Peer;
+use uuid::Uuid;
+use wire::ironic::Version;
+
+/// How long a request may take, from its head to its reply.
+const DEADLINE: Duration = Duration::from_secs(90);
+
+/// The API of one conductor.
+pub struct Api<S: Store> {
+    conductor: Arc<Conductor<S>>,
+    started: Timestamp,
+}
+
+impl<S: Store> Clone for Api<S> {
+    fn clone(&self) -> Self {
+        Self { conductor: self.conductor.clone(), started: self.started }
+    }
+}
+
+/// The service of a listener.
+pub fn router<S: Store>(conductor: Arc<Conductor<S>>, audience: Audience) -> Router {
+    let api = Api { conductor, started: Timestamp::now() };
+    Router::new().fallback(move |request: Request<Body>| {
+        let api = api.clone();
+        async move { api.answer(request, audience).await }
+    })
+}
+
+impl<S: Store> Api<S> {
+    /// Answers a request, whatever becomes of it.
+    async fn answer(self, request: Request<Body>, audience: Audience) -> Response<Body> {
+        let id = format!("req-{}", Uuid::new_v4());
+        let version = request::version(request.headers());
+        let span = tracing::info_span!("request", %id, method = %request.method(), path = %request.uri().path());
+        let outcome = match version.clone() {
+            Err(error) => Err(Fault::Version(error)),
+            Ok(version) => self.detached(request, audience, version).instrument(span.clone()).await,
+        };
+        let mut response = match &outcome {
+            Ok(_) => Response::new(Body::empty()),
+            Err(fault) => reply::fault(fault),
+        };
+        let refused = outcome.as_ref().map(|_| ()).map_err(Clone::clone);
+        if let Ok(reply) = outcome {
+            response = reply;
+        }
+        reply::add_versions(response.headers_mut(), version.ok(), refused.as_ref().copied());
+        reply::add_request_id(response.headers_mut(), &id);
+        let status = response.status().as_u16();
+        match refused {
+            Err(fault) => span.in_scope(|| tracing::info!(status, %fault, "refused")),
+            Ok(()) => span.in_scope(|| tracing::debug!(status, "answered")),
+        }
+        response
+    }
+
+    /// Works on a request in a task of its own: a client that goes away does not stop what it has started.
+    async fn detached(
+        self,
+        request: Request<Body>,
+        audience: Audience,
+        version: Version,
+    ) -> Result<Response<Body>, Fault> {
+        let work = tokio::spawn(async move { self.work(request, audience, version).await }.in_current_span());
+        match tokio::time::timeout(DEADLINE, work).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a request panicked");
+                Err(Fault::Internal("The request failed; the log has the details.".to_owned()))
+            }
+            Err(_) => Err(Fault::Unavailable(format!("The request took longer than {} s.", DEADLINE.as_secs()))),
+        }
+    }
+
+    async fn work(self, request: Request<Body>, audience: Audience, version: Version) -> Result<Response<Body>, Fault> {
+        let (head, body) = request.into_parts();
+        let (route, taken) = routes::find(audience, &head.method, head.uri.path())?;
+        request::check_route_version(route, version)?;
+        let segments = taken.into_iter().map(request::decode).collect::<Result<Vec<_>, _>>()?;
+        let call = Call {
+            version,
+            base: request::base(&head.headers),
+            segments,
+            query: Query::read(&head.uri)?,
+            body: read_body(body, route).await?,
+            peer: head.extensions.get::<Peer>().map(|peer| peer.0.ip()),
+            headers: head.headers,
+        };
+        self.call(route.endpoint, call).await
+    }
+
+    async fn call(&self, endpoint: Endpoint, call: Call) -> Result<Response<Body>, Fault> {
+        match endpoint {
+            Endpoint::Root => root::root(call),
+            Endpoint::V1 => root::v1(call),
+            Endpoint::NodeCreate => self.create_node(call).await,
+            Endpoint::NodeList => self.list_nodes(call, false).await,
+            Endpoint::NodeListDetail => self.list_nodes(call, true).await,
+            Endpoint::NodeShow => self.show_node(call).await,
+            Endpoint::NodePatch => self.patch_node(call).await,
+            Endpoint::NodeDelete => self.delete_node(call).await,
+            Endpoint::NodeValidate => self.validate_node(call).await,
+            Endpoint::NodeStates => self.show_states(call).await,
+            Endpoint::NodeProvision => self.provision(call).await,
+            Endpoint::NodePower => self.power(call).await,
+            Endpoint::NodeMaintenanceOn => self.maintenance(call, true).await,
+            Endpoint::NodeMaintenanceOff => self.maintenance(call, false).await,
+            Endpoint::NodeBootDeviceShow => self.show_boot_device(call).await,
+            Endpoint::NodeBootDeviceSet => self.set_boot_device(call).await,
+            Endpoint::NodeBootDevices => self.list_boot_devices(call).await,
+            Endpoint::NodeInventory => self.show_inventory(call).await,
+            Endpoint::NodeHistoryList => self.list_history(call).await,
+            Endpoint::NodeHistoryShow => self.show_history(call).await,
+            Endpoint::NodeTraits => self.show_traits(call).await,
+            Endpoint::NodeTraitsReplace => self.replace_traits(call).await,
+            Endpoint::NodeTraitsClear => self.clear_traits(call).await,
+            Endpoint::NodeTraitAdd => self.add_trait(call).await,
+            Endpoint::NodeTraitRemove => self.remove_trait(call).await,
+            Endpoint::NodePorts => self.list_node_ports(call).await,
+            Endpoint::PortCreate => self.create_port(call).await,
+            Endpoint::PortList => self.list_ports(call, false).await,
+            Endpoint::PortListDetail => self.list_ports(call, true).await,
+            Endpoint::PortShow => self.show_port(call).await,
+            Endpoint::PortPatch => self.patch_port(call).await,
+            Endpoint::PortDelete => self.delete_port(call).await,
+            Endpoint::DriverList => self.list_drivers(call),
+            Endpoint::DriverShow => self.show_driver(call),
+            Endpoint::DriverProperties => self.show_driver_properties(call),
+            Endpoint::ConductorList => self.list_conductors(call),
+            Endpoint::ConductorShow => self.show_conductor(call),
+            Endpoint::Lookup => self.lookup(call).await,
+            Endpoint::Heartbeat => self.heartbeat(call).await,
+            Endpoint::ContinueInspection => self.continue_inspection(call).await,
+            Endpoint::BootFile => self.boot_file(call).await,
+        }
+    }
+
+    fn context<'a>(&'a self, call: &'a Call) -> Context<'a> {
+        Context { version: call.version, base: &call.base, hostname: self.conductor.hostname() }
+    }
+
+    /// The node that the path names.
+    async fn node(&self, call: &Call) -> Result<Node, Fault> {
+        self.find_node(&call.node()?).await
+    }
+
+    async fn find_node(&self, ident: &NodeIdent) -> Result<Node, Fault> {
+        self.conductor.find(ident).await
+    }
+
+    /// The document of a node, with what its running step reports.
+    fn node_document(&self, call: &Call, node: &Node, wanted: &Wanted) -> serde_json::Value {
+        let progress = self.conductor.progress(node.uuid).map(|progress| serde_json::json!(progress));
+        document::node(self.context(call), node, wanted, progress)
+    }
+}
+
+/// Reads a body up to the limit of its route. A route without one takes an empty body only, or ignores a short one.
+async fn read_body(body: Body, route: &Route) -> Result<bytes::Bytes, Fault> {
+    /// What clients send with a `GET` or `DELETE` without meaning anything by it.
+    const IGNORED: usize = 1024;
+    let limit = route.body.max(IGNORED);
+    transport::body::read(body, limit).await.map_err(|error| match error {
+        BodyError::TooLarge { limit } => {
+            Fault::TooLarge(format!("The request body is larger than the {limit} bytes that {} takes.", route.path))
+        }
+        BodyError::Broken(why) => Fault::Invalid(format!("The request body could not be read: {why}")),
+    })
+}

@@ -1,0 +1,175 @@
+//! What hangs off a node: validation, inventory, history, traits, ports.
+
+use super::document;
+use super::request::{Arguments, Call, short};
+use super::{Api, list, reply};
+use crate::command::{Command, PatchOp, PatchOperation};
+use crate::fault::Fault;
+use axum::body::Body;
+use http::{Response, StatusCode};
+use serde_json::{Map, Value, json};
+use store::Store;
+
+/// Most traits of a node, and their longest name; Ironic's.
+const MAX_TRAITS: usize = 50;
+const MAX_TRAIT: usize = 255;
+
+impl<S: Store> Api<S> {
+    /// `GET /v1/nodes/<node>/validate`
+    pub(super) async fn validate_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let validation = self.conductor.validate(&call.node()?).await?;
+        let interface = |(name, result): (&'static str, Result<(), String>)| {
+            let entry = match result {
+                Ok(()) => json!({"result": true}),
+                Err(reason) => json!({"result": false, "reason": reason}),
+            };
+            (name.to_owned(), entry)
+        };
+        let document: Map<String, Value> = validation.0.into_iter().map(interface).collect();
+        Ok(reply::json(StatusCode::OK, &Value::Object(document)))
+    }
+
+    /// `GET /v1/nodes/<node>/inventory`. Clients rely on 404 to find out that a node was never inspected.
+    pub(super) async fn show_inventory(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let node = self.node(&call).await?;
+        let inventory = self.conductor.store().inventory(node.uuid).await?.ok_or_else(|| {
+            Fault::NotFound(format!("Inspection inventory record for node {} was not found.", node.uuid))
+        })?;
+        let document = json!({"inventory": inventory.inventory, "plugin_data": inventory.plugin_data});
+        Ok(reply::json(StatusCode::OK, &document))
+    }
+
+    /// `GET /v1/nodes/<node>/history`
+    pub(super) async fn list_history(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        let mut query = std::mem::take(&mut call.query);
+        let original = std::mem::take(&mut query.original);
+        let detail = query.flag("detail")?.unwrap_or_default();
+        let page = list::page(&mut query)?;
+        query.finish()?;
+        if page.sort_key.as_deref().is_some_and(|key| key != "created_at") {
+            return Err(Fault::Invalid("History is sorted by created_at.".to_owned()));
+        }
+        let node = self.node(&call).await?;
+        let mut entries = self.conductor.store().history(node.uuid).await?;
+        if page.direction == store::SortDirection::Descending {
+            entries.reverse();
+        }
+        let start = match page.marker {
+            None => 0,
+            Some(marker) => {
+                let found = entries.iter().position(|entry| entry.uuid == marker);
+                found.ok_or_else(|| Fault::NotFound(format!("Node history {marker} could not be found.")))? + 1
+            }
+        };
+        let entries: Vec<_> = entries.into_iter().skip(start).take(page.limit.unwrap_or(usize::MAX)).collect();
+        let last = entries.last().map(|entry| entry.uuid);
+        let documents =
+            entries.iter().map(|entry| document::history(self.context(&call), &node, entry, detail)).collect();
+        let path = format!("nodes/{}/history", node.uuid);
+        let document = list::document(&call, &original, "history", &path, &page, documents, last);
+        Ok(reply::json(StatusCode::OK, &document))
+    }
+
+    /// `GET /v1/nodes/<node>/history/<entry>`
+    pub(super) async fn show_history(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let node = self.node(&call).await?;
+        let wanted = call.segment(1);
+        let entries = self.conductor.store().history(node.uuid).await?;
+        let entry = entries.iter().find(|entry| entry.uuid.to_string() == wanted);
+        let entry =
+            entry.ok_or_else(|| Fault::NotFound(format!("Node history {} could not be found.", short(wanted))))?;
+        Ok(reply::json(StatusCode::OK, &document::history(self.context(&call), &node, entry, true)))
+    }
+
+    /// `GET /v1/nodes/<node>/traits`
+    pub(super) async fn show_traits(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let node = self.node(&call).await?;
+        Ok(reply::json(StatusCode::OK, &json!({"traits": node.traits})))
+    }
+
+    /// `PUT /v1/nodes/<node>/traits`
+    pub(super) async fn replace_traits(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let mut body = Arguments::new(call.object(false)?);
+        let Some(Value::Array(list)) = body.take("traits") else {
+            return Err(Fault::Invalid("Schema error for traits: 'traits' must be a list of strings".to_owned()));
+        };
+        body.finish()?;
+        let mut traits = Vec::new();
+        for item in list {
+            let Value::String(name) = item else {
+                return Err(Fault::Invalid("Schema error for traits: 'traits' must be a list of strings".to_owned()));
+            };
+            traits.push(name);
+        }
+        self.set_traits(&call, traits).await
+    }
+
+    /// `DELETE /v1/nodes/<node>/traits`
+    pub(super) async fn clear_traits(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        self.set_traits(&call, Vec::new()).await
+    }
+
+    /// `PUT /v1/nodes/<node>/traits/<trait>`
+    pub(super) async fn add_trait(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let mut traits = self.node(&call).await?.traits;
+        traits.push(call.segment(1).to_owned());
+        let location = format!("{}/v1/nodes/{}/traits/{}", call.base, call.segment(0), call.segment(1));
+        Ok(reply::located(self.set_traits(&call, traits).await?, &location))
+    }
+
+    /// `DELETE /v1/nodes/<node>/traits/<trait>`
+    pub(super) async fn remove_trait(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let node = self.node(&call).await?;
+        let name = call.segment(1);
+        if !node.traits.iter().any(|known| known == name) {
+            let name = short(name);
+            return Err(Fault::NotFound(format!("Node {} doesn't have a trait '{name}'", node.uuid)));
+        }
+        let rest = node.traits.into_iter().filter(|known| known != name).collect();
+        self.set_traits(&call, rest).await
+    }
+
+    async fn set_traits(&self, call: &Call, mut traits: Vec<String>) -> Result<Response<Body>, Fault> {
+        traits.sort();
+        traits.dedup();
+        if traits.len() > MAX_TRAITS {
+            return Err(Fault::Invalid(format!("A node cannot have more than {MAX_TRAITS} traits")));
+        }
+        if let Some(bad) = traits.iter().find(|name| !is_trait(name)) {
+            return Err(Fault::Invalid(format!(
+                "Invalid trait \"{}\": a custom trait is CUSTOM_ followed by A-Z, 0-9 and _, a standard one begins with \
+                 another upper-case word and _",
+                short(bad)
+            )));
+        }
+        let operation =
+            PatchOperation { op: PatchOp::Add, path: vec!["traits".to_owned()], value: Some(json!(traits)) };
+        let command = Command::Patch { operations: vec![operation], reset_interfaces: false };
+        self.conductor.command(&call.node()?, command).await?;
+        Ok(reply::empty(StatusCode::NO_CONTENT))
+    }
+
+    /// `GET /v1/nodes/<node>/ports`, by UUID and by name (which the reference answers with 404).
+    pub(super) async fn list_node_ports(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        let node = self.node(&call).await?;
+        let query = std::mem::take(&mut call.query);
+        let path = format!("nodes/{}/ports", node.uuid);
+        self.ports_document(&call, query, Some(node.uuid), false, &path).await
+    }
+}
+
+/// Whether a text is the name of a trait (os-traits): upper-case words joined by `_`, at least two.
+fn is_trait(name: &str) -> bool {
+    let byte = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    name.len() <= MAX_TRAIT
+        && name.bytes().all(byte)
+        && name.split_once('_').is_some_and(|(first, rest)| !first.is_empty() && !rest.is_empty())
+}

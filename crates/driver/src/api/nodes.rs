@@ -1,0 +1,154 @@
+//! Nodes: create, list, show, patch, delete.
+
+use super::document::Wanted;
+use super::request::{self, Call, Query, short};
+use super::versions::{ENROLL, NODE_FIELDS, NODE_FILTERS, RESET_INTERFACES};
+use super::{Api, list, patch, reply};
+use crate::command::Command;
+use crate::fault::Fault;
+use axum::body::Body;
+use http::{Response, StatusCode};
+use jiff::Timestamp;
+use lifecycle::provision::State;
+use serde_json::{Map, Value};
+use store::{Node, NodeFilter, Store};
+use uuid::Uuid;
+
+/// Fields of a list without details.
+const SHORT: &[&str] = &["instance_uuid", "maintenance", "power_state", "provision_state", "uuid", "name"];
+
+impl<S: Store> Api<S> {
+    /// `POST /v1/nodes`
+    pub(super) async fn create_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let fields = request::created(&call, "node", NODE_FIELDS, call.object(false)?)?;
+        let mut node = new_node(fields);
+        if !call.has(ENROLL) {
+            node.provision_state = State::Available;
+        }
+        let node = self.conductor.create_node(node).await?;
+        let location = format!("{}/v1/nodes/{}", call.base, node.uuid);
+        let document = self.node_document(&call, &node, &Wanted::All);
+        Ok(reply::located(reply::json(StatusCode::CREATED, &document), &location))
+    }
+
+    /// `GET /v1/nodes`, `GET /v1/nodes/detail`
+    pub(super) async fn list_nodes(&self, mut call: Call, detail: bool) -> Result<Response<Body>, Fault> {
+        let mut query = std::mem::take(&mut call.query);
+        let original = std::mem::take(&mut query.original);
+        let wanted = list::wanted_of_list(&mut query, NODE_FIELDS, call.version, detail, SHORT)?;
+        let page = list::page(&mut query)?;
+        let filter = node_filter(&call, &mut query)?;
+        query.finish()?;
+        let nodes = self.conductor.store().nodes(&filter, &page).await?;
+        let last = nodes.last().map(|node| node.uuid);
+        let entries = nodes.iter().map(|node| self.node_document(&call, node, &wanted)).collect();
+        let path = if detail { "nodes/detail" } else { "nodes" };
+        let document = list::document(&call, &original, "nodes", path, &page, entries, last);
+        Ok(reply::json(StatusCode::OK, &document))
+    }
+
+    /// `GET /v1/nodes/<node>`
+    pub(super) async fn show_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        let mut query = std::mem::take(&mut call.query);
+        let wanted = list::wanted(&mut query, NODE_FIELDS, call.version)?;
+        query.finish()?;
+        let node = self.node(&call).await?;
+        Ok(reply::json(StatusCode::OK, &self.node_document(&call, &node, &wanted)))
+    }
+
+    /// `PATCH /v1/nodes/<node>`
+    pub(super) async fn patch_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        let mut query = std::mem::take(&mut call.query);
+        let reset = query.flag("reset_interfaces")?;
+        query.finish()?;
+        if reset.is_some() {
+            call.need(RESET_INTERFACES)?;
+        }
+        let ident = call.node()?;
+        let operations = patch::read(&call, "node", NODE_FIELDS)?;
+        let reset_interfaces = reset.unwrap_or_default();
+        if reset_interfaces && !operations.iter().any(|operation| operation.path.first().is_some_and(|r| r == "driver"))
+        {
+            return Err(Fault::Invalid(
+                "The reset_interfaces parameter can only be used when changing the node's driver.".to_owned(),
+            ));
+        }
+        let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces }).await?;
+        Ok(reply::json(StatusCode::OK, &self.node_document(&call, &node, &Wanted::All)))
+    }
+
+    /// `DELETE /v1/nodes/<node>`
+    pub(super) async fn delete_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        self.conductor.delete_node(&call.node()?).await?;
+        Ok(reply::empty(StatusCode::NO_CONTENT))
+    }
+}
+
+/// The node of a checked creation.
+fn new_node(fields: Map<String, Value>) -> Node {
+    let mut node = Node::new(Uuid::new_v4(), "", Timestamp::now());
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("uuid", Value::String(text)) => node.uuid = Uuid::try_parse(&text).unwrap_or(node.uuid),
+            ("instance_uuid", Value::String(text)) => node.instance_uuid = Uuid::try_parse(&text).ok(),
+            ("driver", Value::String(text)) => node.driver = text,
+            ("name", Value::String(text)) => node.name = Some(text),
+            ("resource_class", Value::String(text)) => node.resource_class = Some(text),
+            ("description", Value::String(text)) => node.description = Some(text),
+            ("owner", Value::String(text)) => node.owner = Some(text),
+            ("lessee", Value::String(text)) => node.lessee = Some(text),
+            ("conductor_group", Value::String(text)) => node.conductor_group = text.to_lowercase(),
+            ("retired_reason", Value::String(text)) => node.retired_reason = Some(text),
+            ("automated_clean", Value::Bool(flag)) => node.automated_clean = Some(flag),
+            ("maintenance", Value::Bool(flag)) => node.maintenance = flag,
+            ("retired", Value::Bool(flag)) => node.retired = flag,
+            ("driver_info", Value::Object(object)) => node.driver_info = object,
+            ("instance_info", Value::Object(object)) => node.instance_info = object,
+            ("properties", Value::Object(object)) => node.properties = object,
+            ("extra", Value::Object(object)) => node.extra = object,
+            ("network_data", Value::Object(object)) => node.network_data = object,
+            (name, value) => match (name.strip_suffix("_interface"), value) {
+                (Some(interface), Value::String(implementation)) => {
+                    node.interfaces.insert(interface.to_owned(), implementation);
+                }
+                (_, value) => {
+                    node.attributes.insert(name.to_owned(), value);
+                }
+            },
+        }
+    }
+    node
+}
+
+/// Takes the filters of a list of nodes.
+fn node_filter(call: &Call, query: &mut Query) -> Result<NodeFilter, Fault> {
+    let mut filter = NodeFilter::default();
+    for (name, since) in NODE_FILTERS {
+        // An empty text is no filter, so that clients can send all of them; but the group without a name is `""`.
+        let given = query.take(name).filter(|text| !text.is_empty() || *name == "conductor_group");
+        let Some(text) = given else { continue };
+        call.need(*since)?;
+        let mut one = Query::of(name, text.clone());
+        match *name {
+            "instance_uuid" => filter.instance_uuid = one.uuid(name)?,
+            "associated" => filter.associated = one.flag(name)?,
+            "maintenance" => filter.maintenance = one.flag(name)?,
+            "retired" => filter.retired = one.flag(name)?,
+            "provision_state" => filter.provision_state = Some(state(&text)?),
+            "driver" => filter.driver = Some(text),
+            "resource_class" => filter.resource_class = Some(text),
+            "fault" => filter.fault = Some(text),
+            "conductor_group" => filter.conductor_group = Some(text.to_lowercase()),
+            "owner" => filter.owner = Some(text),
+            "lessee" => filter.lessee = Some(text),
+            _ => filter.description_contains = Some(text),
+        }
+    }
+    Ok(filter)
+}
+
+fn state(text: &str) -> Result<State, Fault> {
+    text.parse().map_err(|_| Fault::Invalid(format!("Provision state \"{}\" is not valid", short(text))))
+}

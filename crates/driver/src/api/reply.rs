@@ -1,0 +1,100 @@
+//! What a handler gives back, and the shape of every error.
+
+use crate::fault::Fault;
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use wire::ironic::{ErrorBody, MAX_VERSION_HEADER, MIN_VERSION_HEADER, VERSION_HEADER, Version, VersionError};
+
+/// A reply with a JSON body.
+pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
+    let mut response = Response::new(Body::from(value.to_string()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A reply without a body.
+pub(super) fn empty(status: StatusCode) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = status;
+    response
+}
+
+/// Adds where to look.
+pub(super) fn located(mut response: Response<Body>, location: &str) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(header::LOCATION, value);
+    }
+    response
+}
+
+/// The reply to a request that was not done. Errors of the API itself and of its router have two shapes, which clients
+/// tell apart; both are JSON text inside JSON.
+pub(super) fn fault(fault: &Fault) -> Response<Body> {
+    let status = StatusCode::from_u16(fault.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let body = if is_router(fault) {
+        let title = status.canonical_reason().unwrap_or_default();
+        let inner = json!({"code": status.as_u16(), "title": title, "description": fault.to_string()});
+        ErrorBody { error_message: inner.to_string() }
+    } else {
+        ErrorBody::fault(status.as_u16(), &fault.to_string())
+    };
+    let mut response = json(status, &json!(body));
+    if let Fault::Range { length } = fault
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes */{length}"))
+    {
+        response.headers_mut().insert(header::CONTENT_RANGE, value);
+    }
+    response
+}
+
+/// Whether the fault is the router's, found before a resource was asked.
+fn is_router(fault: &Fault) -> bool {
+    match fault {
+        Fault::NoRoute
+        | Fault::BadPath(_)
+        | Fault::Version(_)
+        | Fault::MethodNotAllowed { .. }
+        | Fault::TooLarge(_)
+        | Fault::Range { .. } => true,
+        Fault::Invalid(_)
+        | Fault::WrongState { .. }
+        | Fault::NotFound(_)
+        | Fault::Conflict(_)
+        | Fault::Forbidden(_)
+        | Fault::NotAcceptable(_)
+        | Fault::Unavailable(_)
+        | Fault::Internal(_) => false,
+    }
+}
+
+/// Adds the version headers: all three where a resource answered, the range where a version is out of it, and none
+/// where the router alone answered. So does Ironic, and clients renegotiate by them.
+pub(super) fn add_versions(headers: &mut HeaderMap, version: Option<Version>, outcome: Result<(), &Fault>) {
+    let (range, own) = match outcome {
+        Err(Fault::Version(VersionError::Unsupported(_))) => (true, false),
+        Err(fault) if is_router(fault) => (false, false),
+        Ok(()) | Err(_) => (true, true),
+    };
+    let mut add = |name: &'static str, version: Version| {
+        if let Ok(value) = HeaderValue::from_str(&version.to_string()) {
+            headers.insert(name, value);
+        }
+    };
+    if range {
+        add(MIN_VERSION_HEADER, Version::MIN);
+        add(MAX_VERSION_HEADER, Version::MAX);
+    }
+    if let Some(version) = version.filter(|_| own) {
+        add(VERSION_HEADER, version);
+    }
+}
+
+/// Adds the number of the request, by both of its names.
+pub(super) fn add_request_id(headers: &mut HeaderMap, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert("x-openstack-request-id", value.clone());
+        headers.insert("openstack-request-id", value);
+    }
+}

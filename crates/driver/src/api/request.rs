@@ -1,0 +1,438 @@
+//! What a handler is given, and how it reads it: version, path, query, body. Every complaint names the input.
+
+use super::routes::Route;
+use super::versions::{self, Field, Kind};
+use crate::command::NodeIdent;
+use crate::fault::Fault;
+use bytes::Bytes;
+use http::HeaderMap;
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use uuid::Uuid;
+use wire::ironic::{VERSION_HEADER, Version, VersionError};
+
+/// A request whose route is known and whose body is read.
+pub(super) struct Call {
+    pub(super) version: Version,
+    /// Scheme and host as the client knows them, for links.
+    pub(super) base: String,
+    /// What the `{}` of the route took, percent-decoded.
+    pub(super) segments: Vec<String>,
+    pub(super) query: Query,
+    pub(super) body: Bytes,
+    pub(super) peer: Option<IpAddr>,
+    pub(super) headers: HeaderMap,
+}
+
+/// The microversion of a request: `OpenStack-API-Version: baremetal 1.N` before Ironic's own header.
+pub(super) fn version(headers: &HeaderMap) -> Result<Version, VersionError> {
+    let text = |name: &str| -> Result<Option<&str>, VersionError> {
+        let Some(value) = headers.get(name) else { return Ok(None) };
+        value.to_str().map(Some).map_err(|_| VersionError::Malformed("(not text)".to_owned()))
+    };
+    if let Some(services) = text("openstack-api-version")? {
+        let ours = services.split(',').find_map(|service| {
+            let (name, version) = service.trim().split_once(' ')?;
+            name.eq_ignore_ascii_case("baremetal").then_some(version.trim())
+        });
+        if let Some(version) = ours {
+            return version.parse();
+        }
+    }
+    text(VERSION_HEADER)?.map_or(Ok(Version::MIN), |version| version.trim().parse())
+}
+
+/// Scheme and host for links.
+pub(super) fn base(headers: &HeaderMap) -> String {
+    let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
+    format!("http://{}", host.unwrap_or("localhost"))
+}
+
+/// Shortens what a stranger sent to what fits a message.
+pub(super) fn short(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+/// Undoes percent-encoding of a path segment.
+pub(super) fn decode(segment: &str) -> Result<String, Fault> {
+    let mut bytes = Vec::with_capacity(segment.len());
+    let mut rest = segment.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+        match (digit(rest.next()), digit(rest.next())) {
+            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
+            _ => return Err(Fault::BadPath(format!("\"{}\" is not percent-encoded correctly", short(segment)))),
+        }
+    }
+    String::from_utf8(bytes).map_err(|_| Fault::BadPath(format!("\"{}\" is not UTF-8", short(segment))))
+}
+
+impl Call {
+    /// A part of the path. The route has as many `{}` as its handler asks for.
+    pub(super) fn segment(&self, index: usize) -> &str {
+        self.segments.get(index).map(String::as_str).unwrap_or_default()
+    }
+
+    /// Whether the request's version has what came with `since`.
+    pub(super) fn has(&self, since: u16) -> bool {
+        versions::has(self.version, since)
+    }
+
+    /// Refuses a request whose version does not have what came with `since`.
+    pub(super) fn need(&self, since: u16) -> Result<(), Fault> {
+        if self.has(since) { Ok(()) } else { Err(Fault::not_acceptable()) }
+    }
+
+    /// The node that the path names.
+    pub(super) fn node(&self) -> Result<NodeIdent, Fault> {
+        node_ident(self.segment(0), self.has(versions::NODE_NAMES))
+    }
+
+    /// The body as JSON; nothing at all is an empty object when `optional`.
+    pub(super) fn json(&self, optional: bool) -> Result<Value, Fault> {
+        if optional && self.body.is_empty() {
+            return Ok(Value::Object(Map::new()));
+        }
+        wire::json::read(&self.body).map_err(|error| Fault::Invalid(format!("The request body is not valid: {error}")))
+    }
+
+    /// The body as a JSON object.
+    pub(super) fn object(&self, optional: bool) -> Result<Map<String, Value>, Fault> {
+        match self.json(optional)? {
+            Value::Object(object) => Ok(object),
+            other => Err(Fault::Invalid(format!("The request body must be an object, not {}", kind_of(&other)))),
+        }
+    }
+}
+
+/// Reads how a node is named: a UUID, or a name. A trailing `.json` does not belong to it.
+pub(super) fn node_ident(text: &str, names: bool) -> Result<NodeIdent, Fault> {
+    let ident = text.strip_suffix(".json").unwrap_or(text);
+    if let Ok(uuid) = Uuid::try_parse(ident) {
+        return Ok(NodeIdent::Uuid(uuid));
+    }
+    if !names || !is_name(ident) {
+        return Err(Fault::BadPath(format!("Expected a UUID or a logical name, but received {}.", short(text))));
+    }
+    Ok(NodeIdent::Name(ident.to_owned()))
+}
+
+/// Whether a text can name a node: the unreserved characters of a URL (RFC 3986, 2.3), at most 255.
+pub(super) fn is_name(text: &str) -> bool {
+    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    !text.is_empty() && text.len() <= 255 && text.bytes().all(unreserved)
+}
+
+/// The parameters after the `?`, each once.
+#[derive(Debug, Default)]
+pub(super) struct Query {
+    parameters: BTreeMap<String, String>,
+    /// All of them again, for links to the next page.
+    pub(super) original: Vec<(String, String)>,
+}
+
+impl Query {
+    pub(super) fn read(uri: &http::Uri) -> Result<Self, Fault> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| Fault::Invalid("The query of the URL is not well-formed.".to_owned()))?;
+        let mut query = Self { original: pairs.0.clone(), ..Self::default() };
+        for (name, value) in pairs.0 {
+            if query.parameters.contains_key(&name) {
+                return Err(Fault::Invalid(format!("Query parameter {} is given more than once.", short(&name))));
+            }
+            query.parameters.insert(name, value);
+        }
+        Ok(query)
+    }
+
+    /// A query of one parameter, to read its value by.
+    pub(super) fn of(name: &str, value: String) -> Self {
+        Self { parameters: BTreeMap::from([(name.to_owned(), value)]), original: Vec::new() }
+    }
+
+    /// Takes a parameter.
+    pub(super) fn take(&mut self, name: &str) -> Option<String> {
+        self.parameters.remove(name)
+    }
+
+    /// Takes a parameter that is true or false.
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, Fault> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        read_flag(&text).map(Some).ok_or_else(|| {
+            Fault::Invalid(format!("Invalid value for {name}: \"{}\" is neither true nor false.", short(&text)))
+        })
+    }
+
+    /// Takes a parameter that is a UUID.
+    pub(super) fn uuid(&mut self, name: &str) -> Result<Option<Uuid>, Fault> {
+        let Some(text) = self.take(name) else { return Ok(None) };
+        Uuid::try_parse(&text).map(Some).map_err(|_| {
+            Fault::Invalid(format!("Invalid value for {name}: expected a UUID but received {}.", short(&text)))
+        })
+    }
+
+    /// Refuses whatever nobody took.
+    pub(super) fn finish(self) -> Result<(), Fault> {
+        if self.parameters.is_empty() { Ok(()) } else { Err(unexpected(self.parameters.keys())) }
+    }
+}
+
+fn unexpected<'a>(names: impl Iterator<Item = &'a String>) -> Fault {
+    let names: Vec<String> = names.take(10).map(|name| short(name)).collect();
+    Fault::Invalid(format!("Unexpected arguments: {}", names.join(", ")))
+}
+
+/// The words that Ironic takes for true and false.
+fn read_flag(text: &str) -> Option<bool> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" | "on" | "y" | "yes" => Some(true),
+        "0" | "f" | "false" | "off" | "n" | "no" => Some(false),
+        _ => None,
+    }
+}
+
+/// A kind of JSON value, for people.
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+fn wrong(what: &str, field: &str, expected: &str, value: &Value) -> Fault {
+    Fault::Invalid(format!("Schema error for {what}: {field} must be {expected}, not {}", kind_of(value)))
+}
+
+/// Checks a value of a field and brings it into the form in which it is kept. `null` stands for "not set".
+pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Result<Value, Fault> {
+    let name = field.name;
+    let invalid = |why: String| Err(Fault::Invalid(format!("Schema error for {what}: {name} {why}")));
+    match (kind, value) {
+        (Kind::Required | Kind::Mac, Value::Null) => invalid("must be a string, not null".to_owned()),
+        (_, Value::Null) => Ok(Value::Null),
+        (Kind::Object, value @ Value::Object(_)) => Ok(value),
+        (Kind::Object, value) => Err(wrong(what, name, "an object", &value)),
+        (Kind::Flag, value @ Value::Bool(_)) => Ok(value),
+        (Kind::Flag, Value::String(text)) => match read_flag(&text) {
+            Some(flag) => Ok(Value::Bool(flag)),
+            None => invalid(format!("must be true or false, not \"{}\"", short(&text))),
+        },
+        (Kind::Flag, value) => Err(wrong(what, name, "true or false", &value)),
+        (kind, Value::String(text)) => match kind {
+            Kind::Text(limit) if text.chars().count() > limit => invalid(format!("is longer than {limit} characters")),
+            Kind::Required if text.is_empty() || text.len() > 255 => {
+                invalid("must have 1 to 255 characters".to_owned())
+            }
+            Kind::Uuid => match Uuid::try_parse(&text) {
+                Ok(uuid) => Ok(Value::String(uuid.to_string())),
+                Err(_) => invalid(format!("must be a UUID, not \"{}\"", short(&text))),
+            },
+            Kind::Mac => match mac(&text) {
+                Some(mac) => Ok(Value::String(mac)),
+                None => invalid(format!("must be a MAC address such as 52:54:00:12:34:56, not \"{}\"", short(&text))),
+            },
+            Kind::Name => check_name(text).map(Value::String),
+            _ => Ok(Value::String(text)),
+        },
+        (_, value) => Err(wrong(what, name, "a string", &value)),
+    }
+}
+
+/// Words that are no names of nodes, because they are parts of paths.
+const RESERVED: &[&str] = &[
+    "maintenance",
+    "management",
+    "states",
+    "detail",
+    "validate",
+    "vendor_passthru",
+    "ports",
+    "portgroups",
+    "volume",
+    "vifs",
+    "traits",
+    "bios",
+    "firmware",
+    "history",
+    "inventory",
+    "allocation",
+    "children",
+    "vmedia",
+];
+
+fn check_name(text: String) -> Result<String, Fault> {
+    let refuse = |why: &str| Err(Fault::Invalid(format!("Cannot use \"{}\" as a node name: {why}.", short(&text))));
+    if !is_name(&text) {
+        return refuse("it must have 1 to 255 letters, digits, \"-\", \".\", \"_\" or \"~\"");
+    }
+    if Uuid::try_parse(&text).is_ok() {
+        return refuse("it looks like a UUID");
+    }
+    if RESERVED.contains(&text.as_str()) {
+        return refuse("it is a word of the API");
+    }
+    Ok(text)
+}
+
+/// A MAC address in lower case with colons.
+pub(super) fn mac(text: &str) -> Option<String> {
+    let text = text.trim().to_ascii_lowercase().replace('-', ":");
+    let parts: Vec<&str> = text.split(':').collect();
+    let hex = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    (parts.len() == 6 && parts.iter().all(hex)).then_some(text)
+}
+
+/// Reads the body of a creation by its table: what is unknown is named, what is newer than the request is refused, the
+/// rest is checked. Fields that are null are left out.
+pub(super) fn created(
+    call: &Call,
+    what: &'static str,
+    fields: &'static [Field],
+    body: Map<String, Value>,
+) -> Result<Map<String, Value>, Fault> {
+    let known = |name: &String| versions::find(fields, name).is_some_and(|field| field.create.is_some());
+    let strangers: Vec<&String> = body.keys().filter(|name| !known(name)).collect();
+    if !strangers.is_empty() {
+        let names: Vec<String> = strangers.into_iter().take(10).map(|name| format!("'{}'", short(name))).collect();
+        return Err(Fault::Invalid(format!(
+            "Schema error for {what}: Additional properties are not allowed ({} unexpected)",
+            names.join(", ")
+        )));
+    }
+    let mut checked = Map::new();
+    for field in fields {
+        let (Some(kind), Some(value)) = (field.create, body.get(field.name)) else { continue };
+        let empty = value.is_null() || (field.name == "conductor_group" && value == "");
+        if !call.has(field.since) && !empty {
+            return Err(Fault::not_acceptable());
+        }
+        let value = check(what, field, kind, value.clone())?;
+        if !value.is_null() {
+            checked.insert(field.name.to_owned(), value);
+        }
+    }
+    for field in fields.iter().filter(|field| matches!(field.create, Some(Kind::Required | Kind::Mac))) {
+        if !checked.contains_key(field.name) {
+            return Err(Fault::Invalid(format!("Schema error for {what}: '{}' is a required property", field.name)));
+        }
+    }
+    Ok(checked)
+}
+
+/// The keys of a small body, each taken once by its type.
+pub(super) struct Arguments {
+    keys: Map<String, Value>,
+}
+
+impl Arguments {
+    pub(super) fn new(keys: Map<String, Value>) -> Self {
+        Self { keys }
+    }
+
+    /// Takes a key that is not null.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.keys.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// Takes a text.
+    pub(super) fn text(&mut self, name: &str) -> Result<Option<String>, Fault> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => {
+                Err(Fault::Invalid(format!("Expected a string for {name}, but received {}.", kind_of(&other))))
+            }
+        }
+    }
+
+    /// Takes a text that has to be there.
+    pub(super) fn required(&mut self, name: &str) -> Result<String, Fault> {
+        self.text(name)?.ok_or_else(|| Fault::Invalid(format!("Missing mandatory parameter: {name}")))
+    }
+
+    /// Takes a flag.
+    pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, Fault> {
+        let flag = match self.take(name) {
+            None => return Ok(None),
+            Some(Value::Bool(flag)) => Some(flag),
+            Some(Value::String(text)) => read_flag(&text),
+            Some(_) => None,
+        };
+        flag.map(Some).ok_or_else(|| Fault::Invalid(format!("Expected true or false for {name}.")))
+    }
+
+    /// Takes a whole number from 0 on.
+    pub(super) fn number(&mut self, name: &str) -> Result<Option<u64>, Fault> {
+        let Some(value) = self.take(name) else { return Ok(None) };
+        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
+        number.map(Some).ok_or_else(|| Fault::Invalid(format!("Expected a whole number, not negative, for {name}.")))
+    }
+
+    /// Refuses whatever nobody took.
+    pub(super) fn finish(self) -> Result<(), Fault> {
+        if self.keys.is_empty() { Ok(()) } else { Err(unexpected(self.keys.keys())) }
+    }
+}
+
+/// Whether the route takes the version, as a fault when it does not.
+pub(super) fn check_route_version(route: &Route, version: Version) -> Result<(), Fault> {
+    if versions::has(version, route.since) { Ok(()) } else { Err(Fault::nothing_here()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, value.parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn the_version_is_found_in_either_header() {
+        assert_eq!(version(&HeaderMap::new()), Ok(Version(1)));
+        assert_eq!(version(&with("x-openstack-ironic-api-version", "1.61")), Ok(Version(61)));
+        assert_eq!(version(&with("openstack-api-version", "compute 2.1, baremetal 1.80")), Ok(Version(80)));
+        assert_eq!(version(&with("openstack-api-version", "compute 2.1")), Ok(Version(1)));
+        assert!(version(&with("x-openstack-ironic-api-version", "1.9999")).is_err());
+        assert!(version(&with("x-openstack-ironic-api-version", "new")).is_err());
+    }
+
+    #[test]
+    fn names_of_nodes_are_what_fits_a_url_and_no_uuid_or_word_of_the_api() {
+        for name in ["n1", "rack-1.example.org", "a_b~c"] {
+            assert_eq!(check_name(name.to_owned()).as_deref(), Ok(name));
+        }
+        let long = "x".repeat(256);
+        for name in ["", "a b", "a/b", "ü", "detail", "6d6a4a1c-3d4b-4c3a-9f5e-0a4d6b8a9e11", &long] {
+            assert!(matches!(check_name(name.to_owned()), Err(Fault::Invalid(_))), "{name}");
+        }
+    }
+
+    #[test]
+    fn paths_are_decoded_strictly() {
+        assert_eq!(decode("a%2Db").as_deref(), Ok("a-b"));
+        for bad in ["%", "%2", "%zz", "%ff"] {
+            assert!(decode(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn mac_addresses_are_read_in_both_spellings() {
+        assert_eq!(mac("52:54:00:AA:bb:01").as_deref(), Some("52:54:00:aa:bb:01"));
+        assert_eq!(mac("52-54-00-aa-bb-01").as_deref(), Some("52:54:00:aa:bb:01"));
+        for bad in ["", "52:54:00:aa:bb", "52:54:00:aa:bb:01:02", "52:54:00:aa:bb:0g", "+2:54:00:aa:bb:01"] {
+            assert_eq!(mac(bad), None, "{bad}");
+        }
+    }
+}

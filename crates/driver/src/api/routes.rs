@@ -1,0 +1,238 @@
+//! The table of routes: method, path, the version that brought it, who may ask it, how large a body it takes.
+
+use super::versions::{CONTINUE_INSPECTION, RAMDISK};
+use crate::fault::Fault;
+use http::Method;
+
+/// What a route does; one arm each in [`super::Api::call`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Endpoint {
+    Root,
+    V1,
+    NodeCreate,
+    NodeList,
+    NodeListDetail,
+    NodeShow,
+    NodePatch,
+    NodeDelete,
+    NodeValidate,
+    NodeStates,
+    NodeProvision,
+    NodePower,
+    NodeMaintenanceOn,
+    NodeMaintenanceOff,
+    NodeBootDeviceShow,
+    NodeBootDeviceSet,
+    NodeBootDevices,
+    NodeInventory,
+    NodeHistoryList,
+    NodeHistoryShow,
+    NodeTraits,
+    NodeTraitsReplace,
+    NodeTraitsClear,
+    NodeTraitAdd,
+    NodeTraitRemove,
+    NodePorts,
+    PortCreate,
+    PortList,
+    PortListDetail,
+    PortShow,
+    PortPatch,
+    PortDelete,
+    DriverList,
+    DriverShow,
+    DriverProperties,
+    ConductorList,
+    ConductorShow,
+    Lookup,
+    Heartbeat,
+    ContinueInspection,
+    BootFile,
+}
+
+/// Who a listener is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Operators and, since they have no listener of their own, agents: every route.
+    Everybody,
+    /// Agents alone: what a ramdisk needs; everything else is not there.
+    Agents,
+}
+
+/// A route.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// Segments; `{}` takes any one segment.
+    pub(super) path: &'static str,
+    /// The version that brought it.
+    pub(super) since: u16,
+    /// Largest body, in bytes.
+    pub(super) body: usize,
+    pub(super) agents: bool,
+    pub(super) endpoint: Endpoint,
+}
+
+/// Bodies that carry a few words.
+const SMALL: usize = 64 * 1024;
+/// Nodes with their open-ended objects.
+const NODE: usize = 4 * 1024 * 1024;
+/// Config drives (base64 of a gzipped image) and inspection data with logs.
+const LARGE: usize = 32 * 1024 * 1024;
+
+const fn route(method: Method, path: &'static str, since: u16, body: usize, endpoint: Endpoint) -> Route {
+    Route { method, path, since, body, agents: false, endpoint }
+}
+
+const fn agents(method: Method, path: &'static str, since: u16, body: usize, endpoint: Endpoint) -> Route {
+    Route { method, path, since, body, agents: true, endpoint }
+}
+
+/// All routes. The first whose path matches counts, so literal segments stand before `{}`.
+#[rustfmt::skip]
+pub(super) const ROUTES: &[Route] = &[
+    agents(Method::GET,    "/",                                            1,  0,     Endpoint::Root),
+    agents(Method::GET,    "/v1",                                          1,  0,     Endpoint::V1),
+    agents(Method::GET,    "/v1/lookup",                                   RAMDISK, 0, Endpoint::Lookup),
+    agents(Method::POST,   "/v1/heartbeat/{}",                             RAMDISK, SMALL, Endpoint::Heartbeat),
+    agents(Method::POST,   "/v1/continue_inspection",                      1,  LARGE, Endpoint::ContinueInspection),
+    agents(Method::GET,    "/boot/{}/{}",                                  1,  0,     Endpoint::BootFile),
+    route(Method::POST,    "/v1/nodes",                                    1,  NODE,  Endpoint::NodeCreate),
+    route(Method::GET,     "/v1/nodes",                                    1,  0,     Endpoint::NodeList),
+    route(Method::GET,     "/v1/nodes/detail",                             1,  0,     Endpoint::NodeListDetail),
+    route(Method::GET,     "/v1/nodes/{}",                                 1,  0,     Endpoint::NodeShow),
+    route(Method::PATCH,   "/v1/nodes/{}",                                 1,  LARGE, Endpoint::NodePatch),
+    route(Method::DELETE,  "/v1/nodes/{}",                                 1,  0,     Endpoint::NodeDelete),
+    route(Method::GET,     "/v1/nodes/{}/validate",                        1,  0,     Endpoint::NodeValidate),
+    route(Method::GET,     "/v1/nodes/{}/states",                          1,  0,     Endpoint::NodeStates),
+    route(Method::PUT,     "/v1/nodes/{}/states/provision",                1,  LARGE, Endpoint::NodeProvision),
+    route(Method::PUT,     "/v1/nodes/{}/states/power",                    1,  SMALL, Endpoint::NodePower),
+    route(Method::PUT,     "/v1/nodes/{}/maintenance",                     1,  SMALL, Endpoint::NodeMaintenanceOn),
+    route(Method::DELETE,  "/v1/nodes/{}/maintenance",                     1,  0,     Endpoint::NodeMaintenanceOff),
+    route(Method::GET,     "/v1/nodes/{}/management/boot_device",          1,  0,     Endpoint::NodeBootDeviceShow),
+    route(Method::PUT,     "/v1/nodes/{}/management/boot_device",          1,  SMALL, Endpoint::NodeBootDeviceSet),
+    route(Method::GET,     "/v1/nodes/{}/management/boot_device/supported", 1, 0,     Endpoint::NodeBootDevices),
+    route(Method::GET,     "/v1/nodes/{}/inventory",                       81, 0,     Endpoint::NodeInventory),
+    route(Method::GET,     "/v1/nodes/{}/history",                         78, 0,     Endpoint::NodeHistoryList),
+    route(Method::GET,     "/v1/nodes/{}/history/{}",                      78, 0,     Endpoint::NodeHistoryShow),
+    route(Method::GET,     "/v1/nodes/{}/traits",                          37, 0,     Endpoint::NodeTraits),
+    route(Method::PUT,     "/v1/nodes/{}/traits",                          37, SMALL, Endpoint::NodeTraitsReplace),
+    route(Method::DELETE,  "/v1/nodes/{}/traits",                          37, 0,     Endpoint::NodeTraitsClear),
+    route(Method::PUT,     "/v1/nodes/{}/traits/{}",                       37, SMALL, Endpoint::NodeTraitAdd),
+    route(Method::DELETE,  "/v1/nodes/{}/traits/{}",                       37, 0,     Endpoint::NodeTraitRemove),
+    route(Method::GET,     "/v1/nodes/{}/ports",                           1,  0,     Endpoint::NodePorts),
+    route(Method::POST,    "/v1/ports",                                    1,  NODE,  Endpoint::PortCreate),
+    route(Method::GET,     "/v1/ports",                                    1,  0,     Endpoint::PortList),
+    route(Method::GET,     "/v1/ports/detail",                             1,  0,     Endpoint::PortListDetail),
+    route(Method::GET,     "/v1/ports/{}",                                 1,  0,     Endpoint::PortShow),
+    route(Method::PATCH,   "/v1/ports/{}",                                 1,  NODE,  Endpoint::PortPatch),
+    route(Method::DELETE,  "/v1/ports/{}",                                 1,  0,     Endpoint::PortDelete),
+    route(Method::GET,     "/v1/drivers",                                  1,  0,     Endpoint::DriverList),
+    route(Method::GET,     "/v1/drivers/{}",                               1,  0,     Endpoint::DriverShow),
+    route(Method::GET,     "/v1/drivers/{}/properties",                    1,  0,     Endpoint::DriverProperties),
+    route(Method::GET,     "/v1/conductors",                               49, 0,     Endpoint::ConductorList),
+    route(Method::GET,     "/v1/conductors/{}",                            49, 0,     Endpoint::ConductorShow),
+];
+
+/// The links of the `v1` document and the version each came with. Only resources that are served.
+pub(super) const RESOURCES: &[(&str, u16)] = &[
+    ("nodes", 1),
+    ("ports", 1),
+    ("drivers", 1),
+    ("conductors", 49),
+    ("lookup", RAMDISK),
+    ("heartbeat", RAMDISK),
+    ("continue_inspection", CONTINUE_INSPECTION),
+];
+
+/// The segments of a path; a slash at the end does not count.
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    let path = path.strip_prefix('/').unwrap_or(path);
+    path.strip_suffix('/').unwrap_or(path).split('/')
+}
+
+/// What `{}` took, when the path is one of the pattern.
+fn matches<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
+    let mut taken = Vec::new();
+    let mut path = segments(path);
+    for expected in segments(pattern) {
+        match (expected, path.next()?) {
+            ("{}", "") => return None,
+            ("{}", segment) => taken.push(segment),
+            (literal, segment) if literal == segment => {}
+            _ => return None,
+        }
+    }
+    path.next().is_none().then_some(taken)
+}
+
+/// Finds the route of a request and what its `{}` took. `HEAD` is `GET` without the body.
+pub(super) fn find<'a>(
+    audience: Audience,
+    method: &Method,
+    path: &'a str,
+) -> Result<(&'static Route, Vec<&'a str>), Fault> {
+    let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let mut allowed = Vec::new();
+    let mut pattern = None;
+    for route in ROUTES.iter().filter(|route| audience == Audience::Everybody || route.agents) {
+        // `nodes/detail` is no node called so: once a pattern has matched, only its own methods count.
+        if pattern.is_some_and(|pattern| pattern != route.path) {
+            continue;
+        }
+        let Some(taken) = matches(route.path, path) else { continue };
+        if route.method == wanted {
+            return Ok((route, taken));
+        }
+        pattern = Some(route.path);
+        allowed.push(route.method.as_str());
+    }
+    match pattern {
+        None => Err(Fault::NoRoute),
+        Some(_) => Err(Fault::MethodNotAllowed { method: method.to_string(), allowed: allowed.join(", ") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(method: Method, path: &str) -> Result<Endpoint, Fault> {
+        find(Audience::Everybody, &method, path).map(|(route, _)| route.endpoint)
+    }
+
+    #[test]
+    fn paths_match_segment_by_segment_with_and_without_a_slash_at_the_end() {
+        assert_eq!(endpoint(Method::GET, "/"), Ok(Endpoint::Root));
+        assert_eq!(endpoint(Method::GET, "/v1/"), Ok(Endpoint::V1));
+        assert_eq!(endpoint(Method::HEAD, "/v1/nodes/"), Ok(Endpoint::NodeList));
+        assert_eq!(endpoint(Method::GET, "/v1/nodes/detail"), Ok(Endpoint::NodeListDetail));
+        assert_eq!(find(Audience::Everybody, &Method::GET, "/v1/nodes/n1/states").unwrap().1, ["n1"]);
+        for path in ["//", "/v1//", "/v1/nodes//states", "/v1/nodes/x/y", "/v2", "/v1/chassis", "/v1/nodes/a/b/c/d"] {
+            assert_eq!(endpoint(Method::GET, path), Err(Fault::NoRoute), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_method_is_told_the_right_ones() {
+        let fault = endpoint(Method::POST, "/v1/nodes/n1").unwrap_err();
+        let allowed = "GET, PATCH, DELETE".to_owned();
+        assert_eq!(fault, Fault::MethodNotAllowed { method: "POST".to_owned(), allowed });
+        let fault = endpoint(Method::DELETE, "/v1/nodes/detail").unwrap_err();
+        assert_eq!(fault, Fault::MethodNotAllowed { method: "DELETE".to_owned(), allowed: "GET".to_owned() });
+    }
+
+    #[test]
+    fn agents_find_what_a_ramdisk_needs_and_nothing_else() {
+        for route in ROUTES {
+            let path = route.path.replace("{}", "x");
+            let found = find(Audience::Agents, &route.method, &path);
+            assert_eq!(found.is_ok(), route.agents, "{}", route.path);
+            if !route.agents {
+                assert_eq!(found.unwrap_err(), Fault::NoRoute, "{}", route.path);
+            }
+        }
+        let open: Vec<&str> = ROUTES.iter().filter(|route| route.agents).map(|route| route.path).collect();
+        assert_eq!(open, ["/", "/v1", "/v1/lookup", "/v1/heartbeat/{}", "/v1/continue_inspection", "/boot/{}/{}"]);
+    }
+}

@@ -1,0 +1,392 @@
+//! The settings of `ferricd`: each with its documentation and default in one table, from which come the flags, the
+//! environment variables, the keys of the configuration file and what `--print-config` prints.
+//!
+//! A flag wins over a variable, a variable over the file, the file over the default.
+
+use crate::conductor::{AddPorts, Settings as ConductorSettings};
+use crate::effect::cmdline::Parameters;
+use clap::Parser;
+use serde::Deserialize;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+/// Why there are no settings.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read the configuration file {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is not what it has to be; the text of the cause names line and key.
+    #[error("understand the configuration file {}", path.display())]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A setting does not make sense.
+    #[error("{setting}: {reason}")]
+    Invalid {
+        /// The setting, as it is called in the file.
+        setting: &'static str,
+        /// Why, and what to do.
+        reason: String,
+    },
+}
+
+/// How operators prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Auth {
+    /// Not at all; on loopback only.
+    None,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a setting is written in the configuration file.
+trait Literal {
+    fn literal(&self) -> String;
+}
+
+impl Literal for SocketAddr {
+    fn literal(&self) -> String {
+        format!("\"{self}\"")
+    }
+}
+
+impl Literal for PathBuf {
+    fn literal(&self) -> String {
+        toml::Value::String(self.display().to_string()).to_string()
+    }
+}
+
+impl Literal for String {
+    fn literal(&self) -> String {
+        toml::Value::String(self.clone()).to_string()
+    }
+}
+
+impl Literal for bool {
+    fn literal(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Literal for u64 {
+    fn literal(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Literal for Auth {
+    fn literal(&self) -> String {
+        match self {
+            Self::None => "\"none\"".to_owned(),
+        }
+    }
+}
+
+impl Literal for LogFormat {
+    fn literal(&self) -> String {
+        match self {
+            Self::Text => "\"text\"".to_owned(),
+            Self::Json => "\"json\"".to_owned(),
+        }
+    }
+}
+
+/// Declares the settings: for each its documentation, name, variable, type and default; `optional` ones have none.
+macro_rules! settings {
+    (
+        required { $( $(#[doc = $doc:literal])+ $name:ident [$env:literal]: $type:ty = $default:expr; )+ }
+        optional { $( $(#[doc = $odoc:literal])+ $oname:ident [$oenv:literal]: $otype:ty, like $example:literal; )+ }
+    ) => {
+        /// What is given on the command line or in the environment.
+        #[derive(Debug, Default, Parser)]
+        #[command(name = "ferricd", version, about = "The Ferric driver: takes servers from powered off to installed.")]
+        pub struct Flags {
+            /// Configuration file (TOML).
+            #[arg(long, env = "FERRIC_CONFIG")]
+            pub config: Option<PathBuf>,
+            /// Prints a configuration file with every setting, its documentation and its default, and ends.
+            #[arg(long)]
+            pub print_config: bool,
+            $( $(#[doc = $doc])+ #[arg(long, env = $env)] pub $name: Option<$type>, )+
+            $( $(#[doc = $odoc])+ #[arg(long, env = $oenv)] pub $oname: Option<$otype>, )+
+        }
+
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct File {
+            $( $name: Option<$type>, )+
+            $( $oname: Option<$otype>, )+
+        }
+
+        /// The settings in force.
+        #[derive(Debug, Clone, PartialEq)]
+        pub struct Config {
+            $( $(#[doc = $doc])+ pub $name: $type, )+
+            $( $(#[doc = $odoc])+ pub $oname: Option<$otype>, )+
+        }
+
+        impl Config {
+            fn merge(flags: Flags, file: File) -> Self {
+                Self {
+                    $( $name: flags.$name.or(file.$name).unwrap_or_else(|| $default), )+
+                    $( $oname: flags.$oname.or(file.$oname), )+
+                }
+            }
+
+            /// A configuration file that says what is so without one.
+            pub fn print() -> String {
+                let mut text = String::from("# Settings of ferricd, with their defaults.\n");
+                let mut add = |documentation: &[&str], variable: &str, line: String| {
+                    text.push('\n');
+                    for line in documentation {
+                        text.push_str(&format!("#{line}\n"));
+                    }
+                    text.push_str(&format!("# Variable: {variable}\n{line}\n"));
+                };
+                $(
+                    let default: $type = $default;
+                    add(&[$($doc),+], $env, format!("#{} = {}", stringify!($name), default.literal()));
+                )+
+                $( add(&[$($odoc),+], $oenv, format!("#{} = {}", stringify!($oname), $example)); )+
+                text
+            }
+        }
+    };
+}
+
+settings! {
+    required {
+        /// Address and port of the API for operators, and for agents unless agent_listen is set.
+        listen ["FERRIC_LISTEN"]: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 6385));
+        /// Folder of everything that has to survive: the database ferric.db and boot media. Made when it is not there.
+        data_dir ["FERRIC_DATA_DIR"]: PathBuf = PathBuf::from("/var/lib/ferric");
+        /// How operators prove who they are. "none" believes everybody and is refused unless listen is on loopback.
+        auth ["FERRIC_AUTH"]: Auth = Auth::None;
+        /// Form of log lines: "text" or "json".
+        log_format ["FERRIC_LOG_FORMAT"]: LogFormat = LogFormat::Text;
+        /// What is logged: a level, or levels by module, such as "info,driver=debug".
+        log ["FERRIC_LOG"]: String = "info".to_owned();
+        /// Seconds after which an agent's heartbeat is missed. Agents send them at a third to two thirds of it.
+        heartbeat_timeout ["FERRIC_HEARTBEAT_TIMEOUT"]: u64 = 300;
+        /// Whether agents have to serve TLS.
+        require_tls ["FERRIC_REQUIRE_TLS"]: bool = true;
+        /// Whether agents find their node only while something is done to it.
+        restrict_lookup ["FERRIC_RESTRICT_LOOKUP"]: bool = true;
+        /// Whether nodes are cleaned before they become available, unless a node says otherwise.
+        automated_clean ["FERRIC_AUTOMATED_CLEAN"]: bool = true;
+        /// Which interfaces become ports at inspection: "pxe", "active", "all" or "disabled".
+        add_ports ["FERRIC_ADD_PORTS"]: String = "pxe".to_owned();
+        /// Parameters added to the ramdisk's kernel command line.
+        kernel_append_params ["FERRIC_KERNEL_APPEND_PARAMS"]: String = String::new();
+    }
+    optional {
+        /// A second address and port, for agents and BMCs alone: lookup, heartbeat, inspection and boot files.
+        agent_listen ["FERRIC_AGENT_LISTEN"]: SocketAddr, like "\"192.0.2.1:6386\"";
+        /// URL under which agents and BMCs reach the driver. Needed where they listen on an unspecified address or come
+        /// through a proxy; otherwise it is http:// and the address that agents are served on.
+        api_url ["FERRIC_API_URL"]: String, like "\"http://192.0.2.1:6386\"";
+        /// Folder with the ramdisk: vmlinuz, initramfs, ferric.efi, ferric.iso.
+        ramdisk_dir ["FERRIC_RAMDISK_DIR"]: PathBuf, like "\"/usr/share/ferric/ramdisk\"";
+        /// Name under which this driver owns nodes; the machine's host name when unset.
+        hostname ["FERRIC_HOSTNAME"]: String, like "\"ferric-1\"";
+    }
+}
+
+impl Config {
+    /// Puts flags, variables (clap has read them into the flags) and the file together, and checks them.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(flags: Flags) -> Result<Self, ConfigError> {
+        let file = match &flags.config {
+            None => File::default(),
+            Some(path) => {
+                let text =
+                    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+                parse(path, &text)?
+            }
+        };
+        let config = Self::merge(flags, file);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let invalid = |setting, reason: String| Err(ConfigError::Invalid { setting, reason });
+        if self.auth == Auth::None && !self.listen.ip().is_loopback() {
+            return invalid(
+                "auth",
+                format!(
+                    "\"none\" lets everybody who reaches {} do everything; set listen to a loopback address such as \
+                     127.0.0.1:6385 (and agent_listen for agents)",
+                    self.listen
+                ),
+            );
+        }
+        if self.agent_listen == Some(self.listen) && self.listen.port() != 0 {
+            return invalid(
+                "agent_listen",
+                format!("{} is taken by listen; leave it out or choose another", self.listen),
+            );
+        }
+        if !(10..=86_400).contains(&self.heartbeat_timeout) {
+            return invalid("heartbeat_timeout", "choose 10 to 86400 seconds".to_owned());
+        }
+        if let Some(url) = &self.api_url
+            && !(url.starts_with("http://") || url.starts_with("https://"))
+        {
+            return invalid("api_url", format!("\"{url}\" does not begin with http:// or https://"));
+        }
+        self.ports_setting()?;
+        Ok(())
+    }
+
+    fn ports_setting(&self) -> Result<AddPorts, ConfigError> {
+        Ok(match self.add_ports.as_str() {
+            "pxe" => AddPorts::Pxe,
+            "active" => AddPorts::Active,
+            "all" => AddPorts::All,
+            "disabled" => AddPorts::Disabled,
+            other => {
+                let reason = format!("\"{other}\" is none of pxe, active, all, disabled");
+                return Err(ConfigError::Invalid { setting: "add_ports", reason });
+            }
+        })
+    }
+
+    /// The URL under which agents and BMCs reach the driver, that listens for them on `address`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`]: it listens on every address and nobody said which of them agents reach.
+    pub fn agent_url(&self, address: SocketAddr) -> Result<String, ConfigError> {
+        match &self.api_url {
+            Some(url) => Ok(url.trim_end_matches('/').to_owned()),
+            None if address.ip().is_unspecified() => Err(ConfigError::Invalid {
+                setting: "api_url",
+                reason: format!("agents are served on {address}, which no agent can reach; say the URL that they can"),
+            }),
+            None => Ok(format!("http://{}", host(address))),
+        }
+    }
+
+    /// The settings of the conductor, whose agents are served on `address`.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`].
+    pub fn conductor(&self, address: SocketAddr) -> Result<ConductorSettings, ConfigError> {
+        let hostname = self.hostname.clone().unwrap_or_else(hostname);
+        let mut settings = ConductorSettings::new(hostname, &self.data_dir, &self.agent_url(address)?);
+        settings.media.ramdisk_dir = self.ramdisk_dir.clone();
+        settings.media.kernel_append_params = Parameters::parse(&self.kernel_append_params)
+            .map_err(|error| ConfigError::Invalid { setting: "kernel_append_params", reason: error.to_string() })?;
+        settings.require_tls = self.require_tls;
+        settings.restrict_lookup = self.restrict_lookup;
+        settings.automated_clean = self.automated_clean;
+        settings.heartbeat_timeout = self.heartbeat_timeout;
+        settings.add_ports = self.ports_setting()?;
+        Ok(settings)
+    }
+}
+
+fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
+    toml::from_str(text).map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })
+}
+
+/// An address as part of a URL; an IPv4 address inside an IPv6 one is written as what it is.
+fn host(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(ip) => SocketAddr::from((ip, address.port())),
+            None => address,
+        },
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// The machine's host name.
+fn hostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: &str, flags: &[&str]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("ferricd.toml");
+        std::fs::write(&path, file).unwrap();
+        let mut arguments = vec!["ferricd", "--config", path.to_str().unwrap()];
+        arguments.extend(flags);
+        Config::load(Flags::try_parse_from(arguments).unwrap())
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let config = load("listen = \"127.0.0.1:1\"\ndata_dir = \"/a\"\n", &["--data-dir", "/b"]).unwrap();
+        assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 1)));
+        assert_eq!(config.data_dir, PathBuf::from("/b"));
+        assert_eq!(config.heartbeat_timeout, 300);
+    }
+
+    #[test]
+    fn nobody_is_believed_beyond_loopback() {
+        let error = load("", &["--listen", "0.0.0.0:6385"]).unwrap_err();
+        assert!(matches!(error, ConfigError::Invalid { setting: "auth", .. }), "{error}");
+        assert!(load("", &["--listen", "[::1]:6385", "--agent-listen", "0.0.0.0:6386"]).is_ok());
+    }
+
+    #[test]
+    fn mistakes_in_the_file_are_named() {
+        for file in ["lissten = 1", "listen = 1", "heartbeat_timeout = \"x\"", "listen ="] {
+            assert!(matches!(load(file, &[]), Err(ConfigError::Syntax { .. })), "{file}");
+        }
+        for file in ["heartbeat_timeout = 1", "api_url = \"ftp://x\"", "add_ports = \"some\""] {
+            assert!(matches!(load(file, &[]), Err(ConfigError::Invalid { .. })), "{file}");
+        }
+    }
+
+    #[test]
+    fn the_url_of_agents_is_the_address_they_are_served_on_unless_that_says_nothing() {
+        let config = load("", &[]).unwrap();
+        let served = |text: &str| config.agent_url(text.parse().unwrap());
+        assert_eq!(served("10.0.0.1:80").unwrap(), "http://10.0.0.1:80");
+        assert_eq!(served("[2001:db8::1]:80").unwrap(), "http://[2001:db8::1]:80");
+        assert!(served("0.0.0.0:80").is_err());
+        let config = load("api_url = \"https://ferric.example.org/\"", &[]).unwrap();
+        assert_eq!(config.agent_url("0.0.0.0:80".parse().unwrap()).unwrap(), "https://ferric.example.org");
+    }
+
+    #[test]
+    fn the_printed_file_is_reviewed_and_says_what_is_so_without_it() {
+        let text = Config::print();
+        insta::assert_snapshot!(text);
+        assert_eq!(load(&text, &[]).unwrap(), load("", &[]).unwrap());
+        // Every setting is understood when it is no longer a comment.
+        let setting = |line: &&str| line.starts_with('#') && !line.starts_with("# ") && line.contains(" = ");
+        let lines: Vec<&str> = text.lines().filter(setting).map(|line| &line[1..]).collect();
+        parse(Path::new("all"), &lines.join("\n")).unwrap();
+    }
+}
