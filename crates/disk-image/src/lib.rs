@@ -10,13 +10,13 @@
 //! 3. **Decompress** ([`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from a fixed
 //!    pool. What the packing is, its own first bytes say. A window that the memory budget does not cover is refused.
 //!    The unpacked bytes are the raw disk: byte *n* of the image is byte *n* of the disk.
-//! 4. **Write** ([`pipeline`]): the first block shows the partition table. Only when image and disk are found to suit
+//! 4. **Write** (`pipeline`): the first block shows the partition table. Only when image and disk are found to suit
 //!    each other (`table`) are the first and the last MiB of the disk cleared and flushed; with them go the old tables,
 //!    boot code, RAID and LVM signatures. Then blocks are written at their offsets ([`disk`]), zeros included, with
 //!    direct I/O on drives. The first and the last MiB of the image stay in memory (`target`).
-//! 5. **Verdict** ([`write()`]): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
+//! 5. **Verdict** (`write`): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
 //!    partition table.
-//! 6. **Seal** ([`seal`]): flush; config drive into its partition; backup table at the real end of the disk; flush;
+//! 6. **Seal** (`seal`): flush; config drive into its partition; backup table at the real end of the disk; flush;
 //!    first MiB with the final table; flush; read back. From the last but one step on the disk boots.
 //!
 //! Whatever fails, and whenever: [`WriteError`] says why, and in [`WriteError::state`] what is on the disk now. It is
