@@ -10,7 +10,7 @@ mod params;
 mod resolver;
 mod watcher;
 
-pub use lease::Lease;
+pub use lease::{Lease, Route};
 pub use links::{Address, Mac, MacError};
 pub use params::{Autoconf, NetParams, ParamError, StaticAddress};
 

@@ -87,3 +87,58 @@ fn holders_of_a_busy_disk_are_named() {
         ["sda is used as swap", "sda1 is part of md0", "sda1 is mounted on /boot"]
     );
 }
+
+/// Makes a tree of a fixture; its format is described in its head.
+fn tree(fixture: &str) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for line in fixture.lines().filter(|line| !line.starts_with('#')) {
+        let mut words = line.splitn(3, ' ');
+        let (kind, path, value) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or_default());
+        let path = root.path().join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        match kind {
+            "L" => std::os::unix::fs::symlink(value, &path).unwrap(),
+            "T" => {
+                let text = value.replace("\\n", "\n").replace("\\t", "\t").replace("\\\\", "\\");
+                std::fs::write(&path, text).unwrap();
+            }
+            "H" => {
+                let digits: Vec<char> = value.chars().collect();
+                let byte = |pair: &[char]| u8::from_str_radix(&pair.iter().collect::<String>(), 16).unwrap();
+                std::fs::write(&path, digits.chunks(2).map(byte).collect::<Vec<u8>>()).unwrap();
+            }
+            other => panic!("{other}"),
+        }
+    }
+    root
+}
+
+/// The inventory of a fixture, without the architecture of the machine that the test runs on.
+fn inventory_of(fixture: &str) -> Inventory {
+    let root = tree(fixture);
+    let mut inventory = LinuxMachine::at(root.path()).inventory().unwrap();
+    inventory.cpu.architecture = "x86_64".to_owned();
+    inventory
+}
+
+#[test]
+fn the_inventory_of_a_virtual_machine_is_whole() {
+    insta::assert_json_snapshot!(inventory_of(include_str!("../../fixtures/qemu-q35.tree")));
+}
+
+#[test]
+fn the_inventory_of_a_rack_server_is_whole() {
+    insta::assert_json_snapshot!(inventory_of(include_str!("../../fixtures/rack-server.tree")));
+}
+
+#[test]
+fn partitions_and_holders_of_a_fixture_are_found() {
+    let root = tree(include_str!("../../fixtures/rack-server.tree"));
+    let tree = Tree::at(root.path());
+    let partitions = block::partitions(&tree, "sda");
+    assert_eq!(
+        partitions.iter().map(|part| (part.name.as_str(), part.start)).collect::<Vec<_>>(),
+        [("sda1", 1 << 20), ("sda2", 1_050_624 * 512)]
+    );
+    assert_eq!(block::holders(&tree, "sda"), ["sda2 is part of md0"]);
+}
