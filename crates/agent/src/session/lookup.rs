@@ -87,13 +87,8 @@ async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<L
     if addresses.is_empty() && uuid.is_none() {
         return Err(failure("this machine has no network interface with a MAC address".to_owned()));
     }
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    query.append_pair("addresses", &addresses.join(","));
-    if let Some(uuid) = uuid {
-        query.append_pair("node_uuid", uuid);
-    }
+    let path = format!("/v1/lookup?{}", query(&addresses, uuid));
     let version = ironic.version().await.min(TOKEN_VERSION);
-    let path = format!("/v1/lookup?{}", query.finish());
     tracing::info!(addresses = addresses.join(","), "lookup");
     let reply = ironic.request(Method::GET, &path, Some(version), None).await;
     let reply = reply.map_err(|error| failure(transport::client::chain(&error)))?;
@@ -102,6 +97,15 @@ async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<L
         StatusCode::CONFLICT => Err(Failure { reason: refusal(&reply), locked: true }),
         _ => Err(failure(refusal(&reply))),
     }
+}
+
+fn query(addresses: &[&str], uuid: Option<&str>) -> String {
+    let mut query = form_urlencoded::Serializer::new(String::new());
+    query.append_pair("addresses", &addresses.join(","));
+    if let Some(uuid) = uuid {
+        query.append_pair("node_uuid", uuid);
+    }
+    query.finish()
 }
 
 /// Reads a reply; an old driver has `heartbeat_timeout` beside the node.

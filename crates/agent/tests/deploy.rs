@@ -1,0 +1,144 @@
+//! Writing an image, from `image_info` to a sealed disk, on a disk that is a file.
+
+mod support;
+
+use hardware_sim::{Event, SimMachine};
+use serde_json::{Value, json};
+use sha2::Digest as _;
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use support::{Rest, Rig, rig, settings};
+
+/// Bytes of the disk: the least that is taken for a root disk without hints.
+const DISK: u64 = 4 << 30;
+const IMAGE: usize = 24 << 20;
+const SECTOR: usize = 512;
+
+struct Lab {
+    folder: tempfile::TempDir,
+    rig: Rig,
+    rest: Rest,
+}
+
+impl Lab {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = SimMachine::new();
+        let disk = folder.path().join("disk");
+        File::create(&disk).unwrap().set_len(DISK).unwrap();
+        machine.add_file_disk("/dev/vda", disk).unwrap();
+        let rig = rig(machine, settings());
+        let rest = Rest::serve(&rig.dispatcher).await;
+        Self { folder, rig, rest }
+    }
+
+    fn disk(&self) -> PathBuf {
+        self.folder.path().join("disk")
+    }
+
+    fn first_sectors(&self) -> Vec<u8> {
+        let mut sectors = vec![0; 2 * SECTOR];
+        File::open(self.disk()).unwrap().read_exact_at(&mut sectors, 0).unwrap();
+        sectors
+    }
+
+    /// Puts an image into a file and returns its `image_info`.
+    fn image(&self, name: &str, bytes: &[u8]) -> Value {
+        let path = self.folder.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        json!({
+            "id": name,
+            "urls": [format!("file://{}", path.display())],
+            "os_hash_algo": "sha256",
+            "os_hash_value": hex::encode(sha2::Sha256::digest(bytes)),
+            "disk_format": "raw",
+        })
+    }
+
+    async fn write(&self, info: &Value) -> Value {
+        let step =
+            json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info, "configdrive": null}});
+        let params = json!({"step": step, "node": {"uuid": "n"}, "ports": []});
+        self.rest.command("deploy.execute_deploy_step", params, true).await.body
+    }
+}
+
+/// An image with a DOS partition table: one partition, and a signature.
+fn image() -> Vec<u8> {
+    let mut image = vec![0; IMAGE];
+    for (index, byte) in image.iter_mut().enumerate().skip(1 << 20) {
+        *byte = (index * 7 + index / 4096) as u8;
+    }
+    image[440..444].copy_from_slice(&0x1234_abcd_u32.to_le_bytes());
+    let entry = &mut image[446..462];
+    entry[4] = 0x83;
+    entry[8..12].copy_from_slice(&2048_u32.to_le_bytes());
+    entry[12..16].copy_from_slice(&20_480_u32.to_le_bytes());
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    image
+}
+
+#[tokio::test]
+async fn a_packed_image_is_on_the_disk_and_its_signature_is_told() {
+    let lab = Lab::new().await;
+    let image = image();
+    let packed = zstd::encode_all(&image[..], 3).unwrap();
+    let result = lab.write(&lab.image("debian.raw.zst", &packed)).await;
+    assert_eq!(result["command_status"], "SUCCEEDED", "{result}");
+    let text = result["command_result"]["deploy_result"]["result"].as_str().unwrap();
+    assert_eq!(text, "prepare_image: image (debian.raw.zst) written to device /dev/vda root_uuid=0x1234abcd");
+    assert_eq!(result["command_result"]["deploy_step"]["step"], "write_image");
+    let mut read = vec![0; IMAGE];
+    File::open(lab.disk()).unwrap().read_exact_at(&mut read, 0).unwrap();
+    assert!(read == image, "the disk holds something else than the image");
+    let uuids = lab.rest.command("standby.get_partition_uuids", json!({}), true).await;
+    assert_eq!(uuids.body["command_result"], json!({"root uuid": "0x1234abcd"}));
+    let device = "/dev/vda".to_owned();
+    assert_eq!(lab.rig.machine.events(), [Event::Claimed(device.clone()), Event::Reread(device)]);
+}
+
+#[tokio::test]
+async fn a_wrong_checksum_fails_by_its_class_and_leaves_no_table() {
+    let lab = Lab::new().await;
+    let mut info = lab.image("debian.raw", &image());
+    info["os_hash_value"] = json!("0".repeat(64));
+    let result = lab.write(&info).await;
+    assert_eq!(result["command_status"], "FAILED");
+    assert_eq!(result["command_error"]["type"], "ImageChecksumError");
+    let details = result["command_error"]["details"].as_str().unwrap();
+    assert!(details.starts_with("Image failed to verify against checksum. location: "), "{details}");
+    assert!(details.contains("image ID: debian.raw"), "{details}");
+    assert!(lab.first_sectors().iter().all(|byte| *byte == 0), "the disk has a table");
+    let uuids = lab.rest.command("standby.get_partition_uuids", json!({}), true).await;
+    assert_eq!(uuids.body["command_result"], json!({}));
+}
+
+#[tokio::test]
+async fn what_is_no_image_is_refused_and_nothing_is_touched() {
+    let lab = Lab::new().await;
+    let before = b"somebody's data";
+    File::options().write(true).open(lab.disk()).unwrap().write_all_at(before, 0).unwrap();
+    let result = lab.write(&lab.image("noise.raw", &vec![7; 2 << 20])).await;
+    assert_eq!(result["command_error"]["type"], "InvalidImage", "{result}");
+    assert!(lab.first_sectors().starts_with(before));
+    let mut info = lab.image("other.qcow2", b"QFI");
+    info["disk_format"] = json!("qcow2");
+    assert_eq!(lab.write(&info).await["command_error"]["type"], "InvalidImage");
+    let missing = lab.folder.path().join("missing.raw");
+    let info = json!({"id": "m", "urls": [format!("file://{}", missing.display())], "checksum": "a".repeat(64)});
+    assert_eq!(lab.write(&info).await["command_error"]["type"], "ImageDownloadError");
+    assert!(lab.first_sectors().starts_with(before));
+}
+
+#[tokio::test]
+async fn root_device_hints_choose_the_disk() {
+    let lab = Lab::new().await;
+    let info = lab.image("debian.raw", &image());
+    let step = json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info}});
+    let node = json!({"uuid": "n", "properties": {"root_device": {"serial": "another"}}});
+    let params = json!({"step": step, "node": node, "ports": []});
+    let result = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
+    assert_eq!(result["command_error"]["type"], "DeviceNotFound", "{result}");
+    assert!(lab.rig.machine.events().is_empty());
+}

@@ -1,0 +1,257 @@
+//! Lookup, token, identity and heartbeats against a driver that is a few lines of script.
+
+mod support;
+
+use agent::{Dispatcher, Settings, session};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::IntoResponse as _;
+use axum::routing::{get, post};
+use hardware_sim::SimMachine;
+use serde_json::{Value, json};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+use support::{TOKEN, rig};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use transport::client::{self, Client, Trust};
+
+/// What the driver heard.
+#[derive(Debug)]
+enum Heard {
+    Lookup(String, String),
+    Heartbeat(String, String, Value),
+    Inspection(Value, bool),
+}
+
+#[derive(Clone)]
+struct Driver {
+    heard: mpsc::UnboundedSender<Heard>,
+    lookup: Arc<Value>,
+    heartbeat: StatusCode,
+}
+
+fn version_of(headers: &HeaderMap) -> String {
+    headers.get("x-openstack-ironic-api-version").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+async fn start_driver(lookup: Value, heartbeat: StatusCode) -> (String, mpsc::UnboundedReceiver<Heard>) {
+    let (heard, ears) = mpsc::unbounded_channel();
+    let driver = Driver { heard, lookup: Arc::new(lookup), heartbeat };
+    let router = Router::new()
+        .route("/", get(async || axum::Json(json!({"default_version": {"version": "1.115"}}))))
+        .route(
+            "/v1/lookup",
+            get(async |State(driver): State<Driver>, RawQuery(query): RawQuery, headers: HeaderMap| {
+                driver.heard.send(Heard::Lookup(query.unwrap_or_default(), version_of(&headers))).unwrap();
+                axum::Json(driver.lookup.as_ref().clone())
+            }),
+        )
+        .route(
+            "/v1/heartbeat/{node}",
+            post(async |State(driver): State<Driver>, Path(node): Path<String>, headers: HeaderMap, body: Bytes| {
+                let body = serde_json::from_slice(&body).unwrap();
+                driver.heard.send(Heard::Heartbeat(node, version_of(&headers), body)).unwrap();
+                driver.heartbeat
+            }),
+        )
+        .route(
+            "/v1/continue_inspection",
+            post(async |State(driver): State<Driver>, headers: HeaderMap, body: Bytes| {
+                let has_version = headers.contains_key("x-openstack-ironic-api-version");
+                driver.heard.send(Heard::Inspection(serde_json::from_slice(&body).unwrap(), has_version)).unwrap();
+                (StatusCode::ACCEPTED, axum::Json(json!({"uuid": "11111111-node"}))).into_response()
+            }),
+        )
+        .with_state(driver);
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let settings = transport::server::Settings::default();
+    tokio::spawn(transport::server::serve(listener, router, settings, CancellationToken::new()));
+    (url, ears)
+}
+
+fn lookup_reply(token: Value) -> Value {
+    json!({
+        "node": {"uuid": "11111111-node", "properties": {}, "instance_info": {}, "driver_internal_info": {}, "links": []},
+        "config": {
+            "heartbeat_timeout": 300, "agent_token": token, "agent_token_required": true, "tls_min_version": "1.3",
+            "metrics": {"backend": "noop"}, "permitted_image_formats": ["raw"],
+        },
+    })
+}
+
+/// A port that nobody uses right now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn settings(url: &str) -> Settings {
+    let port = free_port();
+    Settings {
+        api_urls: vec![url.to_owned()],
+        listen_host: Some(Ipv4Addr::LOCALHOST.into()),
+        listen_port: port,
+        advertise_port: port,
+        agent_token: None,
+        lookup_timeout: Duration::from_millis(500),
+        lookup_interval: Duration::from_millis(50),
+        ..support::settings()
+    }
+}
+
+async fn next(ears: &mut mpsc::UnboundedReceiver<Heard>) -> Heard {
+    tokio::time::timeout(Duration::from_secs(20), ears.recv()).await.expect("the driver hears something").unwrap()
+}
+
+async fn next_heartbeat(ears: &mut mpsc::UnboundedReceiver<Heard>) -> (String, String, Value) {
+    match next(ears).await {
+        Heard::Heartbeat(node, version, body) => (node, version, body),
+        other => panic!("no heartbeat but {other:?}"),
+    }
+}
+
+fn run(rig: &support::Rig, stop: &CancellationToken) -> tokio::task::JoinHandle<Result<(), session::SessionError>> {
+    let (agent, dispatcher, stop) = (Arc::clone(&rig.agent), Arc::clone(&rig.dispatcher), stop.clone());
+    tokio::spawn(async move { session::run(&agent, &dispatcher, &stop).await })
+}
+
+async fn command(url: &str, certificate: &str, name: &str) -> u16 {
+    let trust = Trust::Only(certificate.to_owned());
+    let client = Client::new(client::Settings { trust, ..client::Settings::default() }).unwrap();
+    let body = json!({"name": name, "params": {}}).to_string();
+    let request = http::Request::post(format!("{url}/v1/commands/?wait=false&agent_token={TOKEN}"));
+    let request = request.body(http_body_util::Full::new(body.into())).unwrap();
+    client.send(request).await.unwrap().status.as_u16()
+}
+
+#[tokio::test]
+async fn an_agent_checks_in_and_is_called_back_by_the_certificate_that_it_sent() {
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let rig = rig(SimMachine::new(), settings(&url));
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    match next(&mut ears).await {
+        Heard::Lookup(query, version) => {
+            assert_eq!(query, "addresses=52%3A54%3A00%3A00%3A00%3A01");
+            assert_eq!(version, "1.62");
+        }
+        other => panic!("no lookup but {other:?}"),
+    }
+    let (node, version, body) = next_heartbeat(&mut ears).await;
+    assert_eq!((node.as_str(), version.as_str()), ("11111111-node", "1.68"));
+    assert_eq!(body["agent_token"], TOKEN);
+    assert_eq!(body["agent_version"], "13.0.0");
+    let callback = body["callback_url"].as_str().unwrap();
+    assert_eq!(callback, format!("https://127.0.0.1:{}", rig.agent.shared.settings().listen_port));
+    let certificate = body["agent_verify_ca"].as_str().unwrap();
+    assert!(certificate.starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(body.as_object().unwrap().len(), 4, "{body}");
+    // An asynchronous command that has ended is told at once, not at the next interval of minutes.
+    assert_eq!(command(callback, certificate, "image.install_bootloader").await, 200);
+    next_heartbeat(&mut ears).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_heartbeat_that_fails_is_sent_again_and_there_is_no_giving_up() {
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::CONFLICT).await;
+    let rig = rig(SimMachine::new(), settings(&url));
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    next_heartbeat(&mut ears).await;
+    next_heartbeat(&mut ears).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_masked_token_keeps_the_own_one_and_locks_out_who_has_none() {
+    let (url, mut ears) = start_driver(lookup_reply(json!("******")), StatusCode::ACCEPTED).await;
+    let without = rig(SimMachine::new(), settings(&url));
+    let error = run(&without, &CancellationToken::new()).await.unwrap().unwrap_err();
+    assert!(error.is_locked_out(), "{error}");
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    let own = Settings { agent_token: support::settings().agent_token, ..settings(&url) };
+    let with = rig(SimMachine::new(), own);
+    let stop = CancellationToken::new();
+    let running = run(&with, &stop);
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    assert_eq!(next_heartbeat(&mut ears).await.2["agent_token"], TOKEN);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_token_that_is_too_short_is_not_taken() {
+    let (url, mut ears) = start_driver(lookup_reply(json!("short")), StatusCode::ACCEPTED).await;
+    let rig = rig(SimMachine::new(), settings(&url));
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    assert_eq!(next_heartbeat(&mut ears).await.2.get("agent_token"), None);
+    assert!(!rig.agent.admits(Some("short")));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_inspection_is_sent_without_a_version_and_brings_the_uuid_for_the_lookup() {
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let callback = format!("{url}/v1/continue_inspection");
+    let rig = rig(SimMachine::new(), Settings { inspection_callback_urls: vec![callback], ..settings(&url) });
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    match next(&mut ears).await {
+        Heard::Inspection(body, has_version) => {
+            assert!(!has_version);
+            assert_eq!(body["inventory"]["interfaces"][0]["mac_address"], "52:54:00:00:00:01");
+            assert_eq!(body["error"], Value::Null);
+            assert_eq!(body["configuration"]["managers"][0]["name"], "generic_hardware_manager");
+            assert!(body["logs"].is_string());
+        }
+        other => panic!("no inspection but {other:?}"),
+    }
+    match next(&mut ears).await {
+        Heard::Lookup(query, _) => assert!(query.ends_with("&node_uuid=11111111-node"), "{query}"),
+        other => panic!("no lookup but {other:?}"),
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_next_url_is_tried_when_one_is_not_there_and_a_lookup_gives_up_in_time() {
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let two = rig(SimMachine::new(), Settings { api_urls: vec![nobody.clone(), url.clone()], ..settings(&url) });
+    let stop = CancellationToken::new();
+    let running = run(&two, &stop);
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    next_heartbeat(&mut ears).await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let lost = rig(SimMachine::new(), settings(&nobody));
+    let error = run(&lost, &CancellationToken::new()).await.unwrap().unwrap_err();
+    let text = client::chain(&error);
+    assert!(text.starts_with("look up the node: no lookup succeeded within"), "{text}");
+}
+
+#[tokio::test]
+async fn a_command_goes_on_when_its_submitter_does_not_wait_for_it() {
+    let rig = rig(SimMachine::new(), support::settings());
+    let dispatcher: Arc<Dispatcher> = Arc::clone(&rig.dispatcher);
+    let request = wire::agent::CommandRequest { name: "standby.power_off".to_owned(), params: serde_json::Map::new() };
+    let submitting = tokio::spawn(async move { dispatcher.submit(request).await });
+    while rig.dispatcher.list().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    submitting.abort();
+    rig.dispatcher.list()[0].wait().await;
+    assert_eq!(rig.machine.events().len(), 2);
+}

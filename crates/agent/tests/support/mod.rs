@@ -1,0 +1,90 @@
+//! Parts that the tests share: an agent on a simulated machine, and a client of its REST API.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test takes what it needs")]
+
+use agent::{Agent, Dispatcher, Settings, Token, api};
+use bytes::Bytes;
+use hardware_sim::SimMachine;
+use http::{Method, Request};
+use http_body_util::Full;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use transport::client::{self, Client};
+use transport::server;
+
+pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// An agent on a simulated machine.
+pub struct Rig {
+    pub machine: Arc<SimMachine>,
+    pub agent: Arc<Agent>,
+    pub dispatcher: Arc<Dispatcher>,
+}
+
+/// Settings that do not make tests wait.
+pub fn settings() -> Settings {
+    Settings {
+        agent_token: Some(Token::new(TOKEN.to_owned())),
+        disk_wait_attempts: 1,
+        image_retries: 0,
+        image_retry_interval: Duration::from_millis(10),
+        image_roots: vec![std::env::temp_dir()],
+        ..Settings::default()
+    }
+}
+
+pub fn rig(machine: SimMachine, settings: Settings) -> Rig {
+    let machine = Arc::new(machine);
+    let (agent, dispatcher) = Agent::builder(Arc::clone(&machine) as _, settings).build().unwrap();
+    Rig { machine, agent, dispatcher }
+}
+
+/// The REST API of an agent on loopback; stops when dropped.
+pub struct Rest {
+    base: String,
+    client: Client,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+/// Status and body of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: Value,
+}
+
+impl Rest {
+    pub async fn serve(dispatcher: &Arc<Dispatcher>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let router = api::router(Arc::clone(dispatcher), false);
+        tokio::spawn(server::serve(listener, router, server::Settings::default(), stop.clone()));
+        let client = Client::new(client::Settings::default()).unwrap();
+        Self { base, client, _stop: stop.drop_guard() }
+    }
+
+    pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let reply = self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap();
+        let body = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
+        Answer { status: reply.status.as_u16(), body }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    pub async fn command(&self, name: &str, params: Value, wait: bool) -> Answer {
+        let path = format!("/v1/commands/?agent_token={TOKEN}&wait={wait}");
+        self.send(Method::POST, &path, json!({"name": name, "params": params}).to_string()).await
+    }
+
+    pub async fn list(&self) -> Vec<Value> {
+        let answer = self.get(&format!("/v1/commands/?agent_token={TOKEN}")).await;
+        answer.body["commands"].as_array().cloned().unwrap_or_default()
+    }
+}
