@@ -1,8 +1,79 @@
-use anyhow::Result;
+//! `cargo xtask e2e [STORY…]`: makes what stories need and starts the `e2e` program.
+
+use crate::python::{self, System};
+use crate::{cmd, image, setup};
+use anyhow::{Context as _, Result};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::Command;
 
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Stories to tell; all of them if none is named
+    stories: Vec<String>,
+    /// Show which stories there are
+    #[arg(long)]
+    list: bool,
+    /// Folder that takes logs and first sectors of disks of failed stories
+    #[arg(long, default_value = "target/e2e")]
+    evidence: PathBuf,
+}
 
-pub fn run(_args: &Args) -> Result<()> {
-    anyhow::bail!("not there yet")
+pub fn run(args: &Args) -> Result<()> {
+    if args.list {
+        let mut list = cargo();
+        list.args(["run", "--quiet", "--locked", "--package", "e2e", "--bin", "e2e", "--", "list"]);
+        return cmd::run(&mut list);
+    }
+    let (program, artifacts) = prepare(&args.evidence)?;
+    cmd::run(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories))
+}
+
+/// Installs, builds and downloads whatever the stories and the demo need, and returns the `e2e` program and the
+/// arguments that tell it where everything is. What is there already costs nothing.
+pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
+    setup::packages()?;
+    let sushy = python::environment("sushy-emulator", System::Visible)?;
+    let baremetal = python::environment("baremetal", System::Hidden)?;
+    let debian = image::debian(false)?;
+    eprintln!("[build] ramdisk");
+    let ramdisk = cmd::root().join("target/ramdisk");
+    let xtask = std::env::current_exe().context("find this program")?;
+    cmd::run(Command::new(xtask).args(["ramdisk", "--profile", "vm", "--out"]).arg(&ramdisk))?;
+    eprintln!("[build] ferricd and the stories");
+    cmd::run(cargo().args([
+        "build",
+        "--release",
+        "--locked",
+        "-p",
+        "driver",
+        "--bin",
+        "ferricd",
+        "-p",
+        "e2e",
+        "--bin",
+        "e2e",
+    ]))?;
+    let release = target().join("release");
+    let evidence = cmd::root().join(evidence);
+    let paths = [
+        ("--ferricd", release.join("ferricd")),
+        ("--ramdisk", ramdisk),
+        ("--debian", debian),
+        ("--sushy", sushy),
+        ("--baremetal", baremetal),
+        ("--evidence", evidence),
+    ];
+    let arguments = paths.into_iter().flat_map(|(name, path)| [OsString::from(name), path.into()]).collect();
+    Ok((release.join("e2e"), arguments))
+}
+
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cmd::root().join("target"), PathBuf::from)
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(cmd::root());
+    command
 }

@@ -10,10 +10,10 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::{Value, json};
+use std::future::IntoFuture as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::future::IntoFuture as _;
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -83,7 +83,8 @@ pub async fn run(subjects: &[Subject], plan: &Plan) -> Result<String> {
     for run in 1..=plan.runs {
         for (subject, runs) in subjects.iter().zip(&mut all) {
             let log = plan.logs.join(format!("{}-{run}.log", subject.name));
-            let marks = boot(subject, plan, &log).await.with_context(|| format!("boot {} (run {run})", subject.name))?;
+            let marks =
+                boot(subject, plan, &log).await.with_context(|| format!("boot {} (run {run})", subject.name))?;
             runs.push(marks);
         }
     }

@@ -1,0 +1,64 @@
+//! What a story needs to have been built before it starts.
+
+use anyhow::{Result, bail};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Paths of built programs and images. `cargo xtask e2e` and `cargo xtask demo` make them all.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Artifacts {
+    /// The driver daemon
+    #[arg(long)]
+    pub ferricd: PathBuf,
+    /// Folder with the output of `cargo xtask ramdisk`
+    #[arg(long)]
+    pub ramdisk: PathBuf,
+    /// Folder with the output of `cargo xtask image debian`
+    #[arg(long)]
+    pub debian: PathBuf,
+    /// Python environment that holds sushy-emulator
+    #[arg(long)]
+    pub sushy: PathBuf,
+    /// Python environment that holds the `baremetal` command
+    #[arg(long)]
+    pub baremetal: PathBuf,
+    /// Folder that takes logs and first sectors of disks of failed stories
+    #[arg(long)]
+    pub evidence: PathBuf,
+}
+
+impl Artifacts {
+    /// The same paths as arguments of this program.
+    #[must_use]
+    pub fn to_args(&self) -> Vec<OsString> {
+        let pairs: [(&str, &Path); 6] = [
+            ("--ferricd", &self.ferricd),
+            ("--ramdisk", &self.ramdisk),
+            ("--debian", &self.debian),
+            ("--sushy", &self.sushy),
+            ("--baremetal", &self.baremetal),
+            ("--evidence", &self.evidence),
+        ];
+        pairs.into_iter().flat_map(|(name, path)| [name.into(), path.into()]).collect()
+    }
+
+    /// Checks that everything is there before any time is spent.
+    ///
+    /// # Errors
+    /// Names the first path that is missing and the verb that makes it.
+    pub fn check(&self) -> Result<()> {
+        let wanted = [
+            (self.ferricd.clone(), "cargo build --release -p driver --bin ferricd"),
+            (self.ramdisk.join("ferric.efi"), "cargo xtask ramdisk --out DIR"),
+            (self.debian.join("debian.raw.zst"), "cargo xtask image debian"),
+            (self.sushy.join("bin/sushy-emulator"), "cargo xtask e2e"),
+            (self.baremetal.join("bin/baremetal"), "cargo xtask e2e"),
+        ];
+        for (path, remedy) in wanted {
+            if !path.is_file() {
+                bail!("{} is missing: `{remedy}` makes it", path.display());
+            }
+        }
+        Ok(())
+    }
+}

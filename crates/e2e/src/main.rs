@@ -1,0 +1,217 @@
+//! Runs stories and the demo, each in namespaces of its own. `cargo xtask e2e` and `cargo xtask demo` build what it
+//! needs and start it.
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Parser, Subcommand};
+use e2e::isolate::{self, Ended, KEPT};
+use e2e::stories::{STORIES, World, tell};
+use e2e::{Accelerator, Artifacts, demo};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+use tokio::signal::unix::{SignalKind, signal};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// List the stories
+    List,
+    /// Tell stories, all of them unless some are named
+    Run {
+        /// Names of stories
+        stories: Vec<String>,
+        #[command(flatten)]
+        artifacts: Artifacts,
+    },
+    /// From powered off to a running Debian
+    Demo {
+        /// Leave everything running
+        #[arg(long)]
+        keep: bool,
+        #[command(flatten)]
+        artifacts: Artifacts,
+    },
+    /// Started by ourselves: makes the first process of new namespaces
+    #[command(hide = true)]
+    Inside {
+        dir: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Started by ourselves: the first process of new namespaces
+    #[command(hide = true)]
+    First {
+        dir: PathBuf,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
+    /// Started by ourselves: one story in its namespaces; the name `demo` is the demo
+    #[command(hide = true)]
+    Story {
+        name: String,
+        #[arg(long)]
+        dir: PathBuf,
+        #[arg(long)]
+        accelerator: Accelerator,
+        #[arg(long)]
+        keep: bool,
+        #[command(flatten)]
+        artifacts: Artifacts,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        // Before there is any other thread.
+        Command::Inside { dir, arguments } => isolate::inside(&dir, &arguments),
+        command => run(command),
+    };
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> Result<i32> {
+    match command {
+        Command::List => {
+            list();
+            Ok(0)
+        }
+        Command::Run { stories, artifacts } => tell_all(&stories, &artifacts).await,
+        Command::Demo { keep, artifacts } => show(keep, &artifacts).await,
+        Command::Inside { dir, arguments } => isolate::inside(&dir, &arguments),
+        Command::First { dir, arguments } => isolate::first(&dir, &arguments).await,
+        Command::Story { name, dir, accelerator, keep, artifacts } => {
+            story(&name, &dir, accelerator, keep, &artifacts).await
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "the list is what was asked for")]
+fn list() {
+    for story in STORIES {
+        println!("{:<16} {}", story.name, story.about);
+    }
+}
+
+async fn tell_all(names: &[String], artifacts: &Artifacts) -> Result<i32> {
+    for name in names {
+        if !STORIES.iter().any(|story| story.name == name) {
+            let known: Vec<_> = STORIES.iter().map(|story| story.name).collect();
+            bail!("there is no story {name}; there are {}", known.join(", "));
+        }
+    }
+    artifacts.check()?;
+    let wanted = STORIES.iter().filter(|story| names.is_empty() || names.iter().any(|name| name == story.name));
+    let mut results = Vec::new();
+    for story in wanted {
+        eprintln!("\n=== {}: {}", story.name, story.about);
+        let started = Instant::now();
+        let ended = isolated(story.name, false, artifacts).await?.0;
+        if ended == Ended::Interrupted {
+            eprintln!("interrupted; everything that was started is stopped");
+            return Ok(130);
+        }
+        results.push((story.name, ended == Ended::Code(0), started.elapsed()));
+    }
+    eprintln!();
+    for (name, passed, took) in &results {
+        eprintln!("{:<16} {} in {:.0} s", name, if *passed { "passed" } else { "FAILED" }, took.as_secs_f64());
+    }
+    Ok(i32::from(results.iter().any(|(_, passed, _)| !passed)))
+}
+
+async fn show(keep: bool, artifacts: &Artifacts) -> Result<i32> {
+    artifacts.check()?;
+    let (ended, dir) = isolated("demo", keep, artifacts).await?;
+    match ended {
+        Ended::Code(code) => Ok(code),
+        Ended::Interrupted => {
+            eprintln!("interrupted; everything that was started is stopped");
+            Ok(130)
+        }
+        Ended::Kept(pid) => {
+            let hints = std::fs::read_to_string(dir.join(KEPT)).context("read how to look further")?;
+            eprint!("{}", hints.replace("PID", &pid.to_string()));
+            Ok(0)
+        }
+    }
+}
+
+/// Runs a story in namespaces of its own and returns how it ended and where its files were.
+async fn isolated(name: &str, keep: bool, artifacts: &Artifacts) -> Result<(Ended, PathBuf)> {
+    let dir = tempfile::Builder::new().prefix("ferric-").tempdir().context("make a folder for the story")?;
+    let accelerator = Accelerator::probe(dir.path()).await?;
+    let mut arguments: Vec<OsString> = ["story", name, "--dir"].map(OsString::from).to_vec();
+    arguments.push(dir.path().into());
+    arguments.extend(["--accelerator".into(), accelerator.to_string().into()]);
+    if keep {
+        arguments.push("--keep".into());
+    }
+    arguments.extend(artifacts.to_args());
+    let ended = isolate::run(&arguments, dir.path()).await?;
+    let path = dir.path().to_owned();
+    if matches!(ended, Ended::Kept(_)) {
+        // Its first process removes it.
+        let _ = dir.keep();
+    }
+    Ok((ended, path))
+}
+
+async fn story(name: &str, dir: &Path, accelerator: Accelerator, keep: bool, artifacts: &Artifacts) -> Result<i32> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = told(name, dir, accelerator, keep, artifacts) => match result {
+            Ok(()) => Ok(0),
+            Err(error) => {
+                eprintln!("{name} FAILED: {error:#}");
+                let kept = e2e::keep_evidence(name, dir, &artifacts.evidence)?;
+                eprintln!("logs and first sectors of disks: {}", kept.display());
+                Ok(1)
+            }
+        },
+        _ = interrupt.recv() => Ok(130),
+        _ = terminate.recv() => Ok(130),
+    }
+}
+
+async fn told(name: &str, dir: &Path, accelerator: Accelerator, keep: bool, artifacts: &Artifacts) -> Result<()> {
+    let mut world = World::start(dir, artifacts, accelerator).await?;
+    if name != "demo" {
+        let result = tell(name, &mut world).await;
+        world.console.finish();
+        return result;
+    }
+    let (running, summary) = match demo::run(&mut world).await {
+        Ok(done) => done,
+        Err(error) => {
+            world.console.finish();
+            return Err(error);
+        }
+    };
+    eprint!("{summary}");
+    if keep {
+        let hints = demo::hints(&world, &running)?;
+        isolate::be_silent()?;
+        // Renamed into place: whoever sees it sees all of it.
+        let draft = dir.join("hints");
+        std::fs::write(&draft, hints)?;
+        std::fs::rename(&draft, dir.join(KEPT))?;
+        std::future::pending::<()>().await;
+    } else {
+        eprintln!("\nEverything is stopped. `cargo xtask demo --keep` leaves it running and says how to look further.");
+    }
+    Ok(())
+}

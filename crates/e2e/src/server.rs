@@ -1,0 +1,180 @@
+//! A virtual server behind the lab's Redfish service.
+
+use crate::firmware::{OVMF_VARS, allocated};
+use crate::lab::{BRIDGE, Lab, REDFISH, virsh};
+use anyhow::{Context as _, Result};
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+/// How the disk is attached.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DiskBus {
+    /// `/dev/vda`
+    Virtio,
+    /// `/dev/sda` on AHCI
+    Sata,
+}
+
+/// What a server is made of.
+#[derive(Clone, Debug)]
+pub struct ServerSpec {
+    /// Name of the libvirt domain and of the files; one word.
+    pub name: &'static str,
+    /// Its number in the lab: part of its MAC, UUID and address. 1 to 99.
+    pub number: u8,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Size of its disk in MiB.
+    pub disk_mib: u64,
+    /// How the disk is attached.
+    pub disk_bus: DiskBus,
+}
+
+impl Default for ServerSpec {
+    fn default() -> Self {
+        Self { name: "server-1", number: 1, memory_mib: 256, disk_mib: 4096, disk_bus: DiskBus::Virtio }
+    }
+}
+
+/// A defined server; it is off until somebody turns it on over Redfish.
+#[derive(Clone, Debug)]
+pub struct VirtualServer {
+    /// Name of its libvirt domain.
+    pub name: &'static str,
+    /// UUID of the system, on the Redfish side and in SMBIOS.
+    pub uuid: String,
+    /// Address of its only network interface.
+    pub mac: String,
+    /// Address that DHCP gives it.
+    pub address: Ipv4Addr,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// Its disk, raw.
+    pub disk: PathBuf,
+    /// What it wrote to its first serial port, over all of its boots.
+    pub serial: PathBuf,
+}
+
+impl VirtualServer {
+    /// Defines a server: q35, OVMF with variables of its own, one disk, one interface on the bridge, virtio-rng,
+    /// serial port into a file.
+    ///
+    /// # Errors
+    /// When libvirt refuses it.
+    pub async fn define(lab: &Lab, spec: &ServerSpec) -> Result<Self> {
+        let number = spec.number;
+        let server = Self {
+            name: spec.name,
+            uuid: format!("0f0f0f0f-0000-4000-8000-0000000000{number:02}"),
+            mac: format!("52:54:00:77:00:{number:02}"),
+            address: Ipv4Addr::new(10, 77, 0, 200 + number % 50),
+            memory_mib: spec.memory_mib,
+            disk: lab.disks().join(format!("{}.raw", spec.name)),
+            serial: lab.logs().join(format!("{}.serial.log", spec.name)),
+        };
+        File::create(&server.disk)?.set_len(spec.disk_mib << 20)?;
+        fs::write(&server.serial, "")?;
+        let vars = lab.dir().join(format!("{}.vars.fd", spec.name));
+        fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
+        lab.reserve(&server.mac, server.address, spec.name)?;
+        let (device, bus) = match spec.disk_bus {
+            DiskBus::Virtio => ("vda", "virtio"),
+            DiskBus::Sata => ("sda", "sata"),
+        };
+        let xml = format!(
+            "<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid>\
+             <memory unit='MiB'>{memory}</memory><vcpu>2</vcpu>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>\
+             <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>{vars}</nvram>\
+             <boot dev='hd'/></os><features><acpi/></features><cpu mode='maximum'/>\
+             <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
+             <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe' discard='unmap'/>\
+             <source file='{disk}'/><target dev='{device}' bus='{bus}'/><serial>FERRIC{number:02}</serial></disk>\
+             <controller type='sata' index='0'/>\
+             <interface type='bridge'><source bridge='{BRIDGE}'/><mac address='{mac}'/><model type='virtio'/>\
+             <rom enabled='no'/></interface>\
+             <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>\
+             <serial type='file'><source path='{serial}' append='on'/><target port='0'/></serial>\
+             </devices></domain>",
+            kind = lab.accelerator().libvirt(),
+            name = server.name,
+            uuid = server.uuid,
+            memory = spec.memory_mib,
+            vars = vars.display(),
+            disk = server.disk.display(),
+            mac = server.mac,
+            serial = server.serial.display(),
+        );
+        let path = lab.dir().join(format!("{}.xml", spec.name));
+        fs::write(&path, xml)?;
+        virsh(&["define", path.to_str().context("the lab's folder is not UTF-8")?]).await?;
+        Ok(server)
+    }
+
+    /// `redfish_address` of the server.
+    #[must_use]
+    pub fn redfish_address(&self) -> &'static str {
+        REDFISH
+    }
+
+    /// `redfish_system_id` of the server.
+    #[must_use]
+    pub fn redfish_system(&self) -> String {
+        format!("/redfish/v1/Systems/{}", self.uuid)
+    }
+
+    /// libvirt's word for its state: `running`, `shut off`…
+    ///
+    /// # Errors
+    /// When libvirt does not answer.
+    pub async fn state(&self) -> Result<String> {
+        Ok(virsh(&["domstate", self.name]).await?.trim().to_owned())
+    }
+
+    /// Cuts the power, whoever turned it on.
+    ///
+    /// # Errors
+    /// When libvirt does not answer.
+    pub async fn pull_the_plug(&self) -> Result<()> {
+        if self.state().await? != "shut off" {
+            virsh(&["destroy", self.name]).await?;
+        }
+        Ok(())
+    }
+
+    /// How much it has written to its serial port so far: a mark for [`Self::serial_since`].
+    #[must_use]
+    pub fn serial_len(&self) -> u64 {
+        fs::metadata(&self.serial).map_or(0, |meta| meta.len())
+    }
+
+    /// What it has written to its serial port since `mark`.
+    #[must_use]
+    pub fn serial_since(&self, mark: u64) -> String {
+        let bytes = fs::read(&self.serial).unwrap_or_default();
+        let mark = usize::try_from(mark).unwrap_or(usize::MAX).min(bytes.len());
+        String::from_utf8_lossy(&bytes[mark..]).into_owned()
+    }
+
+    /// Bytes of its disk, read from outside.
+    ///
+    /// # Errors
+    /// When the disk is shorter or cannot be read.
+    pub fn read_disk(&self, offset: u64, length: usize) -> Result<Vec<u8>> {
+        let mut disk = File::open(&self.disk)?;
+        disk.seek(SeekFrom::Start(offset))?;
+        let mut bytes = vec![0; length];
+        disk.read_exact(&mut bytes).with_context(|| format!("read {length} bytes of {} at {offset}", self.name))?;
+        Ok(bytes)
+    }
+
+    /// Bytes of its disk that take space.
+    ///
+    /// # Errors
+    /// When qemu-img fails.
+    pub async fn allocated(&self) -> Result<u64> {
+        allocated(&self.disk).await
+    }
+}

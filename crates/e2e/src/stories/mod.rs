@@ -1,0 +1,48 @@
+//! Stories: what somebody wants to happen, on real programs from end to end. One file each.
+
+pub mod deploy_debian;
+pub mod driver_killed;
+pub mod lab_works;
+mod operator;
+pub mod wrong_checksum;
+
+pub use operator::{Image, World};
+
+use anyhow::{Result, bail};
+
+/// A story's name and what it shows.
+#[derive(Clone, Copy, Debug)]
+pub struct Story {
+    /// What to type.
+    pub name: &'static str,
+    /// One line for the list.
+    pub about: &'static str,
+}
+
+/// All stories, in the order in which they run.
+pub const STORIES: &[Story] = &[
+    Story {
+        name: "lab_works",
+        about: "the virtual server, its Redfish service and both firmwares do what stories rely on",
+    },
+    Story {
+        name: "deploy_debian",
+        about: "from powered off to a Debian that takes its name and key from the config drive",
+    },
+    Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
+    Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
+];
+
+/// Tells one story in `world`.
+///
+/// # Errors
+/// Whatever did not happen as told.
+pub async fn tell(name: &str, world: &mut World) -> Result<()> {
+    match name {
+        "lab_works" => lab_works::run(world).await,
+        "deploy_debian" => deploy_debian::run(world).await,
+        "wrong_checksum" => wrong_checksum::run(world).await,
+        "driver_killed" => driver_killed::run(world).await,
+        _ => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),
+    }
+}
