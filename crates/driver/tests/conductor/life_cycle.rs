@@ -1,0 +1,92 @@
+//! From enrolled to active and back.
+
+use super::sim::{Booted, Site};
+use driver::command::{NodeIdent, ProvisionArguments};
+use driver::effect::machines::POWER_ON;
+use lifecycle::provision::{State, Verb};
+use serde_json::json;
+use store::{Page, PortFilter, Store as _};
+
+#[tokio::test(start_paused = true)]
+async fn a_node_goes_from_enrolled_to_active_and_back_to_available() {
+    let site = Site::new().await;
+    site.verb(Verb::Manage).await.unwrap();
+    let node = site.settle(State::Manageable).await;
+    assert_eq!(node.power_state.as_deref(), Some(POWER_ON));
+
+    site.verb(Verb::Inspect).await.unwrap();
+    let node = site.settle(State::Manageable).await;
+    assert!(node.inspection_finished_at.is_some());
+    assert_eq!(node.properties["cpu_arch"], json!("x86_64"));
+    let inventory = site.store.inventory(site.node).await.unwrap().unwrap();
+    assert_eq!(inventory.plugin_data["root_disk"]["name"], json!("/dev/sda"));
+    assert!(inventory.plugin_data.get("logs").is_none());
+    let filter = PortFilter { node: Some(site.node), ..PortFilter::default() };
+    assert_eq!(site.store.ports(&filter, &Page::default()).await.unwrap().len(), 1, "only the one booted from");
+
+    site.verb(Verb::Provide).await.unwrap();
+    site.settle(State::Available).await;
+    assert_eq!(site.machine.lock().steps_run, ["erase_devices_metadata", "erase_devices"]);
+
+    site.give_image().await;
+    site.machine.forget_history();
+    let drive = json!({"meta_data": {"hostname": "web-1"}, "user_data": "#cloud-config\n"});
+    let arguments = ProvisionArguments { configdrive: Some(drive), ..ProvisionArguments::default() };
+    let node = site.verb_with(Verb::Active, arguments).await.unwrap();
+    assert_eq!(node.provision_state, State::Deploying);
+    assert_eq!(node.reservation.as_deref(), Some("test-host"));
+    let node = site.settle(State::Active).await;
+    {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Ramdisk, Booted::Disk]);
+        assert_eq!(state.image_writes, 1);
+        assert_eq!(state.steps_run, ["check_burn_in", "write_image", "tune", "install_bootloader"]);
+        assert!(state.media.is_none());
+    }
+    assert_eq!(node.power_state.as_deref(), Some(POWER_ON));
+    assert_eq!((node.last_error, node.reservation, node.target_provision_state), (None, None, None));
+    for key in ["agent_url", "agent_secret_token", "agent_verify_ca", "boot_media_secret"] {
+        assert!(!node.driver_internal_info.contains_key(key), "{key} is still there");
+    }
+
+    site.verb(Verb::Deleted).await.unwrap();
+    let node = site.settle(State::Available).await;
+    assert!(node.instance_info.is_empty());
+    insta::assert_snapshot!(site.history().await.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fake_node_does_everything_at_once() {
+    let site = Site::new().await;
+    let mut node = store::Node::new(uuid::Uuid::new_v4(), "fake-hardware", jiff::Timestamp::UNIX_EPOCH);
+    node.name = Some("fake".to_owned());
+    let conductor = site.conductor();
+    let node = conductor.create_node(node).await.unwrap();
+    let ident = NodeIdent::Name("fake".to_owned());
+    for (verb, state) in [
+        (Verb::Manage, State::Manageable),
+        (Verb::Inspect, State::Manageable),
+        (Verb::Provide, State::Available),
+        (Verb::Active, State::Active),
+        (Verb::Rebuild, State::Active),
+        (Verb::Undeploy, State::Available),
+    ] {
+        let command = driver::command::Command::Provision { verb, arguments: ProvisionArguments::default() };
+        conductor.command(&ident, command).await.unwrap();
+        while site.store.flow(node.uuid).await.unwrap().is_some() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert_eq!(site.store.node(node.uuid).await.unwrap().provision_state, state, "after {verb}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_secret_of_bmc_or_tenant_reaches_the_agent() {
+    let site = Site::new().await;
+    site.make_available().await;
+    site.verb(Verb::Active).await.unwrap();
+    site.settle(State::Active).await;
+    let requests = site.machine.lock().requests.join("\n");
+    assert!(requests.contains("execute_deploy_step"));
+    assert!(!requests.contains("canary-bmc-password"));
+}

@@ -1,0 +1,302 @@
+//! An agent that keeps to the protocol: look-up, heartbeats, one command at a time, results that stay.
+
+use super::machine::Machine;
+use super::{Fuse, MAC};
+use driver::agents::{Agent, AgentAddress, AgentError, Agents};
+use driver::command::{LookupRequest, NodeIdent};
+use futures::future::BoxFuture;
+use hardware::PowerState;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use uuid::Uuid;
+use wire::agent::{CommandError, CommandRequest, CommandResult, CommandStatus, Progress};
+use wire::ironic::Version;
+use wire::ramdisk::{Heartbeat, MASK};
+
+type AgentReply<T> = Result<T, AgentError>;
+
+pub const URL: &str = "https://192.0.2.10:9999";
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nof the agent\n-----END CERTIFICATE-----\n";
+/// From power-on to the first word.
+const BOOT: Duration = Duration::from_secs(20);
+/// What a request to the driver may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+const HEARTBEAT: Duration = Duration::from_secs(120);
+const RETRY: Duration = Duration::from_secs(7);
+
+pub struct AgentState {
+    parameters: HashMap<String, String>,
+    token: Option<String>,
+    serves: bool,
+    commands: Vec<CommandResult>,
+    forced: Arc<Notify>,
+}
+
+impl AgentState {
+    pub fn new(line: &str) -> Self {
+        let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
+        let parameters: HashMap<_, _> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+        let token = parameters.get("ipa-agent-token").cloned();
+        Self { parameters, token, serves: false, commands: Vec::new(), forced: Arc::new(Notify::new()) }
+    }
+}
+
+/// The life of an agent, from power-on until the boot is another.
+pub async fn boot(machine: Arc<Machine>, boot: u64) {
+    tokio::time::sleep(BOOT).await;
+    let is_alive = || machine.lock().boot == boot;
+    let parameters = match machine.lock().agent.as_ref() {
+        Some(agent) => agent.parameters.clone(),
+        None => return,
+    };
+    if parameters.contains_key("ipa-inspection-callback-url") {
+        for _ in 0..5 {
+            if !is_alive() || inspect(&machine).await {
+                return;
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        return;
+    }
+    let mut node = None;
+    for _ in 0..60 {
+        if !is_alive() {
+            return;
+        }
+        node = look_up(&machine).await;
+        if node.is_some() {
+            break;
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+    let Some(node) = node else { return };
+    let forced = match machine.lock().agent.as_mut() {
+        Some(agent) => {
+            agent.serves = true;
+            agent.forced.clone()
+        }
+        None => return,
+    };
+    while is_alive() {
+        let pause = if beat(&machine, node).await { HEARTBEAT } else { RETRY };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = forced.notified() => {}
+        }
+    }
+}
+
+async fn inspect(machine: &Machine) -> bool {
+    let Some(conductor) = machine.conductor() else { return false };
+    let body = json!({
+        "inventory": {
+            "interfaces": [
+                {"name": "eth0", "mac_address": MAC, "ipv4_address": "192.0.2.10", "has_carrier": true},
+                {"name": "eth1", "mac_address": "52:54:00:00:00:02", "ipv4_address": null, "has_carrier": false},
+            ],
+            "cpu": {"architecture": "x86_64", "count": 2},
+            "memory": {"total": 1 << 30}, "disks": [], "bmc_address": "192.0.2.99",
+        },
+        "root_disk": {"name": "/dev/sda"},
+        "boot_interface": "01-52-54-00-00-00-01",
+        "logs": "bG9ncw==",
+    });
+    let body = body.as_object().unwrap().clone();
+    let call = conductor.continue_inspection(body, None, false);
+    matches!(tokio::time::timeout(TIMEOUT, call).await, Ok(Ok(_)))
+}
+
+async fn look_up(machine: &Machine) -> Option<Uuid> {
+    let conductor = machine.conductor()?;
+    let request = LookupRequest { addresses: vec![MAC.to_owned()], node: None, token: true, peer: None };
+    let answer = tokio::time::timeout(TIMEOUT, conductor.lookup(request)).await.ok()?.ok()?;
+    let mut state = machine.lock();
+    let agent = state.agent.as_mut()?;
+    match answer.config.agent_token.as_deref() {
+        Some(MASK) => assert!(agent.token.is_some(), "an agent without a token was told that there is one"),
+        Some(token) => agent.token = Some(token.to_owned()),
+        None => {}
+    }
+    answer.node.uuid.parse().ok()
+}
+
+async fn beat(machine: &Machine, node: Uuid) -> bool {
+    let Some(conductor) = machine.conductor() else { return false };
+    let token = machine.lock().agent.as_ref().and_then(|agent| agent.token.clone());
+    let heartbeat = Heartbeat {
+        callback_url: URL.to_owned(),
+        agent_version: Some("13.0.0".to_owned()),
+        agent_token: token,
+        agent_verify_ca: Some(CERTIFICATE.to_owned()),
+        agent_status: None,
+        agent_status_message: None,
+    };
+    let ident = NodeIdent::Uuid(node);
+    let call = conductor.heartbeat(&ident, Version(68), heartbeat);
+    matches!(tokio::time::timeout(TIMEOUT, call).await, Ok(Ok(())))
+}
+
+/// Ways to the agent of the machine.
+pub struct SimAgents {
+    pub machine: Arc<Machine>,
+    pub fuse: Arc<Fuse>,
+}
+
+impl Agents for SimAgents {
+    fn reach(&self, address: &AgentAddress) -> AgentReply<Arc<dyn Agent>> {
+        assert_eq!(address.url, URL);
+        assert_eq!(address.certificate.as_deref(), Some(CERTIFICATE));
+        let token = address.token.clone();
+        Ok(Arc::new(Line { machine: self.machine.clone(), fuse: self.fuse.clone(), token }))
+    }
+}
+
+struct Line {
+    machine: Arc<Machine>,
+    fuse: Arc<Fuse>,
+    token: String,
+}
+
+impl Agent for Line {
+    fn commands(&self) -> BoxFuture<'_, AgentReply<Vec<CommandResult>>> {
+        Box::pin(async move { self.with_agent(|agent| Ok(agent.commands.clone())) })
+    }
+
+    fn execute(&self, command: CommandRequest, wait: bool) -> BoxFuture<'_, AgentReply<CommandResult>> {
+        Box::pin(async move {
+            self.fuse.tick(&format!("before {}", command.name)).await;
+            let result = self.run(&command, wait);
+            self.fuse.tick(&format!("after {}", command.name)).await;
+            result
+        })
+    }
+}
+
+impl Line {
+    fn with_agent<T>(&self, work: impl FnOnce(&mut AgentState) -> AgentReply<T>) -> AgentReply<T> {
+        let mut state = self.machine.lock();
+        let agent = state.agent.as_mut().filter(|agent| agent.serves);
+        let agent = agent.ok_or_else(|| AgentError::Unreachable("connection refused".to_owned()))?;
+        if agent.token.as_deref() != Some(&self.token) {
+            let text = "401 Unauthorized: Token invalid.".to_owned();
+            return Err(AgentError::Refused { status: 401, text });
+        }
+        work(agent)
+    }
+
+    fn run(&self, command: &CommandRequest, wait: bool) -> AgentReply<CommandResult> {
+        let short = command.name.rsplit('.').next().unwrap_or_default().to_owned();
+        self.machine.lock().requests.push(json!(command).to_string());
+        self.with_agent(|agent| match agent.commands.last() {
+            Some(last) if last.command_status == CommandStatus::Running => {
+                Err(AgentError::Busy(format!("executing command {}", last.command_name)))
+            }
+            _ => Ok(()),
+        })?;
+        let mut result = CommandResult {
+            id: Uuid::new_v4().to_string(),
+            command_name: short.clone(),
+            command_status: CommandStatus::Succeeded,
+            command_error: None,
+            command_result: None,
+            progress: None,
+        };
+        match short.as_str() {
+            "get_clean_steps" | "get_deploy_steps" => {
+                assert!(wait);
+                let state = self.machine.lock();
+                let version = json!({"generic_hardware_manager": state.manager_version});
+                let mut value = json!({"hardware_manager_version": version});
+                if short == "get_clean_steps" {
+                    value["clean_steps"] = state.clean_steps.clone();
+                } else {
+                    value["deploy_steps"] = json!({"GenericHardwareManager": [
+                        {"step": "write_image", "interface": "deploy", "priority": 0},
+                        {"step": "check_burn_in", "interface": "deploy", "priority": 90},
+                        {"step": "tune", "interface": "deploy", "priority": 70},
+                    ]});
+                }
+                result.command_result = Some(value);
+            }
+            "get_partition_uuids" => result.command_result = Some(json!({"root uuid": "0x01020304"})),
+            "execute_clean_step" | "execute_deploy_step" | "install_bootloader" => {
+                assert!(!wait);
+                result.command_status = CommandStatus::Running;
+                result.progress = Some(Progress {
+                    stage: "write".to_owned(),
+                    done: 1,
+                    total: Some(2),
+                    rate: 1,
+                    eta: Some(1),
+                    stalled: None,
+                });
+                self.begin(&short, command.params.clone(), &result.id);
+            }
+            "power_off" => self.shut_down(),
+            other => panic!("the simulated agent does not know {other}"),
+        }
+        self.with_agent(|agent| {
+            agent.commands.push(result.clone());
+            Ok(())
+        })?;
+        Ok(result)
+    }
+
+    fn begin(&self, short: &str, params: Map<String, Value>, id: &str) {
+        let (boot, seconds, version) = {
+            let state = self.machine.lock();
+            (state.boot, state.step_seconds, state.manager_version.clone())
+        };
+        let step = params.get("step").cloned().unwrap_or(Value::Null);
+        let name = step["step"].as_str().unwrap_or(short).to_owned();
+        let kind = if short.contains("clean") { "clean" } else { "deploy" };
+        let sent = params.get(&format!("{kind}_version")).cloned();
+        let mismatch = sent.is_some_and(|sent| sent["generic_hardware_manager"] != json!(version));
+        let (machine, id) = (self.machine.clone(), id.to_owned());
+        if name == "write_image" && !mismatch {
+            machine.lock().image_writes += 1;
+        }
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+            let mut state = machine.lock();
+            if state.boot != boot {
+                return;
+            }
+            let failing = state.failing.clone().filter(|(failing, _)| *failing == name);
+            if !mismatch {
+                state.steps_run.push(name.clone());
+                state.image_written |= name == "write_image" && failing.is_none();
+            }
+            let Some(agent) = state.agent.as_mut() else { return };
+            let Some(result) = agent.commands.iter_mut().find(|command| command.id == id) else { return };
+            result.progress = None;
+            if mismatch {
+                result.command_status = CommandStatus::VersionMismatch;
+            } else if let Some((_, details)) = failing {
+                result.command_status = CommandStatus::Failed;
+                let (class, message) = ("ImageChecksumError".to_owned(), "Error verifying image checksum".to_owned());
+                result.command_error = Some(CommandError { class, code: 500, message, details });
+            } else {
+                result.command_status = CommandStatus::Succeeded;
+                if !step.is_null() {
+                    let kept = format!("{kind}_step");
+                    result.command_result = Some(json!({format!("{kind}_result"): null, kept: step}));
+                }
+            }
+            agent.forced.notify_one();
+        });
+    }
+
+    fn shut_down(&self) {
+        let (machine, boot) = (self.machine.clone(), self.machine.lock().boot);
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            if machine.lock().boot == boot {
+                machine.switch(PowerState::Off);
+            }
+        });
+    }
+}

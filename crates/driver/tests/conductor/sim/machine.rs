@@ -1,0 +1,212 @@
+//! The machine: power, a drive for virtual media, a disk, and what boots on it.
+
+use super::agent::AgentState;
+use super::{Fuse, SimConductor};
+use driver::effect::{Machines, OutOfBand};
+use futures::future::BoxFuture;
+use hardware::{BootDevice, OutOfBandError, PowerState};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use store::Node;
+use uuid::Uuid;
+
+/// What a machine booted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Booted {
+    Ramdisk,
+    Disk,
+    Nothing,
+}
+
+pub struct State {
+    pub power: PowerState,
+    /// Grows with every change of power; whatever belongs to another boot is gone.
+    pub boot: u64,
+    pub device: BootDevice,
+    pub media: Option<PathBuf>,
+    pub booted: Vec<Booted>,
+    pub image_written: bool,
+    pub image_writes: u32,
+    pub steps_run: Vec<String>,
+    pub agent: Option<AgentState>,
+    /// The ramdisk never comes up.
+    pub dead: bool,
+    /// Steps that fail, and what they say.
+    pub failing: Option<(String, String)>,
+    /// The BMC does not answer so many times.
+    pub bmc_down: u32,
+    /// Requests that the agent got, as JSON text, to look for what must not be in them.
+    pub requests: Vec<String>,
+    /// What the agent offers.
+    pub clean_steps: serde_json::Value,
+    /// Version of the agent's managers.
+    pub manager_version: String,
+    /// How long a step takes, seconds.
+    pub step_seconds: u64,
+}
+
+pub struct Machine {
+    state: Mutex<State>,
+    folder: PathBuf,
+    conductor: Mutex<Weak<SimConductor>>,
+    me: Weak<Machine>,
+}
+
+impl Machine {
+    pub fn new(folder: &Path) -> Arc<Self> {
+        let state = State {
+            power: PowerState::On,
+            boot: 0,
+            device: BootDevice::Disk,
+            media: None,
+            booted: Vec::new(),
+            image_written: false,
+            image_writes: 0,
+            steps_run: Vec::new(),
+            agent: None,
+            dead: false,
+            failing: None,
+            bmc_down: 0,
+            requests: Vec::new(),
+            clean_steps: serde_json::json!({"GenericHardwareManager": [
+                {"step": "erase_devices", "interface": "deploy", "priority": 10, "abortable": true},
+                {"step": "erase_devices_metadata", "interface": "deploy", "priority": 99, "abortable": true},
+                {"step": "erase_pstore", "interface": "deploy", "priority": 0, "abortable": true},
+            ]}),
+            manager_version: "1.2".to_owned(),
+            step_seconds: 60,
+        };
+        Arc::new_cyclic(|me| Self {
+            state: Mutex::new(state),
+            folder: folder.to_owned(),
+            conductor: Mutex::new(Weak::new()),
+            me: me.clone(),
+        })
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn set_conductor(&self, conductor: &Arc<SimConductor>) {
+        *self.conductor.lock().unwrap() = Arc::downgrade(conductor);
+    }
+
+    pub fn conductor(&self) -> Option<Arc<SimConductor>> {
+        self.conductor.lock().unwrap().upgrade()
+    }
+
+    pub fn forget_history(&self) {
+        let mut state = self.lock();
+        state.booted.clear();
+        state.steps_run.clear();
+        state.image_writes = 0;
+    }
+
+    pub fn switch(&self, power: PowerState) {
+        let mut state = self.lock();
+        if state.power == power {
+            return;
+        }
+        state.power = power;
+        state.boot += 1;
+        state.agent = None;
+        if power == PowerState::Off {
+            return;
+        }
+        let media = state.media.clone().filter(|_| state.device == BootDevice::Cdrom);
+        // What a command line says is all that a ramdisk knows.
+        let line = media.and_then(|file| command_line(&std::fs::read(file).ok()?));
+        let booted = match (&line, state.image_written) {
+            (Some(_), _) => Booted::Ramdisk,
+            (None, true) => Booted::Disk,
+            (None, false) => Booted::Nothing,
+        };
+        state.booted.push(booted);
+        if let Some(line) = line.filter(|_| !state.dead)
+            && let Some(me) = self.me.upgrade()
+        {
+            state.agent = Some(AgentState::new(&line));
+            tokio::spawn(super::agent::boot(me, state.boot));
+        }
+    }
+
+    fn file_of(&self, url: &str) -> Option<PathBuf> {
+        driver::effect::media::file_of(&self.folder, url.split_once("/boot/")?.1)
+    }
+}
+
+/// The command line in an ISO image.
+fn command_line(iso: &[u8]) -> Option<String> {
+    let start = iso.windows(14).position(|window| window == b"console=ttyS0 ")?;
+    let end = iso[start..].iter().position(|byte| *byte == 0)?;
+    String::from_utf8(iso[start..start + end].to_vec()).ok()
+}
+
+/// Finds the machine, whatever the node.
+pub struct SimMachines {
+    pub machine: Arc<Machine>,
+    pub fuse: Arc<Fuse>,
+}
+
+struct Bmc {
+    machine: Arc<Machine>,
+    fuse: Arc<Fuse>,
+}
+
+impl Machines for SimMachines {
+    fn of<'a>(&'a self, _node: &'a Node) -> BoxFuture<'a, Result<Arc<dyn OutOfBand>, OutOfBandError>> {
+        let bmc = Bmc { machine: self.machine.clone(), fuse: self.fuse.clone() };
+        Box::pin(async move { Ok(Arc::new(bmc) as Arc<dyn OutOfBand>) })
+    }
+
+    fn release(&self, _node: Uuid) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Bmc {
+    async fn call<T>(&self, what: &str, effect: impl FnOnce(&Machine) -> T) -> Result<T, OutOfBandError> {
+        self.fuse.tick(&format!("before {what}")).await;
+        {
+            let mut state = self.machine.lock();
+            if state.bmc_down > 0 {
+                state.bmc_down -= 1;
+                return Err(OutOfBandError::Unreachable("the BMC does not answer".to_owned()));
+            }
+        }
+        let value = effect(&self.machine);
+        self.fuse.tick(&format!("after {what}")).await;
+        Ok(value)
+    }
+}
+
+impl OutOfBand for Bmc {
+    fn power_state(&self) -> BoxFuture<'_, Result<PowerState, OutOfBandError>> {
+        Box::pin(self.call("power_state", |machine| machine.lock().power))
+    }
+
+    fn set_power(&self, power: PowerState) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(self.call("set_power", move |machine| machine.switch(power)))
+    }
+
+    fn set_boot_device(&self, device: BootDevice, _persistent: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(self.call("set_boot_device", move |machine| machine.lock().device = device))
+    }
+
+    fn insert(&self, url: &str) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        let url = url.to_owned();
+        Box::pin(self.call("insert", move |machine| {
+            let file = machine.file_of(&url);
+            machine.lock().media = file;
+        }))
+    }
+
+    fn eject(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(self.call("eject", |machine| {
+            let mut state = machine.lock();
+            state.media = None;
+            state.device = BootDevice::Disk;
+        }))
+    }
+}

@@ -1,0 +1,90 @@
+//! The memory store, with a moment to die before and after each commit.
+
+use super::Fuse;
+use ::store::{
+    Commit, Epoch, FlowRecord, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page, Port, PortFilter, Store,
+    StoreError,
+};
+use std::sync::Arc;
+use uuid::Uuid;
+
+pub struct SimStore {
+    pub inner: MemoryStore,
+    pub fuse: Arc<Fuse>,
+}
+
+impl Store for SimStore {
+    async fn take_over(&self, host: &str) -> Result<Epoch, StoreError> {
+        self.inner.take_over(host).await
+    }
+
+    async fn owner(&self) -> Result<Epoch, StoreError> {
+        self.inner.owner().await
+    }
+
+    async fn create_node(&self, epoch: Epoch, node: Node) -> Result<Node, StoreError> {
+        self.inner.create_node(epoch, node).await
+    }
+
+    async fn node(&self, uuid: Uuid) -> Result<Node, StoreError> {
+        self.inner.node(uuid).await
+    }
+
+    async fn node_by_name(&self, name: &str) -> Result<Node, StoreError> {
+        self.inner.node_by_name(name).await
+    }
+
+    async fn nodes(&self, filter: &NodeFilter, page: &Page) -> Result<Vec<Node>, StoreError> {
+        self.inner.nodes(filter, page).await
+    }
+
+    async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {
+        self.fuse.tick("before a commit").await;
+        let result = self.inner.commit(epoch, commit).await;
+        self.fuse.tick("after a commit").await;
+        result
+    }
+
+    async fn delete_node(&self, epoch: Epoch, uuid: Uuid, version: u64) -> Result<(), StoreError> {
+        self.inner.delete_node(epoch, uuid, version).await
+    }
+
+    async fn flow(&self, node: Uuid) -> Result<Option<FlowRecord>, StoreError> {
+        self.inner.flow(node).await
+    }
+
+    async fn flows(&self) -> Result<Vec<FlowRecord>, StoreError> {
+        self.inner.flows().await
+    }
+
+    async fn inventory(&self, node: Uuid) -> Result<Option<Inventory>, StoreError> {
+        self.inner.inventory(node).await
+    }
+
+    async fn history(&self, node: Uuid) -> Result<Vec<JournalEntry>, StoreError> {
+        self.inner.history(node).await
+    }
+
+    async fn create_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+        self.fuse.tick("before a port").await;
+        let result = self.inner.create_port(epoch, port).await;
+        self.fuse.tick("after a port").await;
+        result
+    }
+
+    async fn port(&self, uuid: Uuid) -> Result<Port, StoreError> {
+        self.inner.port(uuid).await
+    }
+
+    async fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Port>, StoreError> {
+        self.inner.ports(filter, page).await
+    }
+
+    async fn update_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+        self.inner.update_port(epoch, port).await
+    }
+
+    async fn delete_port(&self, epoch: Epoch, uuid: Uuid) -> Result<(), StoreError> {
+        self.inner.delete_port(epoch, uuid).await
+    }
+}
