@@ -226,7 +226,7 @@ fn parse(name: &'static str, kind: Kind, value: &Value) -> Result<Test, HintErro
         Kind::Truth => truth(value).map(Test::Truth).ok_or_else(|| wrong("it must be true or false")),
         Kind::Text => {
             let Value::String(text) = value else { return Err(wrong("it must be a string")) };
-            let (op, values) = split(text).ok_or_else(|| wrong("it must not be empty"))?;
+            let (op, values) = split(text).map_err(wrong)?;
             match op {
                 Some(Op::AllIn | Op::RangeIn) => Err(wrong("<all-in> and <range-in> cannot be used on strings")),
                 Some(op) if op.on_numbers() => Err(wrong(
@@ -244,7 +244,7 @@ fn parse(name: &'static str, kind: Kind, value: &Value) -> Result<Test, HintErro
                 Value::Number(number) => number.to_string(),
                 _ => return Err(wrong("it must be a positive integer of GiB, with an operator or without")),
             };
-            let (op, values) = split(&text).ok_or_else(|| wrong("it must not be empty"))?;
+            let (op, values) = split(&text).map_err(wrong)?;
             let numbers = values
                 .iter()
                 .map(|value| value.parse::<i64>().map_err(|_| wrong("it is not an integer value")))
@@ -253,7 +253,9 @@ fn parse(name: &'static str, kind: Kind, value: &Value) -> Result<Test, HintErro
                 return Err(wrong("it must be a positive integer"));
             }
             match op {
-                Some(Op::AllIn | Op::RangeIn) => Err(wrong("<all-in> and <range-in> cannot be used on a size")),
+                Some(Op::AllIn | Op::RangeIn | Op::Contains) => {
+                    Err(wrong("<in>, <all-in> and <range-in> cannot be used on a size"))
+                }
                 op => Ok(Test::Number {
                     op: op.unwrap_or(Op::NumberEqual),
                     values,
@@ -265,22 +267,21 @@ fn parse(name: &'static str, kind: Kind, value: &Value) -> Result<Test, HintErro
     }
 }
 
-/// The operator at the front, if there is one with something behind it, and the values around it. `None` for an empty
-/// expression.
-fn split(expression: &str) -> Option<(Option<Op>, Vec<String>)> {
+/// The operator at the front, if there is one, and the values around it; or what is wrong.
+fn split(expression: &str) -> Result<(Option<Op>, Vec<String>), &'static str> {
     let expression = expression.trim().to_lowercase();
     if expression.is_empty() {
-        return None;
+        return Err("it must not be empty");
     }
     let Some(&(sign, op)) = OPERATORS.iter().find(|(sign, _)| expression.starts_with(sign)) else {
-        return Some((None, vec![expression]));
+        return Ok((None, vec![expression]));
     };
     let values: Vec<String> =
         expression.split(sign).filter(|value| !value.is_empty()).map(|value| value.trim().to_owned()).collect();
     if values.iter().all(String::is_empty) {
-        return Some((None, vec![expression]));
+        return Err("it has nothing behind its operator");
     }
-    Some((Some(op), values))
+    Ok((Some(op), values))
 }
 
 impl Op {

@@ -123,6 +123,9 @@ fn bad_hints_are_named() {
     check_invalid(json!({"model": "  "}), "empty");
     check_invalid(json!({"model": "<all-in> a b"}), "<all-in>");
     check_invalid(json!({"model": ">= a"}), "compares numbers");
+    check_invalid(json!({"model": "<in>"}), "nothing behind its operator");
+    check_invalid(json!({"size": ">= "}), "nothing behind its operator");
+    check_invalid(json!({"size": "<in> 10"}), "on a size");
     check_invalid(json!({"rotational": "perhaps"}), "true or false");
     check_invalid(json!(["/dev/sda"]), "must be an object");
 }
@@ -182,4 +185,57 @@ proptest! {
             Err(_) => prop_assert!(disks.iter().all(|d| d.size < SMALLEST_ROOT)),
         }
     }
+}
+
+/// A disk of the recording; where the reference knows a short and a long form of a name, one disk for each.
+fn variants(recorded: &Value) -> Vec<Disk> {
+    let mut flat = vec![recorded.clone()];
+    if recorded["rotational"].is_null() {
+        flat[0]["rotational"] = json!(false);
+    }
+    for key in ["serial", "wwn", "wwn_with_extension", "wwn_vendor_extension"] {
+        if let Value::Array(forms) = &recorded[key] {
+            // A form that is null is left out; of no forms none matches, as with an empty one.
+            let known = forms.iter().filter(|form| !form.is_null()).cloned().collect::<Vec<_>>();
+            let forms = if known.is_empty() { vec![json!("")] } else { known };
+            flat = forms
+                .iter()
+                .flat_map(|form| {
+                    flat.iter().cloned().map(move |mut disk| {
+                        disk[key] = form.clone();
+                        disk
+                    })
+                })
+                .collect();
+        }
+    }
+    flat.into_iter().map(|disk| serde_json::from_value(disk).unwrap()).collect()
+}
+
+#[test]
+fn the_recorded_answers_of_the_reference_are_ours() {
+    let recorded: Value = serde_json::from_str(include_str!("../../testdata/hints.json")).unwrap();
+    let disks: Vec<Vec<Disk>> = recorded["disks"].as_array().unwrap().iter().map(variants).collect();
+    // Our disks always know whether they spin; the reference matches no hint on one that does not.
+    let unknown = |name: &Value| {
+        let recorded = recorded["disks"].as_array().unwrap();
+        recorded.iter().any(|disk| disk["name"] == *name && disk["rotational"].is_null())
+    };
+    let mut differences = Vec::new();
+    for case in recorded["cases"].as_array().unwrap() {
+        let ours = match Hints::parse(case["hints"].as_object().unwrap()) {
+            Err(_) => json!("refused"),
+            Ok(hints) => {
+                let matching = disks.iter().filter(|forms| forms.iter().any(|disk| hints.matches(disk)));
+                let names = matching.map(|forms| json!(forms[0].name));
+                names.filter(|name| case["hints"].get("rotational").is_none() || !unknown(name)).collect::<Value>()
+            }
+        };
+        // What the reference ends in an error of any kind for is refused here.
+        let theirs = case.get("matches").cloned().unwrap_or_else(|| json!("refused"));
+        if ours != theirs {
+            differences.push(format!("{}: ours {ours}, the reference's {case}", case["hints"]));
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
