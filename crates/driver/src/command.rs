@@ -46,6 +46,8 @@ pub enum Command {
         /// For good or for the next boot only.
         persistent: bool,
     },
+    /// `PUT` and `DELETE traits`: all of the node's traits, checked for shape.
+    Traits(Vec<String>),
     /// `PATCH` of the node: RFC 6902 operations `add`, `replace`, `remove`, checked for shape and version.
     Patch {
         /// The operations in order.

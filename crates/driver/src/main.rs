@@ -5,7 +5,7 @@ use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts};
 use driver::config::{Config, Flags, LogFormat};
 use std::error::Error;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -59,7 +59,10 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return refuse(&error, EXIT_CONFIG),
     };
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

@@ -27,7 +27,7 @@ impl<S: Store> Api<S> {
         query.finish()?;
         let fields = match fields {
             Some(_) if detail => {
-                return Err(Fault::Invalid("Can't fetch a subset of fields with 'detail' set to true".to_owned()));
+                return Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()));
             }
             Some(fields) => fields,
             None if detail => FIELDS.iter().map(|name| (*name).to_owned()).collect(),

@@ -20,7 +20,7 @@ pub(super) fn page(query: &mut Query) -> Result<Page, Fault> {
             Ok(limit) if limit > 0 => usize::try_from(limit).unwrap_or(MAX_LIMIT).min(MAX_LIMIT),
             Ok(_) => return Err(Fault::Invalid("Limit must be positive".to_owned())),
             Err(_) => {
-                return Err(Fault::Invalid(format!("Expected an integer for limit, but received {}.", short(&text))));
+                return Err(Fault::Invalid(format!("Expected an integer for limit: {}", short(&text))));
             }
         },
     };
@@ -67,7 +67,7 @@ pub(super) fn wanted_of_list(
     }
     match (detail || asked == Some(true), wanted(query, fields, version)?) {
         (true, Wanted::Only(_)) => {
-            Err(Fault::Invalid("Can't fetch a subset of fields with 'detail' set to true".to_owned()))
+            Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()))
         }
         (false, Wanted::All) => Ok(Wanted::Only(short.iter().map(|name| (*name).to_owned()).collect())),
         (_, wanted) => Ok(wanted),

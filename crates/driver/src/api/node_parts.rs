@@ -3,7 +3,7 @@
 use super::document;
 use super::request::{Arguments, Call, short};
 use super::{Api, list, reply};
-use crate::command::{Command, PatchOp, PatchOperation};
+use crate::command::Command;
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -150,10 +150,7 @@ impl<S: Store> Api<S> {
                 short(bad)
             )));
         }
-        let operation =
-            PatchOperation { op: PatchOp::Add, path: vec!["traits".to_owned()], value: Some(json!(traits)) };
-        let command = Command::Patch { operations: vec![operation], reset_interfaces: false };
-        self.conductor.command(&call.node()?, command).await?;
+        self.conductor.command(&call.node()?, Command::Traits(traits)).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 

@@ -76,7 +76,7 @@ impl<S: Store> Api<S> {
             call.need(SOFT_POWER)?;
         }
         if timeout == Some(0) {
-            return Err(Fault::Invalid("timeout must be at least 1 second.".to_owned()));
+            return Err(Fault::Invalid("timeout has to be positive integer".to_owned()));
         }
         self.conductor.command(&ident, Command::Power { target, timeout }).await?;
         Ok(accepted(&call))

@@ -21,7 +21,7 @@ impl<S: Store> Api<S> {
     /// `POST /v1/nodes`
     pub(super) async fn create_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let fields = request::created(&call, "node", NODE_FIELDS, call.object(false)?)?;
+        let fields = request::created(&call, "node", NODE_FIELDS, call.object(true)?)?;
         let mut node = new_node(fields);
         if !call.has(ENROLL) {
             node.provision_state = State::Available;

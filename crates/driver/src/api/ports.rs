@@ -19,7 +19,7 @@ impl<S: Store> Api<S> {
     /// `POST /v1/ports`
     pub(super) async fn create_port(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let mut body = call.object(false)?;
+        let mut body = call.object(true)?;
         self.resolve_node_ident(&call, &mut body).await?;
         let fields = request::created(&call, "port", PORT_FIELDS, body)?;
         let Some(node) = fields.get("node_uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok())
@@ -62,10 +62,7 @@ impl<S: Store> Api<S> {
         let original = std::mem::take(&mut query.original);
         let wanted = list::wanted_of_list(&mut query, PORT_FIELDS, call.version, detail, SHORT)?;
         let page = list::page(&mut query)?;
-        let address = query.take("address").map(|text| {
-            request::mac(&text)
-                .ok_or_else(|| Fault::Invalid(format!("Expected a MAC address but received {}.", short(&text))))
-        });
+        let address = query.take("address").map(|text| request::mac(&text).ok_or_else(|| request::not_mac(&text)));
         let filter = PortFilter { node, addresses: address.transpose()?.map(|address| vec![address]) };
         query.finish()?;
         let ports = self.conductor.store().ports(&filter, &page).await?;

@@ -43,7 +43,7 @@ impl<S: Store> Api<S> {
     /// `POST /v1/heartbeat/<node>`
     pub(super) async fn heartbeat(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let ident = call.node().map_err(|_| Fault::nothing_here())?;
+        let ident = call.node().map_err(|fault| Fault::Invalid(fault.to_string()))?;
         let mut body = Arguments::new(call.object(false)?);
         let heartbeat = Heartbeat {
             callback_url: body.required("callback_url")?,

@@ -40,7 +40,11 @@ pub(super) fn version(headers: &HeaderMap) -> Result<Version, VersionError> {
             return version.parse();
         }
     }
-    text(VERSION_HEADER)?.map_or(Ok(Version::MIN), |version| version.trim().parse())
+    // A header without a value is as good as none.
+    text(VERSION_HEADER)?
+        .map(str::trim)
+        .filter(|version| !version.is_empty())
+        .map_or(Ok(Version::MIN), |version| version.parse())
 }
 
 /// Scheme and host for links.
@@ -117,7 +121,7 @@ pub(super) fn node_ident(text: &str, names: bool) -> Result<NodeIdent, Fault> {
         return Ok(NodeIdent::Uuid(uuid));
     }
     if !names || !is_name(ident) {
-        return Err(Fault::BadPath(format!("Expected a UUID or a logical name, but received {}.", short(text))));
+        return Err(Fault::BadPath(format!("Expected UUID or name for node: {}", short(text))));
     }
     Ok(NodeIdent::Name(ident.to_owned()))
 }
@@ -238,7 +242,7 @@ pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Resu
             },
             Kind::Mac => match mac(&text) {
                 Some(mac) => Ok(Value::String(mac)),
-                None => invalid(format!("must be a MAC address such as 52:54:00:12:34:56, not \"{}\"", short(&text))),
+                None => Err(not_mac(&text)),
             },
             Kind::Name => check_name(text).map(Value::String),
             _ => Ok(Value::String(text)),
@@ -270,7 +274,8 @@ const RESERVED: &[&str] = &[
 ];
 
 fn check_name(text: String) -> Result<String, Fault> {
-    let refuse = |why: &str| Err(Fault::Invalid(format!("Cannot use \"{}\" as a node name: {why}.", short(&text))));
+    let refuse =
+        |why: &str| Err(Fault::Invalid(format!("Cannot use invalid name '{}' for a node: {why}", short(&text))));
     if !is_name(&text) {
         return refuse("it must have 1 to 255 letters, digits, \"-\", \".\", \"_\" or \"~\"");
     }
@@ -281,6 +286,11 @@ fn check_name(text: String) -> Result<String, Fault> {
         return refuse("it is a word of the API");
     }
     Ok(text)
+}
+
+/// What a text gets that is no MAC address.
+pub(super) fn not_mac(text: &str) -> Fault {
+    Fault::Invalid(format!("Expected valid MAC address for address: {}", short(text)))
 }
 
 /// A MAC address in lower case with colons.
@@ -304,8 +314,9 @@ pub(super) fn created(
     if !strangers.is_empty() {
         let names: Vec<String> = strangers.into_iter().take(10).map(|name| format!("'{}'", short(name))).collect();
         return Err(Fault::Invalid(format!(
-            "Schema error for {what}: Additional properties are not allowed ({} unexpected)",
-            names.join(", ")
+            "Schema error for {what}: Additional properties are not allowed ({} {} unexpected)",
+            names.join(", "),
+            if names.len() == 1 { "was" } else { "were" }
         )));
     }
     let mut checked = Map::new();
@@ -385,7 +396,11 @@ impl Arguments {
 
 /// Whether the route takes the version, as a fault when it does not.
 pub(super) fn check_route_version(route: &Route, version: Version) -> Result<(), Fault> {
-    if versions::has(version, route.since) { Ok(()) } else { Err(Fault::nothing_here()) }
+    match (versions::has(version, route.since), route.agents) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Fault::nothing_here()),
+        (false, false) => Err(Fault::NotFound("The API is not supported for this version".to_owned())),
+    }
 }
 
 #[cfg(test)]

@@ -158,6 +158,7 @@ impl<S: Store> Conductor<S> {
                 Command::Power { target, .. } => this.power(&ident, target).await,
                 Command::Maintenance { on, reason } => this.maintenance(&ident, on, reason).await,
                 Command::BootDevice { device, persistent } => this.boot_device(&ident, &device, persistent).await,
+                Command::Traits(traits) => this.set_traits(&ident, traits).await,
                 Command::Patch { operations, reset_interfaces } => {
                     this.patch(&ident, &operations, reset_interfaces).await
                 }

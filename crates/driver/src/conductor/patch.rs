@@ -26,6 +26,20 @@ impl<S: Store> Conductor<S> {
         let (node, _, ()) = self.change(uuid, |draft| apply(draft, operations, reset_interfaces)).await?;
         Ok(node)
     }
+
+    /// Replaces the traits of a node; they may change in any state, but not while the node is worked on.
+    pub(super) async fn set_traits(self: &Arc<Self>, ident: &NodeIdent, traits: Vec<String>) -> Result<Node, Fault> {
+        let uuid = self.find(ident).await?.uuid;
+        let set = |draft: &mut Draft| {
+            if draft.node.reservation.is_some() {
+                return Err(locked(&draft.node));
+            }
+            draft.node.traits.clone_from(&traits);
+            Ok(())
+        };
+        let (node, _, ()) = self.change(uuid, set).await?;
+        Ok(node)
+    }
 }
 
 fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
