@@ -3,6 +3,7 @@
 use super::Conductor;
 use super::change::{Draft, Failure, locked};
 use crate::command::{NodeIdent, PowerTarget, ProvisionArguments};
+use crate::effect::media::MediaError;
 use crate::fault::Fault;
 use crate::flow::{Action, FlowKind, clean, deploy, inspect, undeploy, verify};
 use crate::hardware_type::{Interface, interface_of, validate};
@@ -43,9 +44,9 @@ impl<S: Store> Conductor<S> {
         }
         match verb {
             Verb::Manage => Self::manage(draft),
-            Verb::Inspect => Self::inspect(draft),
+            Verb::Inspect => self.inspect(draft),
             Verb::Provide => self.provide(draft),
-            Verb::Active | Verb::Deploy | Verb::Rebuild => Self::deploy(draft, verb, arguments),
+            Verb::Active | Verb::Deploy | Verb::Rebuild => self.deploy(draft, verb, arguments),
             Verb::Deleted | Verb::Undeploy => Self::undeploy(draft),
             Verb::Abort => Self::abort(draft),
             Verb::BreakOut => Self::break_out(draft),
@@ -68,7 +69,7 @@ impl<S: Store> Conductor<S> {
         Ok(())
     }
 
-    fn inspect(draft: &mut Draft) -> Result<(), Fault> {
+    fn inspect(&self, draft: &mut Draft) -> Result<(), Fault> {
         require(&draft.node, &[Interface::Power, Interface::Management, Interface::Inspect])?;
         if interface_of(&draft.node, Interface::Inspect) == "agent" {
             require(&draft.node, &[Interface::Boot])?;
@@ -77,19 +78,17 @@ impl<S: Store> Conductor<S> {
         draft.node.inspection_started_at = Some(draft.now);
         draft.node.inspection_finished_at = None;
         draft.transition(Event::Inspect)?;
-        draft.begin(FlowKind::Inspect, inspect::plan(&draft.node));
-        Ok(())
+        self.begin(draft, FlowKind::Inspect, inspect::plan(&draft.node))
     }
 
     fn provide(&self, draft: &mut Draft) -> Result<(), Fault> {
         require(&draft.node, &[Interface::Power, Interface::Management])?;
         draft.node.last_error = None;
         draft.transition(Event::Provide)?;
-        draft.begin(FlowKind::Clean, clean::plan(&draft.node, self.settings.automated_clean));
-        Ok(())
+        self.begin(draft, FlowKind::Clean, clean::plan(&draft.node, self.settings.automated_clean))
     }
 
-    fn deploy(draft: &mut Draft, verb: Verb, arguments: &ProvisionArguments) -> Result<(), Fault> {
+    fn deploy(&self, draft: &mut Draft, verb: Verb, arguments: &ProvisionArguments) -> Result<(), Fault> {
         if arguments.deploy_steps.as_ref().is_some_and(|steps| !steps.is_empty()) {
             return Err(Fault::Invalid(
                 "deploy_steps are not built yet in this version of the driver; leave them out.".to_owned(),
@@ -109,7 +108,20 @@ impl<S: Store> Conductor<S> {
             .map_err(|fault| Fault::Invalid(format!("Cannot deploy node {}: {fault}", draft.node.uuid)))?;
         draft.node.last_error = None;
         draft.transition(verb.event())?;
-        draft.begin(FlowKind::Deploy, deploy::plan(&draft.node));
+        self.begin(draft, FlowKind::Deploy, deploy::plan(&draft.node))
+    }
+
+    /// Begins a flow, unless the site lacks what its plan needs.
+    fn begin(&self, draft: &mut Draft, kind: FlowKind, plan: Vec<Action>) -> Result<(), Fault> {
+        let needs_ramdisk = plan.iter().any(|action| matches!(action, Action::PrepareMedia { .. }));
+        if needs_ramdisk && self.settings.media.ramdisk_dir.is_none() {
+            return Err(Fault::Invalid(format!(
+                "Node {} cannot be booted: {}.",
+                draft.node.uuid,
+                MediaError::NoRamdisk
+            )));
+        }
+        draft.begin(kind, plan);
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! From enrolled to active and back.
 
 use super::sim::{Booted, Site};
-use driver::command::{NodeIdent, ProvisionArguments};
+use driver::command::{Command, NodeIdent, PatchOp, PatchOperation, ProvisionArguments};
 use driver::effect::machines::POWER_ON;
 use lifecycle::provision::{State, Verb};
 use serde_json::json;
@@ -71,13 +71,36 @@ async fn a_fake_node_does_everything_at_once() {
         (Verb::Rebuild, State::Active),
         (Verb::Undeploy, State::Available),
     ] {
-        let command = driver::command::Command::Provision { verb, arguments: ProvisionArguments::default() };
+        let command = Command::Provision { verb, arguments: ProvisionArguments::default() };
         conductor.command(&ident, command).await.unwrap();
         while site.store.flow(node.uuid).await.unwrap().is_some() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         assert_eq!(site.store.node(node.uuid).await.unwrap().provision_state, state, "after {verb}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_somebody_else_boots_gets_its_token_by_look_up() {
+    let site = Site::new().await;
+    let operations = vec![
+        PatchOperation { op: PatchOp::Replace, path: vec!["driver".to_owned()], value: Some(json!("fake-hardware")) },
+        PatchOperation {
+            op: PatchOp::Replace,
+            path: vec!["deploy_interface".to_owned()],
+            value: Some(json!("direct")),
+        },
+    ];
+    let patch = Command::Patch { operations, reset_interfaces: true };
+    let node = site.conductor().command(&site.ident(), patch).await.unwrap();
+    assert_eq!((node.interfaces["boot"].as_str(), node.interfaces["deploy"].as_str()), ("fake", "direct"));
+    site.machine.lock().device = hardware::BootDevice::Pxe;
+    site.make_available().await;
+    site.verb(Verb::Active).await.unwrap();
+    site.settle(State::Active).await;
+    let state = site.machine.lock();
+    assert_eq!(state.booted, [Booted::Ramdisk, Booted::Disk]);
+    assert_eq!(state.image_writes, 1);
 }
 
 #[tokio::test(start_paused = true)]

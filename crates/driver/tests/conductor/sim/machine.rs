@@ -116,7 +116,10 @@ impl Machine {
         }
         let media = state.media.clone().filter(|_| state.device == BootDevice::Cdrom);
         // What a command line says is all that a ramdisk knows.
-        let line = media.and_then(|file| command_line(&std::fs::read(file).ok()?));
+        let line = match state.device {
+            BootDevice::Pxe => Some("console=ttyS0 ipa-api-url=http://192.0.2.1:6385".to_owned()),
+            BootDevice::Disk | BootDevice::Cdrom => media.and_then(|file| command_line(&std::fs::read(file).ok()?)),
+        };
         let booted = match (&line, state.image_written) {
             (Some(_), _) => Booted::Ramdisk,
             (None, true) => Booted::Disk,
