@@ -140,6 +140,9 @@ fn parse_ip(value: &str, params: &mut NetParams, global: &mut Option<Autoconf>) 
         return Err("it has more than ten fields");
     }
     let device = field(5).map(str::to_owned);
+    if device.as_deref().and_then(autoconf).is_some() {
+        return Err("an autoconf stands where the device belongs: a colon is missing or too many");
+    }
     let own = field(6).map(|word| autoconf(word).ok_or("its autoconf is not known")).transpose()?;
     for index in [7, 8] {
         params.dns.extend(field(index).map(address).transpose()?.flatten());
@@ -298,14 +301,14 @@ mod tests {
     #[test]
     fn several_words_add_up() {
         let params = parse(
-            "ip=192.0.2.5/24::::eth0:none ip=[2001:db8::5]/64::::eth0:none nameserver=192.0.2.9 ip=eth1:dhcp \
+            "ip=192.0.2.5/24:::::eth0:none ip=[2001:db8::5]/64:::::eth0:none nameserver=192.0.2.9 ip=eth1:dhcp \
              BOOTIF=01-52-54-00-12-34-56",
         );
         assert_eq!(params.addresses.len(), 2);
         assert_eq!(params.autoconf("eth1", &Mac::default()), Autoconf::Dhcp);
         assert_eq!(params.autoconf("eth0", &Mac::default()), Autoconf::Off);
         assert_eq!(params.bootif.unwrap().to_string(), "52:54:00:12:34:56");
-        let by_mac = parse("ip=192.0.2.5/24::::52-54-00-12-34-56:none");
+        let by_mac = parse("ip=192.0.2.5/24:::::52-54-00-12-34-56:none");
         let device = by_mac.addresses[0].device.as_deref().unwrap();
         assert!(names(device, "eth3", &"52:54:00:12:34:56".parse().unwrap()));
     }
@@ -318,6 +321,7 @@ mod tests {
         check_wrong("ip=192.0.2.5::[2001:db8::1]:24", "another family");
         check_wrong("ip=192.0.2.5::::::maybe", "autoconf");
         check_wrong("ip=::::::", "neither");
+        check_wrong("ip=192.0.2.5/24::::eth0:none", "colon");
         check_wrong("ip=1.2.3.4:5:6:7:8:9:none:1:2:3:4", "more than ten");
         check_wrong("ip=127.0.0.1", "host");
         check_wrong("BOOTIF=eth0", "MAC");

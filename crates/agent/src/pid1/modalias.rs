@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(aliases.modules("pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"), ["virtio_pci"]);
         assert_eq!(aliases.modules("virtio:d00000001v00001AF4"), ["virtio_net"]);
         assert_eq!(aliases.modules("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"), ["ahci"]);
-        assert_eq!(aliases.modules("usb:v0951p1666d0110dc00dsc00dp00ic08isc05ip50in00"), [""; 0]);
+        assert_eq!(aliases.modules("usb:v0951p1666d0110dc00dsc00dp00ic08isc07ip50in00"), [""; 0]);
         assert_eq!(aliases.modules("usb:v0951p1666d0110dc00dsc00dp00ic08isc02ip50in00"), ["usb_storage"]);
         assert_eq!(aliases.modules("platform:i8042_kbd"), ["some_kbd"]);
     }
