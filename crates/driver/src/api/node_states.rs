@@ -255,7 +255,7 @@ fn steps(body: &mut Arguments, key: &str, deploy: bool) -> Result<Option<Vec<Map
             return Err(invalid(format!("'priority' of step {number} must be a whole number, not negative")));
         }
         let known = ["interface", "step", "args", "execute_on_child_nodes", "limit_child_node_execution"];
-        let stranger = step.keys().find(|name| !known.contains(&name.as_str()) && !(deploy && *name == "priority"));
+        let stranger = step.keys().find(|name| !(known.contains(&name.as_str()) || deploy && *name == "priority"));
         if let Some(stranger) = stranger {
             return Err(invalid(format!("'{}' of step {number} is unexpected", short(stranger))));
         }

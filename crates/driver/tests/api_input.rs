@@ -1,0 +1,159 @@
+//! What the API makes of bad input, of secrets, and of requests at the wrong listener.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use axum::Router;
+use axum::body::Body;
+use driver::api::{self, Audience};
+use driver::conductor::{Conductor, Parts, Settings};
+use http::Request;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use store::MemoryStore;
+use tower::ServiceExt as _;
+use wire::ironic::ErrorBody;
+
+struct Site {
+    everybody: Router,
+    agents: Router,
+    _data: tempfile::TempDir,
+}
+
+impl Site {
+    async fn new() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let settings = Settings::new("here", data.path(), "http://127.0.0.1");
+        let conductor = Conductor::start(Arc::new(MemoryStore::new()), settings, Parts::real()).await.unwrap();
+        let everybody = api::router(conductor.clone(), Audience::Everybody);
+        let site = Self { everybody, agents: api::router(conductor, Audience::Agents), _data: data };
+        let node = json!({"driver": "fake-hardware", "name": "n1", "driver_info": {"fake_password": "canary"}});
+        assert_eq!(site.send("POST", "/v1/nodes", node.to_string()).await.0, 201);
+        site
+    }
+
+    async fn ask(router: &Router, method: &str, path: &str, body: String) -> (u16, Value) {
+        let request = Request::builder().method(method).uri(path).header("x-openstack-ironic-api-version", "1.115");
+        let response = router.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let body = transport::body::read(response.into_body(), 1 << 20).await.unwrap();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn send(&self, method: &str, path: &str, body: String) -> (u16, Value) {
+        Self::ask(&self.everybody, method, path, body).await
+    }
+
+    /// Checks that a request is refused with this status, and that the text for people says each of `words`.
+    async fn refuses(&self, method: &str, path: &str, body: &str, status: u16, words: &[&str]) {
+        let (got, reply) = self.send(method, path, body.to_owned()).await;
+        let shown = body.chars().take(80).collect::<String>();
+        let text = serde_json::from_value::<ErrorBody>(reply).map(|body| body.text()).unwrap_or_default();
+        assert_eq!(got, status, "{method} {path} {shown}: {text}");
+        for word in words {
+            assert!(text.contains(word), "{method} {path} {shown}: \"{text}\" does not say \"{word}\"");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bad_bodies_are_refused_and_the_field_is_named() {
+    let site = Site::new().await;
+    let nodes = "/v1/nodes";
+    let provision = "/v1/nodes/n1/states/provision";
+    let deep = |levels: usize| format!("{{\"extra\":{}1{}}}", "{\"a\":".repeat(levels), "}".repeat(levels));
+    let wide = json!({"driver": "fake-hardware", "description": "x".repeat(5_000_000)}).to_string();
+    let cases: &[(&str, &str, &str, u16, &[&str])] = &[
+        ("POST", nodes, "{\"driver\":", 400, &["not valid"]),
+        ("POST", nodes, "\u{fffd}", 400, &["not valid"]),
+        ("POST", nodes, "[]", 400, &["object"]),
+        ("POST", nodes, "{}", 400, &["driver"]),
+        ("POST", nodes, r#"{"driver":"fake-hardware","colour":1,"size":2}"#, 400, &["colour", "size"]),
+        ("POST", nodes, r#"{"driver":5}"#, 400, &["driver", "string"]),
+        ("POST", nodes, r#"{"driver":"fake-hardware","properties":[]}"#, 400, &["properties", "object"]),
+        ("POST", nodes, r#"{"driver":"fake-hardware","maintenance":"perhaps"}"#, 400, &["maintenance"]),
+        ("POST", nodes, r#"{"driver":"fake-hardware","uuid":"x"}"#, 400, &["uuid"]),
+        ("POST", nodes, r#"{"driver":"fake-hardware","name":"n1"}"#, 409, &["n1"]),
+        ("POST", nodes, &deep(25), 400, &["25 levels"]),
+        ("POST", nodes, &wide, 413, &["4194304"]),
+        ("POST", "/v1/ports", r#"{"address":"x","node_uuid":"x"}"#, 400, &["address"]),
+        ("PATCH", "/v1/nodes/n1", r#"[{"op":"add","path":"/name/x","value":1}]"#, 400, &["name"]),
+        ("PATCH", "/v1/nodes/n1", r#"[{"op":"add","path":"/extra","value":1}]"#, 400, &["extra", "object"]),
+        ("PATCH", "/v1/nodes/n1", r#"[{"op":"remove","path":"/driver"}]"#, 400, &["driver"]),
+        ("PATCH", "/v1/nodes/n1", r#"[{"op":"add","path":"/extra/~9","value":1}]"#, 400, &["path"]),
+        ("PUT", provision, r#"{"target":"active"}"#, 400, &["active", "enroll", "manage"]),
+        ("PUT", provision, r#"{"target":"jump"}"#, 400, &["jump", "provide"]),
+        ("PUT", provision, r#"{"target":5}"#, 400, &["target"]),
+        ("PUT", provision, r#"{"target":"clean","clean_steps":[{"interface":"deploy"}]}"#, 400, &["step"]),
+        ("PUT", provision, r#"{"target":"active","configdrive":{"password":1}}"#, 400, &["password", "meta_data"]),
+        ("PUT", provision, r#"{"target":"active","configdrive":"<html>"}"#, 400, &["configdrive"]),
+        ("PUT", provision, r#"{"target":"manage","colour":1}"#, 400, &["colour"]),
+        ("PUT", "/v1/nodes/n1/states/power", r#"{"target":"power on","timeout":-1}"#, 400, &["timeout"]),
+        ("PUT", "/v1/nodes/n1/traits", r#"{"traits":["small"]}"#, 400, &["small"]),
+        ("PUT", "/v1/nodes/nobody/states/provision", r#"{"target":"manage"}"#, 404, &["nobody"]),
+        ("GET", "/v1/nodes?fields=uuid,colour", "", 400, &["colour"]),
+        ("GET", "/v1/nodes?limit=1&limit=2", "", 400, &["limit"]),
+        ("GET", "/v1/nodes/%zz", "", 400, &["%zz"]),
+        ("GET", "/v1/nodes/nobody", "", 404, &["nobody"]),
+    ];
+    for (method, path, body, status, words) in cases {
+        site.refuses(method, path, body, *status, words).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lookup_that_matches_nothing_tells_nothing_whatever_the_reason() {
+    let site = Site::new().await;
+    let (_, node) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    let uuid = node["uuid"].as_str().unwrap();
+    let port = json!({"node_uuid": uuid, "address": "52:54:00:00:00:01"}).to_string();
+    assert_eq!(site.send("POST", "/v1/ports", port).await.0, 201);
+    let known = format!("/v1/lookup?node_uuid={uuid}");
+    let paths = [
+        known.as_str(),
+        "/v1/lookup?addresses=52:54:00:00:00:01",
+        "/v1/lookup?addresses=52:54:00:00:00:99",
+        "/v1/lookup?node_uuid=99999999-9999-4999-8999-999999999999",
+    ];
+    let mut answers = Vec::new();
+    for path in paths {
+        answers.push(Site::ask(&site.agents, "GET", path, String::new()).await);
+    }
+    assert_eq!(answers[0].0, 404);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn secrets_appear_in_no_answer() {
+    let site = Site::new().await;
+    let set = json!([{"op": "add", "path": "/instance_info/configdrive", "value": "canary"},
+        {"op": "add", "path": "/driver_info/api_token", "value": {"inner": "canary"}}]);
+    let mut answers = vec![site.send("PATCH", "/v1/nodes/n1", set.to_string()).await];
+    for path in
+        ["/v1/nodes/n1", "/v1/nodes/detail", "/v1/nodes?fields=driver_info,instance_info", "/v1/nodes/n1/history"]
+    {
+        answers.push(site.send("GET", path, String::new()).await);
+    }
+    for (status, answer) in answers {
+        assert_eq!(status, 200);
+        assert!(!answer.to_string().contains("canary"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn agents_see_nothing_of_what_operators_do() {
+    let site = Site::new().await;
+    for (method, path, status) in [
+        ("GET", "/", 200),
+        ("GET", "/v1", 200),
+        ("GET", "/v1/nodes", 404),
+        ("GET", "/v1/nodes/n1", 404),
+        ("POST", "/v1/nodes", 404),
+        ("DELETE", "/v1/nodes/n1", 404),
+        ("PUT", "/v1/nodes/n1/states/provision", 404),
+        ("GET", "/boot/nowhere/boot.iso", 404),
+        ("GET", "/boot/../ferric.db", 404),
+        ("GET", "/boot/%2e%2e/ferric.db", 404),
+    ] {
+        assert_eq!(Site::ask(&site.agents, method, path, String::new()).await.0, status, "{method} {path}");
+    }
+}
