@@ -102,3 +102,81 @@ impl Agent for RestAgent {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::extract::RawQuery;
+    use axum::routing::get;
+    use serde_json::{Map, json};
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::time::SystemTime;
+    use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
+    use transport::tls::Identity;
+
+    const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+    fn result(status: &str) -> serde_json::Value {
+        json!({"id": "1", "command_name": "sync", "command_status": status, "command_error": null, "command_result": null})
+    }
+
+    /// An agent that is busy unless it is asked to wait, and knows the token `T`.
+    async fn serve(identity: &Identity, stop: CancellationToken) -> SocketAddr {
+        let list = async |RawQuery(query): RawQuery| match query.as_deref() {
+            Some("agent_token=T") => (http::StatusCode::OK, json!({"commands": [result("RUNNING")]}).to_string()),
+            _ => {
+                let body = HttpFault::new(401, "401 Unauthorized: Token invalid.");
+                (http::StatusCode::UNAUTHORIZED, json!(body).to_string())
+            }
+        };
+        let run = async |RawQuery(query): RawQuery| match query.as_deref() {
+            Some("wait=true&agent_token=T") => (http::StatusCode::OK, result("SUCCEEDED").to_string()),
+            _ => {
+                let body = HttpFault::new(409, "Agent is busy: executing command execute_deploy_step");
+                (http::StatusCode::CONFLICT, json!(body).to_string())
+            }
+        };
+        let router = Router::new().route("/v1/commands/", get(list).post(run));
+        let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let tls = Some(identity.server_config("1.3").unwrap());
+        let settings = transport::server::Settings { tls, ..Default::default() };
+        tokio::spawn(transport::server::serve(listener, router, settings, stop));
+        address
+    }
+
+    fn sync() -> CommandRequest {
+        CommandRequest { name: "standby.sync".to_owned(), params: Map::new() }
+    }
+
+    #[tokio::test]
+    async fn an_agent_is_spoken_to_by_its_own_certificate_and_token_only() {
+        let own = Identity::generate("agent", LOCAL, SystemTime::now()).unwrap();
+        let other = Identity::generate("agent", LOCAL, SystemTime::now()).unwrap();
+        let stop = CancellationToken::new();
+        let address = serve(&own, stop.clone()).await;
+        let agents = RestAgents::default();
+        let reach = |token: &str, identity: &Identity| {
+            agents.reach(&AgentAddress {
+                url: format!("https://{address}"),
+                token: token.to_owned(),
+                certificate: Some(identity.certificate.clone()),
+            })
+        };
+        let agent = reach("T", &own).unwrap();
+        assert_eq!(agent.commands().await.unwrap().len(), 1);
+        assert!(agent.execute(sync(), true).await.is_ok());
+        assert!(matches!(agent.execute(sync(), false).await, Err(AgentError::Busy(text)) if text.contains("busy")));
+
+        let wrong = reach("U", &own).unwrap().commands().await;
+        assert!(matches!(wrong, Err(AgentError::Refused { status: 401, .. })), "{wrong:?}");
+        let stranger = reach("T", &other).unwrap().commands().await;
+        assert!(
+            matches!(&stranger, Err(AgentError::Unreachable(text)) if !text.contains("agent_token")),
+            "{stranger:?}"
+        );
+        stop.cancel();
+    }
+}

@@ -18,7 +18,7 @@ use wire::ramdisk::{Heartbeat, MASK};
 
 type AgentReply<T> = Result<T, AgentError>;
 
-pub const URL: &str = "https://192.0.2.10:9999";
+pub(crate) const URL: &str = "https://192.0.2.10:9999";
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nof the agent\n-----END CERTIFICATE-----\n";
 /// From power-on to the first word.
 const BOOT: Duration = Duration::from_secs(20);
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(120);
 const RETRY: Duration = Duration::from_secs(7);
 
-pub struct AgentState {
+pub(crate) struct AgentState {
     parameters: HashMap<String, String>,
     token: Option<String>,
     serves: bool,
@@ -36,7 +36,7 @@ pub struct AgentState {
 }
 
 impl AgentState {
-    pub fn new(line: &str) -> Self {
+    pub(crate) fn new(line: &str) -> Self {
         let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
         let parameters: HashMap<_, _> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let token = parameters.get("ipa-agent-token").cloned();
@@ -45,7 +45,7 @@ impl AgentState {
 }
 
 /// The life of an agent, from power-on until the boot is another.
-pub async fn boot(machine: Arc<Machine>, boot: u64) {
+pub(crate) async fn boot(machine: Arc<Machine>, boot: u64) {
     tokio::time::sleep(BOOT).await;
     let is_alive = || machine.lock().boot == boot;
     let parameters = match machine.lock().agent.as_ref() {
@@ -140,9 +140,9 @@ async fn beat(machine: &Machine, node: Uuid) -> bool {
 }
 
 /// Ways to the agent of the machine.
-pub struct SimAgents {
-    pub machine: Arc<Machine>,
-    pub fuse: Arc<Fuse>,
+pub(crate) struct SimAgents {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) fuse: Arc<Fuse>,
 }
 
 impl Agents for SimAgents {

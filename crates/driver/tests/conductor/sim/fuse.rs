@@ -6,31 +6,31 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
 
 /// Counts the moments at which a conductor can die.
-pub struct Fuse {
+pub(crate) struct Fuse {
     at: usize,
     count: AtomicUsize,
     blown: AtomicBool,
     bang: Notify,
-    pub what: Mutex<String>,
+    pub(crate) what: Mutex<String>,
 }
 
 impl Fuse {
     /// One that holds.
-    pub fn whole() -> Arc<Self> {
+    pub(crate) fn whole() -> Arc<Self> {
         Self::blowing_at(usize::MAX)
     }
 
     /// One that blows at the given moment, counted from 1.
-    pub fn blowing_at(at: usize) -> Arc<Self> {
+    pub(crate) fn blowing_at(at: usize) -> Arc<Self> {
         let what = Mutex::new(String::new());
         Arc::new(Self { at, count: AtomicUsize::new(0), blown: AtomicBool::new(false), bang: Notify::new(), what })
     }
 
-    pub fn moments(&self) -> usize {
+    pub(crate) fn moments(&self) -> usize {
         self.count.load(Ordering::SeqCst)
     }
 
-    pub async fn tick(&self, what: &str) {
+    pub(crate) async fn tick(&self, what: &str) {
         if !self.blown.load(Ordering::SeqCst) {
             let moment = self.count.fetch_add(1, Ordering::SeqCst) + 1;
             if moment != self.at {
@@ -43,7 +43,7 @@ impl Fuse {
         std::future::pending::<()>().await;
     }
 
-    pub async fn blown(&self) {
+    pub(crate) async fn blown(&self) {
         if !self.blown.load(Ordering::SeqCst) {
             self.bang.notified().await;
         }

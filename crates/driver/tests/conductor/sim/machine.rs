@@ -12,40 +12,40 @@ use uuid::Uuid;
 
 /// What a machine booted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Booted {
+pub(crate) enum Booted {
     Ramdisk,
     Disk,
     Nothing,
 }
 
-pub struct State {
-    pub power: PowerState,
+pub(crate) struct State {
+    pub(crate) power: PowerState,
     /// Grows with every change of power; whatever belongs to another boot is gone.
-    pub boot: u64,
-    pub device: BootDevice,
-    pub media: Option<PathBuf>,
-    pub booted: Vec<Booted>,
-    pub image_written: bool,
-    pub image_writes: u32,
-    pub steps_run: Vec<String>,
-    pub agent: Option<AgentState>,
+    pub(crate) boot: u64,
+    pub(crate) device: BootDevice,
+    pub(crate) media: Option<PathBuf>,
+    pub(crate) booted: Vec<Booted>,
+    pub(crate) image_written: bool,
+    pub(crate) image_writes: u32,
+    pub(crate) steps_run: Vec<String>,
+    pub(crate) agent: Option<AgentState>,
     /// The ramdisk never comes up.
-    pub dead: bool,
+    pub(crate) dead: bool,
     /// Steps that fail, and what they say.
-    pub failing: Option<(String, String)>,
+    pub(crate) failing: Option<(String, String)>,
     /// The BMC does not answer so many times.
-    pub bmc_down: u32,
+    pub(crate) bmc_down: u32,
     /// Requests that the agent got, as JSON text, to look for what must not be in them.
-    pub requests: Vec<String>,
+    pub(crate) requests: Vec<String>,
     /// What the agent offers.
-    pub clean_steps: serde_json::Value,
+    pub(crate) clean_steps: serde_json::Value,
     /// Version of the agent's managers.
-    pub manager_version: String,
+    pub(crate) manager_version: String,
     /// How long a step takes, seconds.
-    pub step_seconds: u64,
+    pub(crate) step_seconds: u64,
 }
 
-pub struct Machine {
+pub(crate) struct Machine {
     state: Mutex<State>,
     folder: PathBuf,
     conductor: Mutex<Weak<SimConductor>>,
@@ -53,7 +53,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    pub fn new(folder: &Path) -> Arc<Self> {
+    pub(crate) fn new(folder: &Path) -> Arc<Self> {
         let state = State {
             power: PowerState::On,
             boot: 0,
@@ -84,26 +84,26 @@ impl Machine {
         })
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
 
-    pub fn set_conductor(&self, conductor: &Arc<SimConductor>) {
+    pub(crate) fn set_conductor(&self, conductor: &Arc<SimConductor>) {
         *self.conductor.lock().unwrap() = Arc::downgrade(conductor);
     }
 
-    pub fn conductor(&self) -> Option<Arc<SimConductor>> {
+    pub(crate) fn conductor(&self) -> Option<Arc<SimConductor>> {
         self.conductor.lock().unwrap().upgrade()
     }
 
-    pub fn forget_history(&self) {
+    pub(crate) fn forget_history(&self) {
         let mut state = self.lock();
         state.booted.clear();
         state.steps_run.clear();
         state.image_writes = 0;
     }
 
-    pub fn switch(&self, power: PowerState) {
+    pub(crate) fn switch(&self, power: PowerState) {
         let mut state = self.lock();
         if state.power == power {
             return;
@@ -147,9 +147,9 @@ fn command_line(iso: &[u8]) -> Option<String> {
 }
 
 /// Finds the machine, whatever the node.
-pub struct SimMachines {
-    pub machine: Arc<Machine>,
-    pub fuse: Arc<Fuse>,
+pub(crate) struct SimMachines {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) fuse: Arc<Fuse>,
 }
 
 struct Bmc {

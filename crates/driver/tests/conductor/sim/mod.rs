@@ -7,10 +7,10 @@ mod machine;
 mod store;
 mod uki;
 
-pub use agent::SimAgents;
-pub use fuse::Fuse;
-pub use machine::{Booted, Machine, SimMachines};
-pub use store::SimStore;
+pub(crate) use agent::SimAgents;
+pub(crate) use fuse::Fuse;
+pub(crate) use machine::{Booted, Machine, SimMachines};
+pub(crate) use store::SimStore;
 
 use driver::command::{Command, NodeIdent, PatchOp, PatchOperation, ProvisionArguments};
 use driver::conductor::{Clock, Conductor, Parts, Settings};
@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// The crate, whose name a module of ours has too.
 use ::store as store_crate;
 
-pub type SimConductor = Conductor<SimStore>;
+pub(crate) type SimConductor = Conductor<SimStore>;
 
 /// Tells the time of the paused clock.
 struct SimClock {
@@ -41,25 +41,25 @@ impl Clock for SimClock {
 }
 
 /// One site.
-pub struct Site {
-    pub machine: Arc<Machine>,
-    pub store: MemoryStore,
-    pub node: Uuid,
-    pub settings: Settings,
+pub(crate) struct Site {
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) store: MemoryStore,
+    pub(crate) node: Uuid,
+    pub(crate) settings: Settings,
     conductor: Mutex<Arc<SimConductor>>,
     clock: Arc<SimClock>,
     _folder: tempfile::TempDir,
 }
 
-pub const MAC: &str = "52:54:00:00:00:01";
+pub(crate) const MAC: &str = "52:54:00:00:00:01";
 
 impl Site {
     /// A site with an enrolled node of the hardware type `redfish` and a running conductor.
-    pub async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(Fuse::whole(), |_| {}).await
     }
 
-    pub async fn with(fuse: Arc<Fuse>, adjust: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn with(fuse: Arc<Fuse>, adjust: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("ferric.efi"), uki::image()).unwrap();
         let mut settings = Settings::new("test-host", folder.path(), "http://192.0.2.1:6385");
@@ -86,35 +86,35 @@ impl Site {
         Self { machine, store, node: node.uuid, settings, conductor, clock, _folder: folder }
     }
 
-    pub fn conductor(&self) -> Arc<SimConductor> {
+    pub(crate) fn conductor(&self) -> Arc<SimConductor> {
         self.conductor.lock().unwrap().clone()
     }
 
     /// A new conductor on the same store, as after a kill: the old one is left as it is and never comes back.
-    pub async fn restart(&self, fuse: Arc<Fuse>) {
+    pub(crate) async fn restart(&self, fuse: Arc<Fuse>) {
         let conductor = start(&self.store, &self.settings, &self.clock, &self.machine, fuse).await;
         self.machine.set_conductor(&conductor);
         *self.conductor.lock().unwrap() = conductor;
     }
 
-    pub fn ident(&self) -> NodeIdent {
+    pub(crate) fn ident(&self) -> NodeIdent {
         NodeIdent::Uuid(self.node)
     }
 
-    pub async fn node(&self) -> Node {
+    pub(crate) async fn node(&self) -> Node {
         self.store.node(self.node).await.unwrap()
     }
 
-    pub async fn verb(&self, verb: Verb) -> Result<Node, Fault> {
+    pub(crate) async fn verb(&self, verb: Verb) -> Result<Node, Fault> {
         self.verb_with(verb, ProvisionArguments::default()).await
     }
 
-    pub async fn verb_with(&self, verb: Verb, arguments: ProvisionArguments) -> Result<Node, Fault> {
+    pub(crate) async fn verb_with(&self, verb: Verb, arguments: ProvisionArguments) -> Result<Node, Fault> {
         self.conductor().command(&self.ident(), Command::Provision { verb, arguments }).await
     }
 
     /// Waits until the node is in `state` and nothing is at work on it.
-    pub async fn settle(&self, state: State) -> Node {
+    pub(crate) async fn settle(&self, state: State) -> Node {
         for _ in 0..8000 {
             let node = self.node().await;
             if node.provision_state == state && self.store.flow(self.node).await.unwrap().is_none() {
@@ -132,7 +132,7 @@ impl Site {
     }
 
     /// Waits until the node is in `state`, whatever is at work.
-    pub async fn reach(&self, state: State) -> Node {
+    pub(crate) async fn reach(&self, state: State) -> Node {
         for _ in 0..8000 {
             let node = self.node().await;
             if node.provision_state == state {
@@ -144,7 +144,7 @@ impl Site {
     }
 
     /// Takes the node to `available`, with something to deploy.
-    pub async fn make_available(&self) {
+    pub(crate) async fn make_available(&self) {
         self.verb(Verb::Manage).await.unwrap();
         self.settle(State::Manageable).await;
         self.verb(Verb::Provide).await.unwrap();
@@ -153,7 +153,7 @@ impl Site {
         self.machine.forget_history();
     }
 
-    pub async fn give_image(&self) {
+    pub(crate) async fn give_image(&self) {
         let mut node = self.node().await;
         let info = json!({
             "image_source": "http://images.test/debian.raw.zst",
@@ -170,7 +170,7 @@ impl Site {
         self.conductor().command(&self.ident(), patch).await.unwrap();
     }
 
-    pub async fn history(&self) -> Vec<String> {
+    pub(crate) async fn history(&self) -> Vec<String> {
         self.store.history(self.node).await.unwrap().into_iter().map(|entry| entry.event).collect()
     }
 }

@@ -8,9 +8,9 @@ use ::store::{
 use std::sync::Arc;
 use uuid::Uuid;
 
-pub struct SimStore {
-    pub inner: MemoryStore,
-    pub fuse: Arc<Fuse>,
+pub(crate) struct SimStore {
+    pub(crate) inner: MemoryStore,
+    pub(crate) fuse: Arc<Fuse>,
 }
 
 impl Store for SimStore {

@@ -2,7 +2,7 @@
 
 use media::pe::{Sections, build};
 
-pub fn image() -> Vec<u8> {
+pub(crate) fn image() -> Vec<u8> {
     let sections = Sections {
         os_release: "ID=ferric\n",
         uname: "6.1.0",
