@@ -46,6 +46,7 @@ impl Ferricd {
         std::fs::create_dir_all(&self.data).with_context(|| format!("create {}", self.data.display()))?;
         let mut command = Command::new(&self.program);
         command
+            .env("NO_COLOR", "1")
             .args(["--listen", "127.0.0.1:6385", "--agent-listen", &format!("{GATEWAY}:6386")])
             .arg("--data-dir")
             .arg(&self.data)

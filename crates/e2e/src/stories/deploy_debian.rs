@@ -109,9 +109,19 @@ async fn first_login(world: &mut World, server: &VirtualServer, key: &std::path:
     }
 }
 
-/// Console output without what would move our own cursor.
+/// Console output without terminal control: escape sequences (ECMA-48, section 5.4) and other control characters.
 fn printable(line: &str) -> String {
-    line.chars().filter(|char| !char.is_control()).take(100).collect()
+    let mut text = String::new();
+    let mut chars = line.chars();
+    while let Some(char) = chars.next() {
+        if char == '\u{1b}' {
+            // The sequence ends with the first letter after its parameters.
+            chars.by_ref().find(char::is_ascii_alphabetic);
+        } else if !char.is_control() {
+            text.push(char);
+        }
+    }
+    text.chars().take(100).collect()
 }
 
 /// Runs one command on the installed system.
@@ -138,3 +148,16 @@ pub const SSH_OPTIONS: [&str; 14] = [
     "-o",
     "LogLevel=ERROR",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn a_console_line_is_shown_without_colours() {
+        assert_eq!(
+            printable("[\u{1b}[0;32m  OK  \u{1b}[0m] Started \u{1b}[0;1;39mssh\u{1b}[0m\r"),
+            "[  OK  ] Started ssh"
+        );
+    }
+}
