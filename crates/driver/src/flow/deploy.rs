@@ -4,6 +4,7 @@ use super::{Action, Device, Purpose, boot_ramdisk, in_order, remove_media};
 use crate::hardware_type::{Interface, interface_of};
 use hardware::{Step, StepKind};
 use lifecycle::provision::Event;
+use serde_json::Value;
 use store::Node;
 
 /// Priority of `write_image` among deploy steps, as in Ironic's direct deploy.
@@ -21,10 +22,12 @@ pub fn plan(node: &Node) -> Vec<Action> {
     plan.extend([
         Action::GetSteps { kind, insert: true },
         Action::ExecuteStep { kind, step: Step::new("deploy", "write_image", WRITE_IMAGE) },
-        Action::GetPartitionUuids,
-        Action::InstallBootloader,
-        Action::AgentPowerOff,
     ]);
+    // A whole-disk image carries what BIOS firmware starts; UEFI firmware wants boot entries.
+    if boots_uefi(node) {
+        plan.extend([Action::GetPartitionUuids, Action::InstallBootloader]);
+    }
+    plan.push(Action::AgentPowerOff);
     plan.extend(remove_media(node));
     plan.extend([
         Action::SetBootDevice { device: Device::Disk, persistent: true },
@@ -55,4 +58,15 @@ pub fn with_agent_steps(rest: Vec<Action>, offered: Vec<Step>) -> Vec<Action> {
         plan.push(action);
     }
     plan
+}
+
+/// Whether the instance boots with UEFI: by `boot_mode` among the capabilities of the instance, then of the node, each
+/// an object or a text like `boot_mode:bios,disk_label:gpt`; with UEFI when neither says.
+fn boots_uefi(node: &Node) -> bool {
+    let said = [&node.instance_info, &node.properties].into_iter().find_map(|map| match map.get("capabilities")? {
+        Value::Object(map) => map.get("boot_mode")?.as_str(),
+        Value::String(text) => text.split(',').find_map(|pair| pair.trim().strip_prefix("boot_mode:")),
+        _ => None,
+    });
+    said != Some("bios")
 }

@@ -58,6 +58,17 @@ fn a_fake_node_is_done_at_once() {
 }
 
 #[test]
+fn an_instance_that_boots_with_bios_gets_no_boot_entries() {
+    let installs = |node: &Node| deploy::plan(node).contains(&Action::InstallBootloader);
+    let mut node = node("redfish");
+    assert!(installs(&node));
+    node.properties.insert("capabilities".to_owned(), json!("disk_label:gpt, boot_mode:bios"));
+    assert!(!installs(&node));
+    node.instance_info.insert("capabilities".to_owned(), json!({"boot_mode": "uefi"}));
+    assert!(installs(&node));
+}
+
+#[test]
 fn the_agent_s_deploy_steps_run_around_the_image_and_before_the_power_goes() {
     let plan = deploy::plan(&fake_direct());
     let after = plan.iter().position(|action| matches!(action, Action::GetSteps { .. })).unwrap() + 1;
