@@ -1,6 +1,6 @@
 //! `cargo xtask bench …`: ours beside a named peer in the same run.
 
-use crate::{ci, cmd, peer, setup};
+use crate::{ci, cmd, peer, release, setup};
 use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
@@ -36,9 +36,8 @@ enum What {
 pub fn run(args: &Args) -> Result<()> {
     let What::Boot { ramdisk, ipa, peer_kernel, peer_initrd, runs } = &args.what;
     setup::packages()?;
-    let mut bench = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut bench = Command::new(release::programs(&["-p", "e2e", "--bin", "bench-boot"])?.join("bench-boot"));
     bench.current_dir(cmd::root());
-    bench.args(["run", "--quiet", "--release", "--locked", "--package=e2e", "--bin=bench-boot", "--"]);
     bench.arg("--runs").arg(runs.to_string()).arg("--ramdisk");
     match ramdisk {
         Some(dir) => bench.arg(dir),

@@ -2,7 +2,7 @@
 //!
 //! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
 
-use crate::{cmd, python, setup};
+use crate::{cmd, e2e, setup};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -36,13 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("lint", lint);
         checks.check("docs", || docs(true));
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
-        checks.check("build ferricd", || cmd::run(cargo().args(FERRICD)));
-        checks.check("ramdisk", build_ramdisk);
-        checks.check("Debian image", || xtask(&["image", "debian"]));
-        checks.check("peers", || {
-            python::environment("sushy-emulator", python::System::Visible)?;
-            python::environment("baremetal", python::System::Hidden).map(drop)
-        });
+        checks.check("parts of the stories", || e2e::prepare(&"target/e2e".into()).map(drop));
     });
     report.stage("unit and contract", 8 * MINUTE, |checks| checks.tests());
     report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
@@ -59,12 +53,9 @@ pub fn run(args: &Args) -> Result<()> {
     report.finish()
 }
 
-/// How `ferricd` is built for stories and the demo.
-pub const FERRICD: [&str; 6] = ["build", "--release", "--locked", "--package=driver", "--bin", "ferricd"];
-
 /// Where the ramdisk of stories lies.
 pub fn vm_ramdisk() -> String {
-    cmd::root().join("target/ramdisk/vm").display().to_string()
+    cmd::root().join("target/ramdisk").display().to_string()
 }
 
 pub fn build_ramdisk() -> Result<()> {

@@ -1,7 +1,7 @@
 //! `cargo xtask e2e [STORY…]`: makes what stories need and starts the `e2e` program.
 
 use crate::python::{self, System};
-use crate::{cmd, image, setup};
+use crate::{cmd, image, release, setup};
 use anyhow::{Context as _, Result};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -41,20 +41,7 @@ pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
     let xtask = std::env::current_exe().context("find this program")?;
     cmd::run(Command::new(xtask).args(["ramdisk", "--profile", "vm", "--out"]).arg(&ramdisk))?;
     eprintln!("[build] ferricd and the stories");
-    cmd::run(cargo().args([
-        "build",
-        "--release",
-        "--locked",
-        "-p",
-        "driver",
-        "--bin",
-        "ferricd",
-        "-p",
-        "e2e",
-        "--bin",
-        "e2e",
-    ]))?;
-    let release = target().join("release");
+    let release = release::programs(&["-p", "driver", "--bin", "ferricd", "-p", "e2e", "--bin", "e2e"])?;
     let evidence = cmd::root().join(evidence);
     let paths = [
         ("--ferricd", release.join("ferricd")),
@@ -66,10 +53,6 @@ pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
     ];
     let arguments = paths.into_iter().flat_map(|(name, path)| [OsString::from(name), path.into()]).collect();
     Ok((release.join("e2e"), arguments))
-}
-
-fn target() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| cmd::root().join("target"), PathBuf::from)
 }
 
 fn cargo() -> Command {

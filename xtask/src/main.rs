@@ -12,6 +12,7 @@ mod image;
 mod peer;
 mod python;
 mod ramdisk;
+mod release;
 mod setup;
 
 #[derive(Parser)]

@@ -47,7 +47,16 @@ pub fn environment(name: &str, system: System) -> Result<PathBuf> {
     }
     cmd::run(venv.arg(&dir))?;
     let mut pip = Command::new(dir.join("bin/python"));
-    pip.args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check", "--ignore-installed", "--no-deps"]);
+    pip.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+        "--ignore-installed",
+        "--no-deps",
+    ]);
     cmd::run(pip.arg("--requirement").arg(&requirements))
         .with_context(|| format!("install the packages of {}", requirements.display()))?;
     // With the system's packages in sight pip would judge those too.

@@ -1,0 +1,57 @@
+//! Release builds: static programs, the same bytes in every checkout. The agent, ferricd and the stories are built with
+//! the same flags, so that what they share is compiled once.
+
+use crate::cmd;
+use anyhow::{Context as _, Result};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The target of release builds. Naming it keeps the flags away from build scripts and procedural macros.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// cargo in the checkout `root`, with the flags of a release build; `--target` has to be [`TARGET`].
+pub fn cargo(root: &Path) -> Result<Command> {
+    let prefixes = prefixes(root)?;
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned()];
+    flags.extend(prefixes.iter().map(|(from, to)| format!("--remap-path-prefix={from}={to}")));
+    // C code of -sys crates has __FILE__ in its messages.
+    let c_flags: Vec<String> = prefixes.iter().map(|(from, to)| format!("-ffile-prefix-map={from}={to}")).collect();
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(root)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+        .env(format!("CFLAGS_{}", TARGET.replace('-', "_")), c_flags.join(" "))
+        .env_remove("RUSTFLAGS")
+        .env_remove("CFLAGS");
+    Ok(cargo)
+}
+
+/// Builds programs of this checkout and returns the folder that they are in.
+pub fn programs(arguments: &[&str]) -> Result<PathBuf> {
+    cmd::run(cargo(&cmd::root())?.args(["build", "--release", "--locked", "--target", TARGET]).args(arguments))?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
+    Ok(cmd::root().join(target).join(TARGET).join("release"))
+}
+
+/// Folders whose names must not get into the program, with what stands for them. Of several that fit, rustc and gcc
+/// take the last.
+fn prefixes(root: &Path) -> Result<Vec<(String, String)>> {
+    let home = std::env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cargo")))
+        .context("neither CARGO_HOME nor HOME is set")?;
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let sysroot = cmd::output(Command::new(rustc).current_dir(root).args(["--print", "sysroot"]))?;
+    // With the component rust-src, rustc would name the standard library's files by their place on this machine.
+    let std_sources = Path::new(sysroot.trim()).join("lib/rustlib/src/rust");
+    let mut folders = vec![(home, "/cargo"), (std_sources, "/rust"), (root.to_path_buf(), "/ferric")];
+    if let Some(target) = std::env::var_os("CARGO_TARGET_DIR") {
+        folders.push((root.join(target), "/ferric/target"));
+    }
+    let text = |path: &Path| -> Result<String> {
+        let text = path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))?;
+        anyhow::ensure!(!text.contains(['=', ' ']), "{text:?} has '=' or a space, which compiler flags cannot carry");
+        Ok(text.to_owned())
+    };
+    folders.into_iter().map(|(folder, name)| Ok((text(&folder)?, name.to_owned()))).collect()
+}
