@@ -35,8 +35,8 @@ pub fn packages() -> Result<()> {
     let codename = codename()?;
     let present: Vec<String> = wanted
         .iter()
-        .filter(|package| !missing.contains(package))
-        .filter_map(|package| newer_than_mirror(package).then(|| format!("{package}/{codename}")))
+        .filter(|package| !missing.contains(package) && newer_than_mirror(package))
+        .map(|package| format!("{package}/{codename}"))
         .collect();
     if present.is_empty() {
         return Err(why).context("install Debian packages; apt's own messages are above");

@@ -79,7 +79,7 @@ impl WitnessImage {
         {
             gpt[number] = gptman::GPTPartitionEntry {
                 partition_type_guid: kind,
-                unique_partition_guid: guid(self.seed, number.try_into().unwrap_or_default()),
+                unique_partition_guid: guid(self.seed, number.into()),
                 starting_lba: first,
                 ending_lba: last,
                 attribute_bits: 0,
