@@ -99,7 +99,14 @@ fn end(action: PowerAction) -> io::Result<()> {
 
 async fn entropy() {
     match tokio::task::spawn_blocking(|| pid1::wait_for_entropy(ENTROPY_LIMIT)).await {
-        Ok(Ok(())) => {}
+        Ok(Ok(())) => {
+            // Nobody waits for this here; the identity is made later, and sooner with it.
+            tokio::task::spawn_blocking(|| {
+                if let Err(error) = transport::tls::warm_up() {
+                    tracing::warn!("{}", transport::client::chain(&error));
+                }
+            });
+        }
         Ok(Err(error)) => pid1::exit(Exit::Failed(error.to_string())),
         Err(error) => pid1::exit(Exit::Failed(format!("waiting for random numbers: {error}"))),
     }

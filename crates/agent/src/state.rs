@@ -79,11 +79,6 @@ impl Shared {
         *self.node.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(node));
     }
 
-    /// The UUID of the node, once known.
-    pub fn node_uuid(&self) -> Option<String> {
-        Some(self.node()?.get("uuid")?.as_str()?.to_owned())
-    }
-
     /// What `get_partition_uuids` answers: empty before an image was written.
     pub fn partition_uuids(&self) -> Map<String, Value> {
         self.partition_uuids.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -130,6 +125,7 @@ pub struct Agent {
     /// Rings when an asynchronous command has ended: a heartbeat is due at once.
     pub command_ended: Notify,
     token: RwLock<Option<Token>>,
+    node_uuid: RwLock<Option<String>>,
 }
 
 impl Agent {
@@ -143,7 +139,19 @@ impl Agent {
             started_at: SystemTime::now(),
             command_ended: Notify::new(),
             token: RwLock::new(token),
+            node_uuid: RwLock::new(None),
         })
+    }
+
+    /// The UUID that the lookup told. A node document that comes with a command does not change it.
+    pub fn node_uuid(&self) -> Option<String> {
+        self.node_uuid.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// This is that node.
+    pub fn set_node_uuid(&self, uuid: &str) {
+        self.logs.set_node(uuid);
+        *self.node_uuid.write().unwrap_or_else(PoisonError::into_inner) = Some(uuid.to_owned());
     }
 
     /// The token, once there is one.

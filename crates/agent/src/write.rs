@@ -13,7 +13,7 @@ use disk_image::{Cause, ConfigDrive, Patience, Plan, WriteError};
 use hardware::{DeviceId, Progress, StepControl, WriteGrant};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use transport::client::{self, Client};
+use transport::client;
 use wire::agent::ImageInfo;
 
 /// An image and where it goes.
@@ -98,13 +98,16 @@ fn patience(settings: &Settings) -> Patience {
 
 /// Trust, and credentials for the origin of the image alone.
 fn access(job: &Job<'_>) -> Result<Access, AgentError> {
-    let settings = client::Settings {
-        trust: ironic::trust(job.settings),
+    let base = client::Settings {
         connect_timeout: job.settings.image_timeout,
         timeout: job.settings.image_timeout,
         ..client::Settings::default()
     };
-    let client = Client::new(settings).map_err(|error| AgentError::failed(client::chain(&error)))?;
+    let checksum = match &job.checksum {
+        Checksum::Named { value, .. } | Checksum::Guessed(value) => value,
+    };
+    let urls = job.info.urls.iter().chain([checksum]).chain(&job.configdrive);
+    let client = ironic::client(job.settings, urls, base).map_err(|error| AgentError::failed(client::chain(&error)))?;
     let authorization = authorization(job.info)?;
     Ok(Access { client: Some(client), authorization, file_roots: job.settings.image_roots.clone() })
 }

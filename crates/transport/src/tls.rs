@@ -86,6 +86,12 @@ impl Identity {
     }
 }
 
+/// Draws the first random number of the cryptographic library. It gathers entropy of its own for that, which takes a second
+/// on a slow machine: a program that starts in a hurry does it beside other waits.
+pub fn warm_up() -> Result<(), TlsError> {
+    rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map(drop).map_err(TlsError::Generate)
+}
+
 /// The subject alternative name extension (RFC 5280, 4.2.1.6) with one `iPAddress`, marked critical as
 /// ironic-python-agent does.
 fn address_extension(address: IpAddr) -> rcgen::CustomExtension {

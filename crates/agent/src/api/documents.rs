@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const DOCS: &str = "https://docs.openstack.org/ironic-python-agent";
+const DOCS: &str = "https://docs.openstack.org/ironic-python-agent/";
 const MEDIA_TYPE: &str = "application/vnd.openstack.ironic-python-agent.v1+json";
 
 fn version(root: &str) -> Value {

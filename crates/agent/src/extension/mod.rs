@@ -6,6 +6,7 @@ pub mod deploy;
 pub mod image;
 pub mod log;
 pub mod poll;
+pub mod service;
 pub mod standby;
 pub mod steps;
 
@@ -93,6 +94,7 @@ pub fn standard() -> Vec<&'static Extension> {
         &image::EXTENSION,
         &log::EXTENSION,
         &poll::EXTENSION,
+        &service::EXTENSION,
         &standby::EXTENSION,
     ]
 }

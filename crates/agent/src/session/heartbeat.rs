@@ -44,7 +44,7 @@ pub async fn run(agent: &Agent, ironic: &Ironic, announcement: Announcement, sto
 }
 
 async fn send(agent: &Agent, ironic: &Ironic, announcement: &Announcement) -> Result<(), String> {
-    let node = agent.shared.node_uuid().ok_or("the node is not known")?;
+    let node = agent.node_uuid().ok_or("the node is not known")?;
     let version = ironic.version().await;
     let token = agent.token();
     let body = Heartbeat {

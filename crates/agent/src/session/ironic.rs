@@ -32,13 +32,12 @@ pub struct Ironic {
 impl Ironic {
     /// A client with the URLs and the trust of the settings.
     pub fn new(settings: &Settings) -> Result<Self, TlsError> {
-        let trust = trust(settings);
-        let client = Client::new(client::Settings {
-            trust,
+        let base = client::Settings {
             connect_timeout: settings.http_request_timeout,
             timeout: settings.http_request_timeout,
             ..client::Settings::default()
-        })?;
+        };
+        let client = client(settings, settings.api_urls.iter().chain(&settings.inspection_callback_urls), base)?;
         Ok(Self {
             client,
             urls: Mutex::new(settings.api_urls.clone()),
@@ -128,41 +127,50 @@ impl Ironic {
     }
 }
 
-/// Whom to trust: everybody where the operator said so, else the public roots with the authority that virtual media
-/// brought or the operator put into the ramdisk.
-pub fn trust(settings: &Settings) -> Trust {
+/// A client with the trust of the settings for these URLs: everybody where the operator said so, else the public roots
+/// with the authority that virtual media brought and those that the operator put into the ramdisk.
+pub fn client<'a>(
+    settings: &Settings,
+    urls: impl IntoIterator<Item = &'a String>,
+    base: client::Settings,
+) -> Result<Client, TlsError> {
+    let with = |trust: Trust| Client::new(client::Settings { trust, ..base.clone() });
+    if settings.insecure {
+        return with(Trust::Anybody);
+    }
+    // Reading a whole bundle takes long enough on a slow machine to be left out where nothing is encrypted.
+    if !urls.into_iter().any(|url| url.starts_with("https:")) {
+        return with(Trust::Public);
+    }
+    let pem = authorities(settings);
+    if pem.is_empty() {
+        return with(Trust::Public);
+    }
+    with(Trust::PublicAnd(pem)).or_else(|error| {
+        tracing::error!(error = %client::chain(&error), "extra authorities are not usable and not trusted");
+        with(Trust::Public)
+    })
+}
+
+/// Certificates beside the public roots, PEM.
+fn authorities(settings: &Settings) -> String {
     /// Where Debian keeps the authorities that a machine trusts, and where the ramdisk has them.
     const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
-    if settings.insecure {
-        return Trust::Anybody;
-    }
-    let read = |path: &str| match std::fs::read_to_string(path) {
-        Ok(pem) => Some(pem),
-        Err(error) => {
-            tracing::debug!(path, %error, "no certificates");
-            None
-        }
-    };
-    let own = settings.cafile.as_deref().and_then(|path| {
-        let pem = read(path);
-        if pem.is_none() {
-            tracing::error!(path, "the API's authority cannot be read; public authorities are trusted only");
-        }
-        pem
-    });
-    let candidates = [own, read(SYSTEM_AUTHORITIES)];
-    let pem: String = candidates.into_iter().flatten().collect::<Vec<_>>().join("\n");
-    if pem.is_empty() {
-        return Trust::Public;
-    }
-    let trust = Trust::PublicAnd(pem);
-    match client::tls_config(&trust) {
-        Ok(_) => trust,
-        Err(error) => {
-            tracing::error!(error = %client::chain(&error), "extra authorities are not usable and not trusted");
-            Trust::Public
+    let mut pem = String::new();
+    if let Some(path) = &settings.cafile {
+        match std::fs::read_to_string(path) {
+            Ok(text) => pem.push_str(&text),
+            Err(error) => tracing::error!(path, %error, "the API's authority cannot be read and is not trusted"),
         }
     }
+    match std::fs::read_to_string(SYSTEM_AUTHORITIES) {
+        Ok(text) => {
+            pem.push('\n');
+            pem.push_str(&text);
+        }
+        Err(error) => tracing::debug!(path = SYSTEM_AUTHORITIES, %error, "no certificates"),
+    }
+    pem
 }
 
 /// What the driver says about a refusal.

@@ -124,7 +124,7 @@ fn read(reply: &transport::client::Reply) -> Result<Lookup, String> {
 pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
     let Lookup { node, config } = lookup;
     tracing::info!(node = node.uuid, "this is node");
-    agent.logs.set_node(&node.uuid);
+    agent.set_node_uuid(&node.uuid);
     let mut document = node.other;
     document.insert("uuid".to_owned(), Value::String(node.uuid));
     agent.shared.cache_node(Value::Object(document));
