@@ -1,6 +1,7 @@
 //! The main job, for people: the path of [`deploy_debian`], with a table at the end and a way to look
 //! further.
 
+use crate::console::mib;
 use crate::stories::World;
 use crate::stories::deploy_debian::{self, NODE, Running, SSH_OPTIONS};
 use anyhow::Result;
@@ -13,7 +14,18 @@ use std::fmt::Write as _;
 pub async fn run(world: &mut World) -> Result<(Running, String)> {
     let running = deploy_debian::install(world).await?;
     world.console.finish();
-    let text = format!("\nFrom powered off to a running, verified Debian:\n\n{}", world.console.table());
+    let artifacts = world.lab.artifacts();
+    let size =
+        |path: std::path::PathBuf| std::fs::metadata(path).map_or_else(|_| "?".to_owned(), |meta| mib(meta.len()));
+    let text = format!(
+        "\nFrom powered off to a running, verified Debian:\n\n{}\n\
+         sizes: ramdisk {}, image {} (raw {}), memory of the server {} MiB\n",
+        world.console.table(),
+        size(artifacts.ramdisk.join("ferric.efi")),
+        size(artifacts.debian.join("debian.raw.zst")),
+        size(artifacts.debian.join("debian.raw")),
+        running.server.memory_mib
+    );
     Ok((running, text))
 }
 
