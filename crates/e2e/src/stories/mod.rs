@@ -1,5 +1,6 @@
 //! Stories: what somebody wants to happen, on real programs from end to end. One file each.
 
+pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
 pub mod lab_works;
@@ -30,6 +31,7 @@ pub const STORIES: &[Story] = &[
         about: "from powered off to a Debian that takes its name and key from the config drive",
     },
     Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
+    Story { name: "client_lifecycle", about: "the real client through the whole life of a node without hardware" },
     Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
 ];
 
@@ -40,6 +42,7 @@ pub const STORIES: &[Story] = &[
 pub async fn tell(name: &str, world: &mut World) -> Result<()> {
     match name {
         "lab_works" => lab_works::run(world).await,
+        "client_lifecycle" => client_lifecycle::run(world).await,
         "deploy_debian" => deploy_debian::run(world).await,
         "wrong_checksum" => wrong_checksum::run(world).await,
         "driver_killed" => driver_killed::run(world).await,
