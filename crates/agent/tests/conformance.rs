@@ -1,6 +1,8 @@
 //! The agent protocol, table by table: each row is given to the in-process function and to the REST API, and both have to
 //! answer the same.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use agent::command::AgentError;

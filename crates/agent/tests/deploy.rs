@@ -1,5 +1,7 @@
 //! Writing an image, from `image_info` to a sealed disk, on a disk that is a file.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use hardware_sim::{Event, SimMachine};
@@ -141,4 +143,42 @@ async fn root_device_hints_choose_the_disk() {
     let result = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
     assert_eq!(result["command_error"]["type"], "DeviceNotFound", "{result}");
     assert!(lab.rig.machine.events().is_empty());
+}
+
+/// A server that sends the first part of an image and then nothing more.
+async fn stalling_server(bytes: Vec<u8>, length: usize) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/debian.raw", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        let _ = stream.read(&mut request).await.unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    url
+}
+
+#[tokio::test]
+async fn a_cancelled_write_ends_at_once_and_leaves_no_table() {
+    let lab = Lab::new().await;
+    let image = image();
+    let mut info = lab.image("debian.raw", &image);
+    info["urls"] = json!([stalling_server(image[..8 << 20].to_vec(), IMAGE).await]);
+    let step = json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info}});
+    let params = json!({"step": step, "node": {"uuid": "n"}, "ports": []});
+    let started = lab.rest.command("deploy.execute_deploy_step", params, false).await.body;
+    let record = lab.rig.dispatcher.get(started["id"].as_str().unwrap()).unwrap();
+    while record.to_result().progress.is_none_or(|progress| progress.done < 4 << 20) {
+        assert!(record.is_running(), "{:?}", record.to_result());
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    record.cancel();
+    record.wait().await;
+    let result = serde_json::to_value(record.to_result()).unwrap();
+    assert_eq!(result["command_error"]["type"], "CommandCancelled", "{result}");
+    assert!(lab.first_sectors().iter().all(|byte| *byte == 0), "the disk has a table");
 }

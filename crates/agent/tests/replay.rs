@@ -1,6 +1,8 @@
 //! What the real ironic-python-agent answered, asked of this agent. `testdata/ipa` was recorded by
 //! `ci/record/agent_api.py`; every difference that we keep is in [`KEPT`], with the reason.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use hardware::Disk;

@@ -1,5 +1,7 @@
 //! Lookup, token, identity and heartbeats against a driver that is a few lines of script.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod support;
 
 use agent::{Dispatcher, Settings, session};

@@ -42,10 +42,13 @@ pub struct Command {
     /// Whether it takes parameters beyond these.
     pub open_ended: bool,
     /// A look at the values before the command is accepted.
-    pub validate: Option<fn(&Agent, &Map<String, Value>) -> Result<(), AgentError>>,
+    pub validate: Option<Validator>,
     /// The command.
     pub run: fn(Call) -> CommandFuture,
 }
+
+/// A look at the parameters of a command.
+pub type Validator = fn(&Agent, &Map<String, Value>) -> Result<(), AgentError>;
 
 /// How a command runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -134,11 +134,8 @@ pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
     }
     match config.agent_token {
         Some(token) if token.len() >= TOKEN_LENGTH => agent.set_token(Token::new(token)),
-        Some(token) if token == MASK => {
-            if agent.token().is_none() {
-                return Err(LookupError::LockedOut);
-            }
-        }
+        Some(token) if token == MASK && agent.token().is_none() => return Err(LookupError::LockedOut),
+        Some(token) if token == MASK => {}
         Some(token) if token.is_empty() => {}
         Some(_) => tracing::warn!("the token of the lookup is too short to be one and is not used"),
         None => {}

@@ -1,6 +1,7 @@
 //! Parts that the tests share: an agent on a simulated machine, and a client of its REST API.
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use agent::{Agent, Dispatcher, Settings, Token, api};
 use bytes::Bytes;
