@@ -255,7 +255,7 @@ mod tests {
             &[subject("ferric", 256), subject("peer", 3072)],
             &[vec![marks(5.0), marks(4.0), marks(6.0)], vec![marks(20.0)]],
         );
-        assert!(text.contains("heartbeat               5.0 / 10.0         20.0 / 40.0     4.0 x / 4.0 x"), "{text}");
+        assert!(text.contains("heartbeat                 5.0 / 10.0         20.0 / 40.0     4.0 x / 4.0 x"), "{text}");
     }
 
     #[test]
