@@ -39,7 +39,9 @@ impl LogBuffer {
     fn push(&self, line: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut line = line[..line.len().min(LOG_CAP)].to_vec();
-        if let Some(node) = &lines.node {
+        if let Some(node) = &lines.node
+            && !line.windows(6).any(|window| window == b" node=")
+        {
             let end = line.trim_ascii_end().len();
             line.truncate(end);
             line.extend(format!(" node={node}\n").into_bytes());

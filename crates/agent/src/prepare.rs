@@ -107,6 +107,8 @@ pub async fn prepare_image(
     let configdrive = configdrive.or_else(|| info.configdrive.take()).filter(|text| !text.is_empty());
     let (disk, plan) = root_disk::choose(shared).await?;
     tracing::info!(image = Settings::describe(&info), disk = disk.name, bytes = disk.size, "writing the image");
+    // From here on nothing of an earlier image counts.
+    shared.set_partition_uuids(Map::new());
     let device = DeviceId::of(&disk);
     let job = write::Job { info: &info, checksum, configdrive, device: device.clone(), settings: &settings };
     let written = write::write(shared, job, grant(&plan, &disk.name)?, control).await?;

@@ -145,10 +145,9 @@ async fn media(devices: &Devices) -> vmedia::Found {
         match tokio::task::spawn_blocking(|| vmedia::read(Path::new("/"))).await {
             Ok(Ok(found)) if found.any => return found,
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => {
-                tracing::error!("virtual media: {}", transport::client::chain(&error));
-                return vmedia::Found::default();
-            }
+            // The driver of its file system may still be on its way.
+            Ok(Err(error)) if !last => tracing::debug!("virtual media: {}", transport::client::chain(&error)),
+            Ok(Err(error)) => tracing::error!("virtual media: {}", transport::client::chain(&error)),
             Err(error) => tracing::error!(%error, "virtual media"),
         }
         if last {

@@ -54,8 +54,9 @@ impl Devices {
         {
             let modules = Arc::clone(&modules);
             spawn("coldplug", move || {
-                load_listed(&modules);
+                // Devices first: the way to the network is one of them, and file systems are needed later.
                 walk(&modules, &seen);
+                load_listed(&modules);
                 super::mounts::mount_efivars();
                 sender.send_modify(|progress| progress.walked = true);
                 tracing::info!(modules = modules.len(), aliases = lock(&seen).len(), "devices have their modules");
