@@ -46,6 +46,12 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
             Err(error) => checks.check("list of stories", || Err(error)),
         });
+        report.stage("all: tests that need root and a loop device", 5 * MINUTE, |checks| {
+            checks.check("direct writes to a block device", || {
+                let ignored = ["test", "--locked", "--package=disk-image", "--", "--ignored"];
+                cmd::run(cargo().args(ignored))
+            });
+        });
         report.stage("all: reproducible ramdisk", 20 * MINUTE, |checks| {
             checks.check("two clean clones agree", || xtask(&["ramdisk", "--profile", "vm", "--check-reproducible"]));
         });
@@ -76,6 +82,7 @@ pub fn lint() -> Result<()> {
 }
 
 pub fn test() -> Result<()> {
+    setup::packages()?;
     let mut checks = Checks::default();
     checks.tests();
     if checks.failed > 0 { bail!("{} passed, {} failed", checks.passed, checks.failed) } else { Ok(()) }

@@ -4,6 +4,7 @@ use crate::python::{self, System};
 use crate::{cmd, image, release, setup};
 use anyhow::{Context as _, Result};
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -26,7 +27,8 @@ pub fn run(args: &Args) -> Result<()> {
         return cmd::run(&mut list);
     }
     let (program, artifacts) = prepare(&args.evidence)?;
-    cmd::run(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories))
+    // From here on this process is the stories: a signal to it reaches what they started.
+    Err(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories).exec().into())
 }
 
 /// Installs, builds and downloads whatever the stories and the demo need, and returns the `e2e` program and the

@@ -65,6 +65,7 @@ struct Artifact {
 
 pub fn run(args: &Args) -> Result<()> {
     let System::Debian = args.system;
+    setup::packages()?;
     let dir = debian(args.no_cache)?;
     if let Some(out) = &args.out {
         fs::create_dir_all(out).with_context(|| format!("create {}", out.display()))?;

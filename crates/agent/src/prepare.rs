@@ -66,10 +66,26 @@ pub fn validate(image_info: &Value, settings: &Settings) -> Result<Checked, Agen
              fields pair must be set for image verification.",
         )
     })?;
-    // What remains are wrong types: serde names the field.
+    if let Some((field, wanted)) = fields.iter().find_map(|(name, value)| wrong_type(name, value)) {
+        return Err(AgentError::params(format!("Image '{field}' must be {wanted}.")));
+    }
     let info = serde_json::from_value(image_info.clone())
         .map_err(|error| AgentError::params(format!("image_info: {error}")))?;
     Ok(Checked { info, checksum })
+}
+
+/// The field's name and what it has to be, when it is something else.
+fn wrong_type<'a>(name: &'a str, value: &Value) -> Option<(&'a str, &'static str)> {
+    let (fits, wanted) = match name {
+        "id" => (value.is_string(), "a string"),
+        "urls" => (value.as_array().is_some_and(|urls| urls.iter().all(Value::is_string)), "a list of strings"),
+        "disk_format" | "container_format" | "image_type" | "node_uuid" | "configdrive" => {
+            (value.is_string() || value.is_null(), "a string or null")
+        }
+        "stream_raw_images" => (value.is_boolean() || value.is_null(), "true, false or null"),
+        _ => return None,
+    };
+    (!fits).then_some((name, wanted))
 }
 
 fn named_checksum(fields: &Map<String, Value>) -> Result<Option<Checksum>, AgentError> {
@@ -200,7 +216,11 @@ mod tests {
         let both = json!({"id": "x", "urls": ["u"], "checksum": sha, "os_hash_algo": "sha512", "os_hash_value": "b"});
         let named = Checksum::Named { algorithm: "sha512".to_owned(), value: "b".to_owned() };
         assert_eq!(validate(&both, &Settings::default()).unwrap().checksum, named);
-        assert!(complaint(json!({"id": 5, "urls": ["u"], "checksum": sha})).contains("image_info"));
+        assert_eq!(complaint(json!({"id": 5, "urls": ["u"], "checksum": sha})), "Image 'id' must be a string.");
+        assert_eq!(
+            complaint(json!({"id": "x", "urls": ["u", 5], "checksum": sha})),
+            "Image 'urls' must be a list of strings."
+        );
         assert!(complaint(json!([])).contains("must be an object, but is a list"));
     }
 

@@ -186,7 +186,7 @@ settings! {
         log_format ["FERRIC_LOG_FORMAT"]: LogFormat = LogFormat::Text;
         /// What is logged: a level, or levels by module, such as "info,driver=debug".
         log ["FERRIC_LOG"]: String = "info".to_owned();
-        /// Seconds after which an agent's heartbeat is missed. Agents send them at a third to two thirds of it.
+        /// Seconds after which an agent's heartbeat is missed. Agents send one after 0.3 to 0.6 of it.
         heartbeat_timeout ["FERRIC_HEARTBEAT_TIMEOUT"]: u64 = 300;
         /// Whether agents have to serve TLS.
         require_tls ["FERRIC_REQUIRE_TLS"]: bool = true;

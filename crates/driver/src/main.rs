@@ -7,7 +7,7 @@ use driver::config::{Config, Flags, LogFormat};
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,9 +26,14 @@ const EXIT_CONFIG: u8 = 2;
 /// How often it is looked whether another process has taken the data folder over.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
+/// The database in the data folder.
+const DATABASE: &str = "ferric.db";
+
 /// The service could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 enum ServiceError {
+    #[error("read {file} of ramdisk_dir; `cargo xtask ramdisk --out DIR` makes it")]
+    Ramdisk { file: String, source: std::io::Error },
     #[error("prepare the data folder {folder}")]
     Folder { folder: String, source: std::io::Error },
     #[error("open the store")]
@@ -100,6 +105,11 @@ fn chain(error: &dyn Error) -> String {
 }
 
 async fn run(config: Config) -> Result<(), ServiceError> {
+    if let Some(folder) = &config.ramdisk_dir {
+        let file = folder.join(driver::effect::media::KERNEL_IMAGE);
+        std::fs::File::open(&file)
+            .map_err(|source| ServiceError::Ramdisk { file: file.display().to_string(), source })?;
+    }
     prepare(&config.data_dir)?;
     // Listeners come first: an address that is taken must not cost the present owner its epoch.
     let listener = listen(config.listen).await?;
@@ -111,7 +121,7 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     let agent_address = agent_address.map_err(|source| ServiceError::Listen { address: config.listen, source })?;
     let settings = config.conductor(agent_address).map_err(ServiceError::Config)?;
 
-    let store = SqliteStore::open(&config.data_dir.join("ferric.db")).await.map_err(ServiceError::Store)?;
+    let store = SqliteStore::open(&config.data_dir.join(DATABASE)).await.map_err(ServiceError::Store)?;
     let store = Arc::new(store);
     let conductor = Conductor::start(store.clone(), settings, Parts::real()).await.map_err(ServiceError::Conductor)?;
 
@@ -142,11 +152,19 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     outcome
 }
 
-/// Makes the data folder, for its owner alone: the database holds the credentials of BMCs.
+/// Makes the data folder and the database file, for their owner alone: the database holds the credentials of BMCs. The
+/// mode of a folder that is there already is its owner's business; that of the database is not.
 fn prepare(folder: &Path) -> Result<(), ServiceError> {
     let failed = |source| ServiceError::Folder { folder: folder.display().to_string(), source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).map_err(failed)
+    // SQLite gives its side files the mode of the database.
+    let database = std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(folder.join(DATABASE))
+        .map_err(failed)?;
+    database.set_permissions(std::fs::Permissions::from_mode(0o600)).map_err(failed)
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServiceError> {

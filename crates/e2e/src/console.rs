@@ -32,8 +32,8 @@ pub struct Progress {
     pub rate: Option<f64>,
     /// Seconds left.
     pub eta: Option<f64>,
-    /// No bytes for a while.
-    pub stalled: bool,
+    /// Why nothing moves, when nothing moves.
+    pub stalled: Option<String>,
 }
 
 impl Progress {
@@ -46,7 +46,7 @@ impl Progress {
             total: value.get("total").and_then(serde_json::Value::as_u64),
             rate: value.get("rate").and_then(serde_json::Value::as_f64),
             eta: value.get("eta").and_then(serde_json::Value::as_f64),
-            stalled: value.get("stalled").and_then(serde_json::Value::as_bool).unwrap_or_default(),
+            stalled: value.get("stalled").and_then(serde_json::Value::as_str).map(str::to_owned),
         })
     }
 }
@@ -63,8 +63,8 @@ impl std::fmt::Display for Progress {
         if let Some(eta) = self.eta {
             write!(f, ", {eta:.0} s left")?;
         }
-        if self.stalled {
-            f.write_str(", STALLED")?;
+        if let Some(reason) = &self.stalled {
+            write!(f, ", STALLED: {reason}")?;
         }
         Ok(())
     }
@@ -189,12 +189,12 @@ mod tests {
     #[test]
     fn progress_reads_like_a_sentence() {
         let json = serde_json::json!({"stage": "write", "done": 52_428_800, "total": 104_857_600, "rate": 10_485_760.0,
-                                      "eta": 5.0, "stalled": false});
+                                      "eta": 5.0, "stalled": null});
         let text = Progress::from_json(&json).unwrap().to_string();
         assert_eq!(text, "write: 50.0 MiB of 100.0 MiB (50 %), 10.0 MiB/s, 5 s left");
         let early = serde_json::json!({"stage": "connect", "done": 0, "total": null, "rate": null, "eta": null,
-                                       "stalled": true});
-        assert_eq!(Progress::from_json(&early).unwrap().to_string(), "connect: 0.0 MiB, STALLED");
+                                       "stalled": "no bytes for 30 s"});
+        assert_eq!(Progress::from_json(&early).unwrap().to_string(), "connect: 0.0 MiB, STALLED: no bytes for 30 s");
     }
 
     #[test]

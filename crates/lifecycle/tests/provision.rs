@@ -226,10 +226,7 @@ fn the_page_in_the_documentation_is_up_to_date() {
         std::fs::write(path, page()).unwrap();
     }
     let committed = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(
-        committed == page(),
-        "docs/state-machine.md is stale; UPDATE=1 cargo nextest run -p lifecycle writes it anew"
-    );
+    assert!(committed == page(), "docs/state-machine.md is stale; `cargo xtask docs` writes it anew");
 }
 
 proptest! {

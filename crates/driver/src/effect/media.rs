@@ -13,7 +13,8 @@ use transport::client::chain;
 /// Volume label of the CD, by which an agent finds it.
 const LABEL: &str = "VMEDIA_BOOT_ISO";
 /// The unified kernel image in the ramdisk folder.
-const KERNEL_IMAGE: &str = "ferric.efi";
+/// The ramdisk as one UEFI program, in the ramdisk folder.
+pub const KERNEL_IMAGE: &str = "ferric.efi";
 /// Folder of the CDs in the data folder.
 const FOLDER: &str = "boot";
 

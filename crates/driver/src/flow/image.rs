@@ -26,6 +26,25 @@ fn text<'a>(info: &'a Map<String, Value>, key: &'static str) -> Result<Option<&'
     }
 }
 
+/// The path of an image's URL: http and https with a host, or `file://` with an absolute path on the agent's side, which the
+/// agent opens only below the folders that its `ferric.image-root` allows.
+fn source_path(source: &str) -> Result<String, ImageError> {
+    let remedy = "give an http, https or file URL";
+    if let Some(path) = source.strip_prefix("file://") {
+        return if path.starts_with('/') {
+            Ok(path.to_owned())
+        } else {
+            Err(wrong("image_source", format!("{source:?} has no absolute path"), "write file:///path"))
+        };
+    }
+    let uri: http::Uri =
+        source.parse().map_err(|_| wrong("image_source", format!("{source:?} is not a URL"), remedy))?;
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err(wrong("image_source", format!("{source:?} is not an http, https or file URL"), remedy));
+    }
+    Ok(uri.path().to_owned())
+}
+
 /// `image_info` of the node's image, from its `instance_info`.
 ///
 /// # Errors
@@ -34,11 +53,7 @@ pub fn image_info(node: &Node) -> Result<ImageInfo, ImageError> {
     let info = &node.instance_info;
     let source = text(info, "image_source")?
         .ok_or_else(|| wrong("image_source", "is missing", "set it to the URL of the image"))?;
-    let uri: http::Uri =
-        source.parse().map_err(|_| wrong("image_source", format!("{source:?} is not a URL"), "give an http(s) URL"))?;
-    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-        return Err(wrong("image_source", format!("{source:?} is not an http or https URL"), "give one"));
-    }
+    let path = source_path(source)?;
     if let Some(kind) = text(info, "image_type")?.filter(|kind| *kind != "whole-disk") {
         return Err(wrong("image_type", format!("{kind:?} is not supported"), "use a whole-disk image"));
     }
@@ -58,7 +73,7 @@ pub fn image_info(node: &Node) -> Result<ImageInfo, ImageError> {
         }
         (Some(_), Some(_)) | (None, None) => {}
     }
-    let id = uri.path().rsplit('/').find(|part| !part.is_empty()).unwrap_or("image").to_owned();
+    let id = path.rsplit('/').find(|part| !part.is_empty()).unwrap_or("image").to_owned();
     let own = |text: Option<&str>| text.map(str::to_owned);
     Ok(ImageInfo {
         id,

@@ -131,10 +131,11 @@ fn the_image_is_told_as_the_protocol_says() {
 
 #[test]
 fn what_is_wrong_with_an_image_is_named() {
-    let cases: [(&str, Value); 6] = [
+    let cases: [(&str, Value); 7] = [
         ("image_source", Value::Null),
         ("image_source", json!(7)),
-        ("image_source", json!("file:///etc/shadow")),
+        ("image_source", json!("ftp://images.test/debian.raw")),
+        ("image_source", json!("file://images/debian.raw")),
         ("image_checksum", Value::Null),
         ("image_os_hash_algo", json!("sha256")),
         ("image_type", json!("partition")),

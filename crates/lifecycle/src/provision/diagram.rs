@@ -61,7 +61,7 @@ pub fn page() -> String {
 
 const INTRODUCTION: &str = "# Provision states of a node
 
-<!-- Generated from crates/lifecycle; UPDATE=1 cargo nextest run -p lifecycle writes it anew. -->
+<!-- Generated from crates/lifecycle; `cargo xtask docs` writes it anew. -->
 
 The transitions are those of Ironic 39, cell by cell; additions of Ferric are marked \"ours\". Ferric adds a deadline to
 every state in which it works or waits, and the verb `break out`, with which an operator ends work that is stuck inside
