@@ -2,7 +2,7 @@
 //!
 //! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
 
-use crate::{cmd, e2e, setup};
+use crate::{cmd, e2e, fuzz, setup};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
@@ -38,7 +38,10 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
         checks.check("parts of the stories", || e2e::prepare(&"target/e2e".into()).map(drop));
     });
-    report.stage("unit and contract", 8 * MINUTE, |checks| checks.tests());
+    report.stage("unit, contract and fuzz", 8 * MINUTE, |checks| {
+        checks.tests();
+        checks.fuzz();
+    });
     report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
     report.stage("interop", 8 * MINUTE, |checks| checks.stories(&INTEROP));
     if args.all {
@@ -180,6 +183,20 @@ impl Checks {
     fn stories(&mut self, names: &[&str]) {
         for name in names {
             self.check(name, || xtask(&["e2e", name]));
+        }
+    }
+
+    /// A short run of each fuzz target; each is one thing that holds or does not.
+    fn fuzz(&mut self) {
+        const SECONDS: u32 = 6;
+        let mut programs = None;
+        self.check("build the fuzz targets", || {
+            programs = Some((fuzz::build()?, fuzz::targets()?));
+            Ok(())
+        });
+        let Some((programs, targets)) = programs else { return };
+        for target in targets {
+            self.check(&format!("fuzz {target}"), || fuzz::fuzz(&programs, &target, SECONDS));
         }
     }
 

@@ -8,6 +8,7 @@ mod cmd;
 mod debian;
 mod demo;
 mod e2e;
+mod fuzz;
 mod image;
 mod peer;
 mod python;
@@ -32,6 +33,8 @@ enum Verb {
     Image(image::Args),
     /// Run end-to-end stories on virtual servers
     E2e(e2e::Args),
+    /// Feed the fuzz targets with what libFuzzer makes up
+    Fuzz(fuzz::Args),
     /// Measure ours beside a named peer
     Bench(bench::Args),
     /// Everything that decides whether a change lands
@@ -62,6 +65,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Ramdisk(args) => ramdisk::run(&args),
         Verb::Image(args) => image::run(&args),
         Verb::E2e(args) => e2e::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Ci(args) => ci::run(&args),
         Verb::Fmt { check } => ci::fmt(check),

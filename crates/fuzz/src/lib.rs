@@ -1,0 +1,115 @@
+//! One function a target: it takes any bytes, and must neither panic nor break the promise that it states. `cargo xtask fuzz`
+//! runs them under libFuzzer; `tests/seeds.rs` replays every seed in ordinary tests.
+//!
+//! A finding is committed as a file of `corpus/<target>`, so that it is a test from then on.
+
+use agent::config::Words;
+use agent::{Agent, Settings, Token};
+use axum::Router;
+use axum::body::Body;
+use http::{Request, StatusCode};
+use std::sync::Arc;
+use tower::ServiceExt as _;
+
+/// A target's name and its function.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
+pub const TARGETS: [Target; 8] = [
+    ("command_body", command_body),
+    ("kernel_command_line", kernel_command_line),
+    ("virtual_media_config", virtual_media_config),
+    ("inventory", inventory),
+    ("lookup_reply", lookup_reply),
+    ("partition_tables", partition_tables),
+    ("config_drive", config_drive),
+    ("boot_program", boot_program),
+];
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+struct Rest {
+    runtime: tokio::runtime::Runtime,
+    router: Router,
+}
+
+#[expect(clippy::unwrap_used, reason = "without its parts a target cannot run at all")]
+fn rest() -> Rest {
+    let settings = Settings {
+        agent_token: Some(Token::new(TOKEN.to_owned())),
+        disk_wait_attempts: 1,
+        image_retries: 0,
+        ..Settings::default()
+    };
+    let machine = Arc::new(hardware_sim::SimMachine::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (_, dispatcher) = runtime.block_on(async { Agent::builder(machine, settings).build() }).unwrap();
+    Rest { runtime, router: agent::api::router(dispatcher, false) }
+}
+
+/// The body of `POST /v1/commands`: whatever it is, the agent says what is wrong with it and never fails itself.
+pub fn command_body(data: &[u8]) {
+    thread_local!(static REST: Rest = rest());
+    REST.with(|rest| {
+        let uri = format!("/v1/commands/?agent_token={TOKEN}");
+        let Ok(request) = Request::post(uri).body(Body::from(data.to_vec())) else { return };
+        let Ok(answer) = rest.runtime.block_on(rest.router.clone().oneshot(request));
+        assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    });
+}
+
+/// The kernel's command line, and the settings made of it.
+pub fn kernel_command_line(data: &[u8]) {
+    let words = Words::parse(&String::from_utf8_lossy(data));
+    let _ = Settings::resolve(&words, &Words::default());
+}
+
+/// Files of virtual media: `parameters.txt` and configuration files.
+pub fn virtual_media_config(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let _ = Settings::resolve(&Words::parse(&text), &Words::parse_ini(&text));
+}
+
+/// What firmware and disks say about themselves.
+pub fn inventory(data: &[u8]) {
+    let _ = hardware_linux::smbios::installed_mib(data);
+}
+
+/// The reply to a lookup, taken over by an agent.
+pub fn lookup_reply(data: &[u8]) {
+    let Ok(lookup) = wire::json::read::<wire::ramdisk::Lookup>(data) else { return };
+    let Ok((agent, _)) = Agent::builder(Arc::new(hardware_sim::SimMachine::default()), Settings::default()).build()
+    else {
+        return;
+    };
+    let _ = agent::session::lookup::adopt(&agent, lookup);
+}
+
+/// GPT and MBR of a disk that anybody may have written. What was read can be written again and reads the same.
+pub fn partition_tables(data: &[u8]) {
+    use media::gpt::{Gpt, mbr::Mbr};
+    let _ = media::gpt::header_sector_size(data);
+    let _ = Mbr::parse(data);
+    for sector in [512, 4096] {
+        let _ = Gpt::parse_backup(data, 1 << 20, sector);
+        let Ok(table) = Gpt::parse_primary(data, sector) else { continue };
+        let mut head = data.to_vec();
+        if table.write_primary(&mut head).is_ok() {
+            assert_eq!(Gpt::parse_primary(&head, sector).ok().as_ref(), Some(&table));
+        }
+    }
+}
+
+/// A config drive as it comes over the wire: base64 of gzip of a file system.
+pub fn config_drive(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = disk_image::ConfigDrive::from_wire(text);
+    }
+    let _ = disk_image::ConfigDrive::from_bytes(data.to_vec().into());
+}
+
+/// A UKI that an operator gave us, whose command line is replaced.
+pub fn boot_program(data: &[u8]) {
+    let _ = media::pe::cmdline(data);
+    let _ = media::pe::replace_cmdline(data, "console=ttyS0");
+}
