@@ -93,12 +93,17 @@ pub fn test() -> Result<()> {
 
 /// Generated pages, written or compared with what is committed.
 pub fn docs(check: bool) -> Result<()> {
-    let mut states = cargo();
-    states.args(["test", "--quiet", "--locked", "--package=lifecycle", "--test=provision"]);
-    if !check {
-        states.env("UPDATE", "1");
+    for (page, test) in [
+        ("docs/state-machine.md", ["--package=lifecycle", "--test=provision"].as_slice()),
+        ("docs/agent-parameters.md", ["--package=agent", "--lib", "config::parameters"].as_slice()),
+    ] {
+        let mut compares = cargo();
+        compares.args(["test", "--quiet", "--locked"]).args(test);
+        if !check {
+            compares.env("UPDATE", "1");
+        }
+        cmd::run(&mut compares).context(page)?;
     }
-    cmd::run(&mut states).context("docs/state-machine.md")?;
     let page = cmd::root().join("docs/ferricd.toml");
     let settings = cmd::output(cargo().args([
         "run",

@@ -26,19 +26,20 @@ impl Words {
         Self(pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
     }
 
-    /// The options of the `[DEFAULT]` section of an oslo.config file: `key = value`, `#` and `;` begin comments.
+    /// The options of an oslo.config file: `key = value`, `#` and `;` begin comments. Keys of sections other than
+    /// `[DEFAULT]` have the section and a slash in front; keys are written with underscores.
     pub fn parse_ini(text: &str) -> Self {
         let end = (0..=text.len().min(MAX_TEXT)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let mut words = BTreeMap::new();
-        let mut in_default = true;
+        let mut section = String::new();
         for line in text[..end].lines().map(str::trim) {
-            if line.starts_with('[') {
-                in_default = line.eq_ignore_ascii_case("[DEFAULT]");
-            } else if in_default
-                && !line.starts_with(['#', ';'])
+            if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                let default = name.eq_ignore_ascii_case("DEFAULT");
+                section = if default { String::new() } else { format!("{}/", name.to_ascii_lowercase()) };
+            } else if !line.starts_with(['#', ';'])
                 && let Some((key, value)) = line.split_once('=')
             {
-                words.insert(key.trim().replace('-', "_"), value.trim().to_owned());
+                words.insert(format!("{section}{}", key.trim().replace('-', "_")), value.trim().to_owned());
             }
         }
         Self(words)
@@ -85,10 +86,11 @@ mod tests {
     }
 
     #[test]
-    fn only_the_default_section_of_a_file_counts() {
+    fn options_outside_of_the_default_section_carry_its_name() {
         let words = Words::parse_ini("cafile = /x.crt\n# a = b\n[other]\ninsecure=1\n[DEFAULT]\napi-url = http://a\n");
         assert_eq!(words.get("cafile"), Some("/x.crt"));
         assert_eq!(words.get("insecure"), None);
+        assert_eq!(words.get("other/insecure"), Some("1"));
         assert_eq!(words.get("api_url"), Some("http://a"));
     }
 }

@@ -2,8 +2,9 @@
 //! what they mean together ([`settings`]).
 
 pub mod cmdline;
+pub mod parameters;
 pub mod settings;
 pub mod vmedia;
 
 pub use cmdline::Words;
-pub use settings::Settings;
+pub use settings::{Mdns, Settings};

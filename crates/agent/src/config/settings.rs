@@ -5,12 +5,23 @@
 //! default is used: a node that does not check in at all is worse than one that checks in with a default.
 
 use super::Words;
+use super::parameters::{self, Effect, Kind};
 use crate::state::Token;
+use serde_json::Value;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
+use tracing::level_filters::LevelFilter;
 use wire::agent::ImageInfo;
+
+/// What is to be asked of the local network by mDNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mdns {
+    /// The URL of the API.
+    pub api: bool,
+    /// The URL for inspections.
+    pub inspection: bool,
+}
 
 /// What the agent was told, resolved.
 #[derive(Debug, Clone)]
@@ -55,10 +66,26 @@ pub struct Settings {
     pub enable_auto_tls: bool,
     /// Lowest TLS version of the agent's server, before the lookup has its say.
     pub tls_min_version: String,
+    /// What mDNS has to be asked for before the session begins.
+    pub mdns: Mdns,
     /// Where to send the inventory; empty for no inspection.
     pub inspection_callback_urls: Vec<String>,
     /// What to collect for it.
     pub inspection_collectors: Vec<String>,
+    /// How long an inspection waits for addresses.
+    pub inspection_dhcp_wait: Duration,
+    /// Whether it waits for those of all interfaces with a carrier.
+    pub inspection_dhcp_all_interfaces: bool,
+    /// Whether to listen for LLDP.
+    pub collect_lldp: bool,
+    /// How long.
+    pub lldp_timeout: Duration,
+    /// VLAN interfaces to make, as `interface.id`, `interface` or `all`.
+    pub enable_vlan_interfaces: Vec<String>,
+    /// Time server: an address or a host name.
+    pub ntp_server: Option<String>,
+    /// Whether the session may begin only when the clock is set.
+    pub fail_if_clock_not_set: bool,
     /// Tries to find a root disk.
     pub disk_wait_attempts: u32,
     /// Wait between them.
@@ -77,6 +104,18 @@ pub struct Settings {
     pub image_roots: Vec<PathBuf>,
     /// Whether MD5 digests are accepted.
     pub md5_enabled: bool,
+    /// Formats of images that may be written.
+    pub permitted_image_formats: Vec<String>,
+    /// Whether the driver says that the BMC need not be looked for.
+    pub skip_bmc_detect: bool,
+    /// What the driver allows of containers: `agent_containers` of the lookup, as sent.
+    pub containers: Option<Value>,
+    /// Priority of the deploy step `inject_files`.
+    pub inject_files_priority: u8,
+    /// Whether file systems that several machines share are spared.
+    pub guard_special_filesystems: bool,
+    /// Whether discard may count as an erase.
+    pub enable_discard_erase: bool,
     /// Go on when boot entries cannot be written.
     pub ignore_bootloader_failure: bool,
     /// Whether legacy boot loaders may be installed.
@@ -85,10 +124,17 @@ pub struct Settings {
     pub hardware_initialization_delay: Duration,
     /// Log filter: `info`, `debug`, or directives of tracing.
     pub log: String,
+    /// What of the log goes to the console; all of it when `None`.
+    pub console: Option<LevelFilter>,
     /// The interface that the firmware booted from, in the form of `BOOTIF`.
     pub boot_interface: Option<String>,
     /// What could not be used, for the log.
     pub problems: Vec<String>,
+}
+
+/// Where an API takes inspections.
+pub(crate) fn inspection_url(api: &str) -> String {
+    format!("{api}/v1/continue_inspection")
 }
 
 impl Default for Settings {
@@ -100,52 +146,75 @@ impl Default for Settings {
 impl Settings {
     /// Resolves the words of the kernel command line (virtual media merged in) and of configuration files.
     pub fn resolve(words: &Words, files: &Words) -> Self {
-        let mut reader = Reader { words, files, problems: Vec::new() };
-        let debug = reader.truth("debug", false);
-        let log = words.get("ferric.log").map(str::to_owned);
-        let mut settings = Self {
-            api_urls: reader.urls("api-url"),
-            agent_token: reader.text("agent-token").map(Token::new),
-            global_request_id: reader.text("global-request-id"),
+        let mut reader = Reader { words, files, problems: words.keys().filter_map(parameters::misspelt).collect() };
+        let debug = reader.truth("debug");
+        let (mut api_urls, api_by_mdns) = reader.urls("api_url");
+        let (mut inspection_callback_urls, inspection_by_mdns) = reader.urls("inspection_callback_url");
+        let use_mdns = reader.truth("mdns/use_mdns");
+        let mdns = Mdns { api: api_by_mdns || (use_mdns && api_urls.is_empty()), inspection: inspection_by_mdns };
+        // Who gives no URL for the inspection, but collectors, means the API's.
+        let collectors = reader.list("inspection_collectors");
+        if inspection_callback_urls.is_empty() && !inspection_by_mdns && !collectors.is_empty() {
+            inspection_callback_urls = api_urls.iter().map(|url| inspection_url(url)).collect();
+        }
+        let inspection_collectors =
+            if collectors.is_empty() { vec!["default".to_owned(), "logs".to_owned()] } else { collectors };
+        api_urls.dedup();
+        let image_max_duration = reader.seconds("image_download_max_duration");
+        Self {
+            api_urls,
+            agent_token: reader.text("agent_token").map(Token::new),
+            global_request_id: reader.text("global_request_id"),
             listen_host: reader.listen_host(),
-            listen_port: reader.number("listen-port", 9999),
-            advertise_host: reader.text("advertise-host"),
-            advertise_port: reader.number("advertise-port", 9999),
-            advertise_protocol: reader.one_of("advertise-protocol", &["http", "https"]),
-            network_interface: reader.text("network-interface"),
-            ip_lookup_attempts: reader.number("ip-lookup-attempts", 6),
-            ip_lookup_timeout: reader.seconds("ip-lookup-timeout", 10.0),
-            lookup_timeout: reader.seconds("lookup-timeout", 600.0),
-            lookup_interval: reader.seconds("lookup-interval", 1.0),
+            listen_port: reader.number("listen_port"),
+            advertise_host: reader.text("advertise_host"),
+            advertise_port: reader.number("advertise_port"),
+            advertise_protocol: reader.one_of("advertise_protocol"),
+            network_interface: reader.text("network_interface"),
+            ip_lookup_attempts: reader.number("ip_lookup_attempts"),
+            ip_lookup_timeout: reader.seconds("ip_lookup_sleep"),
+            lookup_timeout: reader.seconds("lookup_timeout"),
+            lookup_interval: reader.seconds("lookup_interval"),
             heartbeat_timeout: Duration::from_secs(300),
-            http_request_timeout: reader.seconds("http-request-timeout", 30.0),
+            http_request_timeout: reader.seconds("http_request_timeout"),
             ironic_api_version: reader.version(),
-            insecure: reader.truth("insecure", false),
-            cafile: files.get("cafile").map(str::to_owned),
-            enable_auto_tls: reader.truth("enable-auto-tls", true),
-            tls_min_version: reader.one_of("tls-min-version", &["1.2", "1.3"]),
-            inspection_callback_urls: reader.urls("inspection-callback-url"),
-            inspection_collectors: reader.list("inspection-collectors", "default,logs"),
-            disk_wait_attempts: reader.number("disk-wait-attempts", 10),
-            disk_wait_delay: reader.seconds("disk-wait-delay", 3.0),
-            image_timeout: reader.seconds("image-download-connection-timeout", 60.0),
-            image_retries: reader.number("image-download-connection-retries", 9),
-            image_retry_interval: reader.seconds("image-download-connection-retry-interval", 10.0),
-            image_max_duration: None,
+            insecure: reader.truth("insecure"),
+            cafile: reader.text("cafile"),
+            enable_auto_tls: reader.truth("enable_auto_tls"),
+            tls_min_version: reader.one_of("tls_min_version"),
+            mdns,
+            inspection_callback_urls,
+            inspection_collectors,
+            inspection_dhcp_wait: reader.seconds("inspection_dhcp_wait_timeout"),
+            inspection_dhcp_all_interfaces: reader.truth("inspection_dhcp_all_interfaces"),
+            collect_lldp: reader.truth("collect_lldp"),
+            lldp_timeout: reader.seconds("lldp_timeout"),
+            enable_vlan_interfaces: reader.list("enable_vlan_interfaces"),
+            ntp_server: reader.host("ntp_server"),
+            fail_if_clock_not_set: reader.truth("fail_if_clock_not_set"),
+            disk_wait_attempts: reader.number("disk_wait_attempts"),
+            disk_wait_delay: reader.seconds("disk_wait_delay"),
+            image_timeout: reader.seconds("image_download_connection_timeout"),
+            image_retries: reader.number("image_download_connection_retries"),
+            image_retry_interval: reader.seconds("image_download_connection_retry_interval"),
+            image_max_duration: Some(image_max_duration).filter(|duration| !duration.is_zero()),
             image_budget: disk_image::BUDGET,
             image_roots: words.get("ferric.image-root").map(PathBuf::from).into_iter().collect(),
-            md5_enabled: reader.truth("md5-enabled", false),
-            ignore_bootloader_failure: reader.truth("ignore-bootloader-failure", false),
-            enable_bios_bootloader_install: reader.truth("enable-bios-bootloader-install", false),
-            hardware_initialization_delay: reader.seconds("hardware-initialization-delay", 0.0),
-            log: log.unwrap_or_else(|| if debug { "debug" } else { "info" }.to_owned()),
+            md5_enabled: reader.truth("md5_enabled"),
+            permitted_image_formats: reader.list("permitted_image_formats"),
+            skip_bmc_detect: false,
+            containers: None,
+            inject_files_priority: reader.number("inject_files_priority"),
+            guard_special_filesystems: reader.truth("guard_special_filesystems"),
+            enable_discard_erase: reader.truth("enable_discard_erase"),
+            ignore_bootloader_failure: reader.truth("ignore_bootloader_failure"),
+            enable_bios_bootloader_install: reader.truth("enable_bios_bootloader_install"),
+            hardware_initialization_delay: reader.seconds("hardware_initialization_delay"),
+            log: words.get("ferric.log").unwrap_or(if debug { "debug" } else { "info" }).to_owned(),
+            console: reader.console(),
             boot_interface: words.get("BOOTIF").map(str::to_owned),
-            problems: Vec::new(),
-        };
-        let max_duration = reader.seconds("image-download-max-duration", 0.0);
-        settings.image_max_duration = Some(max_duration).filter(|duration| !duration.is_zero());
-        settings.problems = reader.problems;
-        settings
+            problems: reader.finished(),
+        }
     }
 
     /// Whether there is no driver to talk to.
@@ -164,9 +233,37 @@ impl Settings {
         if let Some(enabled) = config.agent_md5_checksum_enable {
             self.md5_enabled = enabled;
         }
-        if let Some(true) = config.other.get("enable_bios_bootloader_install").and_then(serde_json::Value::as_bool) {
-            self.enable_bios_bootloader_install = true;
+        for (key, value) in &config.other {
+            if !self.adopt_one(key, value) {
+                tracing::warn!(key, %value, "the lookup sets this to a value of the wrong type; it is not used");
+            }
         }
+    }
+
+    /// Takes over one key; `false` when its value is of the wrong type.
+    fn adopt_one(&mut self, key: &str, value: &Value) -> bool {
+        match (key, value) {
+            // False is what the driver says to an agent that was allowed it by its own configuration, too.
+            ("enable_bios_bootloader_install", Value::Bool(allowed)) => self.enable_bios_bootloader_install |= allowed,
+            ("agent_skip_bmc_detect", Value::Bool(skip)) => self.skip_bmc_detect = *skip,
+            ("agent_containers", Value::Object(_)) => self.containers = Some(value.clone()),
+            ("permitted_image_formats", Value::Array(formats)) => {
+                let names: Option<Vec<String>> = formats.iter().map(|name| name.as_str().map(str::to_owned)).collect();
+                match names {
+                    Some(names) => self.permitted_image_formats = names,
+                    None => return false,
+                }
+            }
+            (
+                "enable_bios_bootloader_install"
+                | "agent_skip_bmc_detect"
+                | "agent_containers"
+                | "permitted_image_formats",
+                other,
+            ) => return other.is_null(),
+            _ => {}
+        }
+        true
     }
 
     /// A sentence about an image for logs: its name and how many places it can be had from. URLs may carry secrets.
@@ -175,6 +272,7 @@ impl Settings {
     }
 }
 
+/// Reads options by their name in [`parameters::PARAMETERS`], which has their default and their form.
 struct Reader<'a> {
     words: &'a Words,
     files: &'a Words,
@@ -182,91 +280,156 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn raw(&self, name: &str) -> Option<&str> {
-        let value = self.files.get(&name.replace('-', "_")).or_else(|| self.words.get(&format!("ipa-{name}")));
-        value.filter(|value| !value.is_empty())
+    /// What was said of an option, with the key by which it was.
+    fn said(&self, option: &str) -> Option<(String, &str)> {
+        let kernel = parameters::find(option).and_then(|parameter| parameter.kernel).map(|name| format!("ipa-{name}"));
+        let in_file = self.files.get(option).map(|value| (option.to_owned(), value));
+        let value = in_file.or_else(|| kernel.and_then(|key| self.words.get(&key).map(|value| (key, value))));
+        value.filter(|(_, value)| !value.is_empty())
     }
 
-    fn text(&self, name: &str) -> Option<String> {
-        self.raw(name).map(str::to_owned)
+    fn default_of(option: &str) -> &'static str {
+        parameters::find(option).map_or("", |parameter| parameter.default)
     }
 
-    fn list(&self, name: &str, default: &str) -> Vec<String> {
-        let text = self.raw(name).unwrap_or(default);
+    /// What `read` makes of the value that was said; the default when it makes nothing of it.
+    fn read<T>(&mut self, option: &str, wanted: &str, read: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let default = Self::default_of(option);
+        if let Some((key, value)) = self.said(option) {
+            if let Some(value) = read(value) {
+                return Some(value);
+            }
+            let taken = if default.is_empty() { "it is not used".to_owned() } else { format!("{default} is used") };
+            let problem = format!("{key}={value} is not {wanted}; {taken}");
+            self.problems.push(problem);
+        }
+        read(default)
+    }
+
+    fn text(&self, option: &str) -> Option<String> {
+        let value = self.said(option).map_or(Self::default_of(option), |(_, value)| value);
+        Some(value).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
+    fn list(&self, option: &str) -> Vec<String> {
+        let text = self.text(option).unwrap_or_default();
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
-    fn urls(&mut self, name: &str) -> Vec<String> {
-        let mut urls = Vec::new();
-        for url in self.list(name, "") {
-            if url == "mdns" {
-                self.problems.push(format!("ipa-{name}=mdns: this agent does not look for the API by mDNS; give URLs"));
-            } else if url.starts_with("http://") || url.starts_with("https://") {
-                urls.push(url.trim_end_matches('/').to_owned());
-            } else {
-                self.problems.push(format!("ipa-{name}: {url:?} is not an http or https URL and is not used"));
+    /// The URLs, and whether mDNS is to be asked for them.
+    fn urls(&mut self, option: &str) -> (Vec<String>, bool) {
+        let (mut urls, mut mdns) = (Vec::new(), false);
+        for url in self.list(option) {
+            let parsed = url.parse::<http::Uri>().ok().filter(|uri| {
+                matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
+            });
+            match parsed {
+                Some(_) => urls.push(url.trim_end_matches('/').to_owned()),
+                None if url == "mdns" => mdns = true,
+                None => self.problems.push(format!(
+                    "{option}: {url:?} is not a URL as http://host:6385 or https://[fd00::1]:6385 and is not used"
+                )),
             }
         }
-        urls
+        (urls, mdns)
     }
 
-    fn parsed<T: FromStr>(&mut self, name: &str, wanted: &str) -> Option<T> {
-        let text = self.raw(name)?.to_owned();
-        let parsed = text.parse().ok();
-        if parsed.is_none() {
-            self.problems.push(format!("ipa-{name}={text} is not {wanted}; the default is used"));
-        }
-        parsed
+    fn number<T: TryFrom<u64> + Default>(&mut self, option: &str) -> T {
+        let (least, most) = match parameters::find(option).map(|parameter| parameter.kind) {
+            Some(Kind::Number(least, most)) => (least, most),
+            _ => (0, u64::MAX),
+        };
+        let fits = |text: &str| text.parse().ok().filter(|number| (least..=most).contains(number));
+        let number = self.read(option, &format!("a number from {least} to {most}"), fits);
+        number.and_then(|number| T::try_from(number).ok()).unwrap_or_default()
     }
 
-    fn number<T: FromStr>(&mut self, name: &str, default: T) -> T {
-        self.parsed(name, "a number in range").unwrap_or(default)
+    fn seconds(&mut self, option: &str) -> Duration {
+        /// Longer than any machine runs, and no sum of it and a clock overflows.
+        const MOST: f64 = 1e9;
+        let least = match parameters::find(option).map(|parameter| parameter.kind) {
+            Some(Kind::Seconds(least)) => f64::from(least),
+            _ => 0.0,
+        };
+        let fits = |text: &str| text.parse().ok().filter(|seconds| (least..=MOST).contains(seconds));
+        let seconds = self.read(option, &format!("a number of seconds from {least}"), fits);
+        Duration::from_secs_f64(seconds.unwrap_or_default())
     }
 
-    fn seconds(&mut self, name: &str, default: f64) -> Duration {
-        let seconds: f64 = self.parsed(name, "a number of seconds").unwrap_or(default);
-        Duration::try_from_secs_f64(seconds).unwrap_or_else(|_| {
-            self.problems.push(format!("ipa-{name}={seconds} is not a number of seconds; {default} is used"));
-            Duration::from_secs_f64(default)
-        })
+    fn truth(&mut self, option: &str) -> bool {
+        let read = |text: &str| match text.to_ascii_lowercase().as_str() {
+            "1" | "t" | "true" | "on" | "y" | "yes" => Some(true),
+            "0" | "f" | "false" | "off" | "n" | "no" => Some(false),
+            _ => None,
+        };
+        self.read(option, "yes or no (1 or 0, true or false)", read).unwrap_or_default()
     }
 
-    fn truth(&mut self, name: &str, default: bool) -> bool {
-        let Some(text) = self.raw(name) else { return default };
-        match text.to_ascii_lowercase().as_str() {
-            "1" | "t" | "true" | "on" | "y" | "yes" => true,
-            "0" | "f" | "false" | "off" | "n" | "no" => false,
-            _ => {
-                self.problems.push(format!("ipa-{name}={text} is neither true nor false; {default} is used"));
-                default
-            }
-        }
+    fn one_of(&mut self, option: &str) -> String {
+        let known = match parameters::find(option).map(|parameter| parameter.kind) {
+            Some(Kind::OneOf(known)) => known,
+            _ => &[],
+        };
+        let read = |text: &str| known.contains(&text).then(|| text.to_owned());
+        self.read(option, &format!("one of {}", known.join(", ")), read).unwrap_or_default()
     }
 
-    fn one_of(&mut self, name: &str, known: &[&str]) -> String {
-        let default = known.first().copied().unwrap_or_default();
-        match self.raw(name) {
-            None => default.to_owned(),
-            Some(text) if known.contains(&text) => text.to_owned(),
-            Some(text) => {
-                let problem = format!("ipa-{name}={text} is not one of {}; {default} is used", known.join(", "));
-                self.problems.push(problem);
-                default.to_owned()
-            }
-        }
+    /// An address or a name that cannot be mistaken for anything else.
+    fn host(&mut self, option: &str) -> Option<String> {
+        let read = |text: &str| {
+            let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+            let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+            let usable = bare.parse::<IpAddr>().is_ok()
+                || (bare.len() <= 253
+                    && bare.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && bare.chars().all(name));
+            usable.then(|| bare.to_owned())
+        };
+        self.read(option, "an IP address or a host name", read)
     }
 
     fn listen_host(&mut self) -> Option<IpAddr> {
-        self.parsed::<IpAddr>("listen-host", "an IP address").filter(|address| !address.is_unspecified())
+        let address = self.read("listen_host", "an IP address", |text| text.parse::<IpAddr>().ok());
+        address.filter(|address| !address.is_unspecified())
     }
 
     fn version(&mut self) -> Option<u16> {
-        let text = self.raw("ironic-api-version")?.to_owned();
-        let minor = text.strip_prefix("1.").and_then(|minor| minor.parse().ok());
-        if minor.is_none() {
-            self.problems.push(format!("ipa-ironic-api-version={text} is not of the form 1.N; it is found out"));
+        self.read("ironic_api_version", "of the form 1.N", |text| text.strip_prefix("1.")?.parse().ok())
+    }
+
+    /// `ferric.console=`, else `loglevel=` with the kernel's meaning: what is below that number is shown
+    /// (`Documentation/admin-guide/kernel-parameters.txt`; errors are 3, warnings 4, information 6, debugging 7).
+    fn console(&mut self) -> Option<LevelFilter> {
+        if let Some(text) = self.words.get("ferric.console") {
+            let level = text.parse().ok();
+            if level.is_none() {
+                self.problems.push(format!(
+                    "ferric.console={text} is not off, error, warn, info, debug or trace; all of the log is shown"
+                ));
+            }
+            return level;
         }
-        minor
+        let level: u8 = self.words.get("loglevel")?.parse().ok()?;
+        Some(match level {
+            // What the agent calls an error ends a deployment; there is no console on which it is too much.
+            0..=4 => LevelFilter::ERROR,
+            5 | 6 => LevelFilter::WARN,
+            7 => LevelFilter::INFO,
+            8.. => LevelFilter::DEBUG,
+        })
+    }
+
+    /// All problems; parameters without effect that somebody set are among them.
+    fn finished(mut self) -> Vec<String> {
+        for parameter in parameters::PARAMETERS {
+            if let (Effect::None(why), Some((key, value))) = (parameter.effect, self.said(parameter.option))
+                && value != parameter.default
+            {
+                let problem = format!("{key} has no effect: {why}");
+                self.problems.push(problem);
+            }
+        }
+        self.problems
     }
 }
 
@@ -308,6 +471,120 @@ mod tests {
         assert!(!settings.insecure);
         assert_eq!(settings.tls_min_version, "1.2");
         assert_eq!(settings.problems.len(), 6, "{:#?}", settings.problems);
+        assert_eq!(settings.problems[0], "ipa-listen-host=here is not an IP address; :: is used");
+    }
+
+    #[test]
+    fn every_default_of_the_table_can_be_used_and_says_the_same() {
+        let whole: Vec<String> = parameters::PARAMETERS
+            .iter()
+            .filter(|parameter| !parameter.default.is_empty())
+            .map(|parameter| format!("{} = {}", parameter.option.rsplit('/').next().unwrap(), parameter.default))
+            .collect();
+        let said = Settings::resolve(&Words::default(), &Words::parse_ini(&whole.join("\n")));
+        assert_eq!(said.problems, Vec::<String>::new());
+        assert_eq!(format!("{said:?}"), format!("{:?}", Settings::default()));
+    }
+
+    #[test]
+    fn bad_values_of_every_parameter_end_in_its_default_and_are_named() {
+        for parameter in parameters::PARAMETERS {
+            let bad = match parameter.kind {
+                Kind::Text | Kind::List => continue,
+                Kind::Truth | Kind::OneOf(_) => "perhaps",
+                Kind::Number(..) => "99999999999999999999",
+                Kind::Seconds(_) => "NaN",
+            };
+            let key = parameter.kernel.map(|name| format!("ipa-{name}"));
+            let settings = match &key {
+                Some(key) => Settings::resolve(&Words::parse(&format!("{key}={bad}")), &Words::default()),
+                None => Settings::resolve(&Words::default(), &Words::parse_ini(&format!("{}={bad}", parameter.option))),
+            };
+            let key = key.unwrap_or_else(|| parameter.option.to_owned());
+            assert!(
+                settings.problems.iter().any(|problem| problem.starts_with(&key)),
+                "{key}: {:?}",
+                settings.problems
+            );
+            let default = Settings { problems: settings.problems.clone(), ..Settings::default() };
+            assert_eq!(format!("{settings:?}"), format!("{default:?}"), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_time_server_with_anything_but_a_name_in_it_is_refused() {
+        for bad in [";touch /x", "$(reboot)", "-q", "a b", "`id`"] {
+            let files = Words::parse_ini(&format!("ntp_server = {bad}"));
+            assert_eq!(
+                Settings::resolve(&Words::default(), &files).ntp_server.filter(|server| server != "a"),
+                None,
+                "{bad}"
+            );
+        }
+        assert_eq!(settings("ipa-ntp-server=[fd00::123]").ntp_server.as_deref(), Some("fd00::123"));
+        assert_eq!(settings("ipa-ntp-server=ntp.example.org").ntp_server.as_deref(), Some("ntp.example.org"));
+    }
+
+    #[test]
+    fn mdns_is_asked_only_when_it_was_asked_for() {
+        assert_eq!(settings("quiet").mdns, Mdns::default());
+        assert_eq!(settings("ipa-api-url=mdns").mdns, Mdns { api: true, inspection: false });
+        assert_eq!(settings("ipa-inspection-callback-url=mdns").mdns, Mdns { api: false, inspection: true });
+        assert_eq!(settings("ipa-use-mdns=1").mdns, Mdns { api: true, inspection: false });
+        assert_eq!(settings("ipa-use-mdns=1 ipa-api-url=http://a").mdns, Mdns::default());
+    }
+
+    #[test]
+    fn collectors_without_a_url_send_to_the_api() {
+        let asked = settings("ipa-api-url=http://a:1/,http://b ipa-inspection-collectors=default");
+        assert_eq!(
+            asked.inspection_callback_urls,
+            ["http://a:1/v1/continue_inspection", "http://b/v1/continue_inspection"]
+        );
+        assert_eq!(asked.inspection_collectors, ["default"]);
+        assert!(settings("ipa-api-url=http://a:1").inspection_callback_urls.is_empty());
+    }
+
+    #[test]
+    fn the_console_follows_its_own_word_then_the_kernels() {
+        assert_eq!(settings("quiet").console, None);
+        assert_eq!(settings("quiet loglevel=3").console, Some(LevelFilter::ERROR));
+        assert_eq!(settings("loglevel=7").console, Some(LevelFilter::INFO));
+        assert_eq!(settings("loglevel=3 ferric.console=debug").console, Some(LevelFilter::DEBUG));
+        let odd = settings("ferric.console=loud");
+        assert_eq!((odd.console, odd.problems.len()), (None, 1));
+    }
+
+    #[test]
+    fn what_has_no_effect_is_said_only_to_those_who_set_it() {
+        assert!(settings("ipa-tls-certificate-curve=p384").problems.is_empty());
+        assert!(settings("ipa-tls-certificate-curve=p521").problems[0].contains("always P-384"));
+        let secret = Settings::resolve(&Words::default(), &Words::parse_ini("image_server_password = canary"));
+        assert!(!format!("{secret:?}").contains("canary"));
+    }
+
+    #[test]
+    fn the_lookup_reply_sets_what_the_page_lists_and_wrong_types_change_nothing() {
+        let adopt = |document: serde_json::Value| {
+            let mut settings = Settings::default();
+            settings.adopt(&serde_json::from_value(document).unwrap());
+            settings
+        };
+        let adopted = adopt(serde_json::json!({
+            "tls_min_version": "1.3", "agent_md5_checksum_enable": true, "agent_skip_bmc_detect": true,
+            "enable_bios_bootloader_install": true, "permitted_image_formats": ["raw", "iso"],
+            "agent_containers": {"runner": "podman", "a_later_key": 1}, "tls_cipher_suites": null,
+            "metrics": {"backend": "noop"}, "a_later_key": {"x": []},
+        }));
+        assert_eq!(adopted.tls_min_version, "1.3");
+        assert!(adopted.md5_enabled && adopted.skip_bmc_detect && adopted.enable_bios_bootloader_install);
+        assert_eq!(adopted.permitted_image_formats, ["raw", "iso"]);
+        assert_eq!(adopted.containers.unwrap()["runner"], "podman");
+        let kept = adopt(serde_json::json!({
+            "tls_min_version": "3", "agent_skip_bmc_detect": "yes", "permitted_image_formats": "raw",
+            "agent_containers": [], "enable_bios_bootloader_install": 1,
+        }));
+        assert_eq!(format!("{kept:?}"), format!("{:?}", Settings::default()));
     }
 
     #[test]
