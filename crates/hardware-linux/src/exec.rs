@@ -1,18 +1,23 @@
 //! Running a program of the ramdisk: the only place in Ferric where that happens.
 //!
-//! A program is a name and its arguments, never a line for a shell. It gets an empty environment but for `PATH`, no input,
-//! a deadline, and a bound on what it may say. Every child is registered from before it can exit until its status has been
-//! taken, so that a reaper of orphans in PID 1 never takes the status of a child that somebody here waits for.
+//! A program is a name and its arguments, never a line for a shell. It gets an empty environment but for `PATH`, a
+//! deadline, and a bound on what it may say. It leads a process group of its own, and whatever is left of the group is
+//! killed when the program has ended or its deadline has passed: nothing that a program starts outlives it. Every child is
+//! registered from before it can exit until its status has been taken, so that a reaper of orphans in PID 1 never takes the
+//! status of a child that somebody here waits for.
+
+mod pump;
 
 use hardware::MachineError;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions};
+use rustix::process::{Pid, Signal, WaitOptions};
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
-use std::io::{self, Read};
+use std::io;
+use std::ops::ControlFlow;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// Where programs are looked for, and all of a program's environment.
 const SEARCH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
@@ -41,6 +46,14 @@ pub enum ExecError {
         #[source]
         source: io::Error,
     },
+    /// It wrote a line longer than it may, and was killed.
+    #[error("{program} wrote a line of more than {most} bytes and was killed")]
+    Flood {
+        /// The program.
+        program: String,
+        /// The most that a line may have, in bytes.
+        most: u64,
+    },
     /// It ran longer than it may, and was killed.
     #[error("{program} did not end within {} s and was killed", deadline.as_secs_f32())]
     Deadline {
@@ -64,6 +77,11 @@ impl ExecError {
                 status: "SIGKILL".to_owned(),
                 stderr: format!("it did not end within {} s", deadline.as_secs_f32()),
             },
+            Self::Flood { program, most } => MachineError::Program {
+                program,
+                status: "SIGKILL".to_owned(),
+                stderr: format!("it wrote a line of more than {most} bytes"),
+            },
         }
     }
 }
@@ -75,9 +93,9 @@ pub struct Finished {
     pub program: String,
     /// How it ended.
     pub status: ExitStatus,
-    /// What it wrote, up to the bound.
+    /// What it wrote, up to the bound; empty when it was handed over line by line.
     pub stdout: Vec<u8>,
-    /// What it complained about, up to the bound.
+    /// The end of what it complained about, up to the bound.
     pub stderr: Vec<u8>,
 }
 
@@ -87,13 +105,15 @@ impl Finished {
         if self.status.success() {
             return Ok(self.stdout);
         }
+        let stderr = self.complaint();
+        Err(MachineError::Program { program: self.program, status: self.status.to_string(), stderr })
+    }
+
+    /// The last line that it complained with, cut to 300 characters.
+    pub fn complaint(&self) -> String {
         let stderr = String::from_utf8_lossy(&self.stderr);
         let line = stderr.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no message");
-        Err(MachineError::Program {
-            program: self.program,
-            status: self.status.to_string(),
-            stderr: line.chars().take(300).collect(),
-        })
+        line.chars().take(300).collect()
     }
 }
 
@@ -144,6 +164,41 @@ impl Exec {
 
     /// Runs it to its end. Blocks.
     pub fn run(self) -> Result<Finished, ExecError> {
+        let most = self.most_output;
+        let mut stdout = Vec::new();
+        let mut keep = |bytes: &[u8]| {
+            pump::keep(&mut stdout, bytes, most);
+            ControlFlow::Continue(())
+        };
+        let ended = self.start(&[], &Stopper::default(), &mut keep)?;
+        Ok(Finished { stdout, ..ended })
+    }
+
+    /// Runs it with `input` as its input and hands over its output line by line, without the line end, while it runs.
+    /// Blocks. The program ends when it likes, when its deadline has passed, when `stopper` says so, or at once when `line`
+    /// breaks; a line longer than the bound on output is an [`ExecError::Flood`].
+    pub fn converse(
+        self,
+        input: &[u8],
+        stopper: &Stopper,
+        line: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Finished, ExecError> {
+        let program = self.program.clone();
+        let most = self.most_output;
+        let mut lines = pump::Lines::new(most);
+        let ended = self.start(input, stopper, &mut |bytes| lines.feed(bytes, line));
+        match lines.end(line) {
+            Ok(()) => ended,
+            Err(pump::TooLong) => Err(ExecError::Flood { program, most }),
+        }
+    }
+
+    fn start(
+        self,
+        input: &[u8],
+        stopper: &Stopper,
+        output: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<Finished, ExecError> {
         let program = self.program;
         let mut command = Command::new(&program);
         command
@@ -151,24 +206,83 @@ impl Exec {
             .env_clear()
             .env("PATH", SEARCH)
             .current_dir("/")
-            .stdin(Stdio::null())
+            .process_group(0)
+            .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = spawn(&mut command).map_err(|source| ExecError::Start { program: program.clone(), source })?;
-        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-        let most = self.most_output;
-        let outputs =
-            [thread::spawn(move || read_bounded(stdout, most)), thread::spawn(move || read_bounded(stderr, most))];
-        let waited = wait(&mut child, self.deadline);
+        stopper.watch(&child);
+        let pumped = pump::pump(&mut child, input, self.deadline, self.most_output, output);
+        // The child has not been waited for, so its number still names this group and no other.
+        stopper.forget();
+        kill_group(&child);
+        let status = child.wait();
         forget(child.id());
-        let status = waited.map_err(|source| ExecError::Wait { program: program.clone(), source })?;
-        let Some(status) = status else {
+        let failed = |source| ExecError::Wait { program: program.clone(), source };
+        let pumped = pumped.map_err(failed)?;
+        let status = status.map_err(failed)?;
+        if pumped.end == pump::End::Deadline {
             return Err(ExecError::Deadline { program, deadline: self.deadline });
-        };
-        let [stdout, stderr] = outputs.map(|output| output.join().unwrap_or_default());
+        }
         tracing::debug!(program, %status, "program ended");
-        Ok(Finished { program, status, stdout, stderr })
+        Ok(Finished { program, status, stdout: Vec::new(), stderr: pumped.stderr })
     }
+}
+
+/// A handle to stop a program that runs in [`Exec::converse`], for the thread that does not wait for it.
+#[derive(Debug, Clone, Default)]
+pub struct Stopper {
+    state: Arc<Mutex<Stopping>>,
+}
+
+#[derive(Debug, Default)]
+struct Stopping {
+    group: Option<Pid>,
+    asked: Option<Signal>,
+}
+
+impl Stopper {
+    /// Asks the program and all that it started to end (`SIGTERM`); it may first bring what it does to a safe point.
+    pub fn ask(&self) {
+        self.send(Signal::TERM);
+    }
+
+    /// Ends them now (`SIGKILL`).
+    pub fn kill(&self) {
+        self.send(Signal::KILL);
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Stopping> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is stopped before it was started gets the signal right then.
+    fn send(&self, signal: Signal) {
+        let mut state = self.state();
+        state.asked = Some(signal);
+        if let Some(group) = state.group {
+            // It may have ended by itself.
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    }
+
+    fn watch(&self, child: &Child) {
+        let mut state = self.state();
+        state.group = Some(Pid::from_child(child));
+        if let (Some(group), Some(signal)) = (state.group, state.asked) {
+            let _ = rustix::process::kill_process_group(group, signal);
+        }
+    }
+
+    fn forget(&self) {
+        self.state().group = None;
+    }
+}
+
+/// Kills a child and all that is left of its group. The child must not have been waited for.
+fn kill_group(child: &Child) {
+    // There is nobody left in the group when all have ended.
+    let _ = rustix::process::kill_process_group(Pid::from_child(child), Signal::KILL);
 }
 
 /// The register of children. A thread that panicked while it held the lock left the set whole.
@@ -186,41 +300,6 @@ fn spawn(command: &mut Command) -> io::Result<Child> {
 
 fn forget(child: u32) {
     waited_for().remove(&child);
-}
-
-fn read_bounded(output: Option<impl Read>, most: u64) -> Vec<u8> {
-    let mut kept = Vec::new();
-    if let Some(mut output) = output {
-        // What cannot be read any more is not there; the exit status tells whether the program did its work.
-        let _ = output.by_ref().take(most).read_to_end(&mut kept);
-        let _ = io::copy(&mut output, &mut io::sink());
-    }
-    kept
-}
-
-/// Waits for the child until the deadline, then kills it; `None` when it had to be killed.
-fn wait(child: &mut Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
-    let end = Instant::now() + deadline;
-    let process = Pid::from_child(child);
-    let handle = rustix::process::pidfd_open(process, PidfdFlags::empty())?;
-    loop {
-        let left = end.saturating_duration_since(Instant::now());
-        let mut watched = [rustix::event::PollFd::new(&handle, rustix::event::PollFlags::IN)];
-        let limit = rustix::event::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: left.subsec_nanos().into(),
-        };
-        match rustix::event::poll(&mut watched, Some(&limit)) {
-            Ok(0) => {
-                child.kill()?;
-                child.wait()?;
-                return Ok(None);
-            }
-            Ok(_) => return child.wait().map(Some),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
 }
 
 /// Takes the status of children that nobody waits for: orphans that were handed to PID 1. Returns how many.
@@ -253,12 +332,12 @@ fn is_zombie_of(parent: i32, process: Pid) -> bool {
     fields.next() == Some("Z") && fields.next().and_then(|field| field.parse().ok()) == Some(parent)
 }
 
-/// Kills the children that are still waited for, so that nothing keeps a file system busy when the machine ends.
+/// Kills the children that are still waited for, with all that they started, so that nothing keeps a file system busy when the machine ends.
 pub fn kill_children() {
     for &child in waited_for().iter() {
         if let Some(process) = i32::try_from(child).ok().and_then(Pid::from_raw) {
             // It may have ended by itself.
-            let _ = rustix::process::kill_process(process, Signal::KILL);
+            let _ = rustix::process::kill_process_group(process, Signal::KILL);
         }
     }
 }
@@ -266,6 +345,7 @@ pub fn kill_children() {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[test]
     fn a_program_runs_with_its_arguments_and_an_empty_environment() {
@@ -294,5 +374,92 @@ mod tests {
     fn output_beyond_the_bound_is_dropped_and_the_program_still_ends() {
         let done = Exec::new("head").args(["-c", "1000000", "/dev/zero"]).most_output(10).run().unwrap();
         assert_eq!(done.success().unwrap().len(), 10);
+    }
+
+    /// Python stands for any language here; the ramdisk has none.
+    fn python(program: &str) -> Exec {
+        Exec::new("python3").args(["-c", program]).deadline(Duration::from_secs(60))
+    }
+
+    fn lines_of(exec: Exec, input: &[u8], stopper: &Stopper) -> (Vec<String>, Result<Finished, ExecError>) {
+        let mut lines = Vec::new();
+        let ended = exec.converse(input, stopper, &mut |line| {
+            lines.push(String::from_utf8_lossy(line).into_owned());
+            if line == b"enough" { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        (lines, ended)
+    }
+
+    #[test]
+    fn a_conversation_is_heard_line_by_line_and_a_last_line_needs_no_end() {
+        let (lines, ended) = lines_of(Exec::new("cat"), b"one\ntwo\nthree", &Stopper::default());
+        assert_eq!(lines, ["one", "two", "three"]);
+        assert!(ended.unwrap().status.success());
+    }
+
+    #[test]
+    fn a_program_that_does_not_listen_is_heard_all_the_same() {
+        let input = vec![b'x'; 1 << 20];
+        let (lines, ended) = lines_of(python("print('deaf')"), &input, &Stopper::default());
+        assert_eq!(lines, ["deaf"]);
+        assert!(ended.unwrap().status.success());
+        let (lines, ended) = lines_of(Exec::new("cat").most_output(2 << 20), &input, &Stopper::default());
+        assert_eq!(lines[0].len(), 1 << 20);
+        assert!(ended.unwrap().status.success());
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_a_flood() {
+        let (lines, ended) = lines_of(Exec::new("cat").arg("/dev/zero"), b"-", &Stopper::default());
+        assert!(lines.is_empty());
+        assert!(matches!(ended, Err(ExecError::Flood { most: 65_536, .. })), "{ended:?}");
+    }
+
+    #[test]
+    fn a_listener_that_has_heard_enough_ends_the_program() {
+        let started = Instant::now();
+        let (lines, ended) =
+            lines_of(python("import time; print('enough', flush=True); time.sleep(60)"), b"-", &Stopper::default());
+        assert_eq!(lines, ["enough"]);
+        assert!(!ended.unwrap().status.success());
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn what_a_program_leaves_behind_is_killed_with_it() {
+        let forks =
+            "import os, sys, time\nif os.fork() == 0:\n time.sleep(60)\nelse:\n print(os.getpgid(0), flush=True)";
+        let started = Instant::now();
+        // The child that is left holds the output open.
+        let (lines, ended) = lines_of(python(forks), b"-", &Stopper::default());
+        assert!(ended.unwrap().status.success());
+        assert!(started.elapsed() < Duration::from_secs(30));
+        let group = Pid::from_raw(lines[0].parse().unwrap()).unwrap();
+        while rustix::process::test_kill_process_group(group).is_ok() {
+            // It is dead, and a zombie until the machine's first process has reaped it.
+            assert!(started.elapsed() < Duration::from_secs(60), "something of group {group:?} is left");
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_stopper_asks_first_and_the_program_may_finish() {
+        let graceful = "import os, signal\nsignal.signal(signal.SIGTERM, lambda *_: (os.write(1, b'safe'), os._exit(0)))\n\
+                        os.write(1, b'ready\\n')\nwhile True: signal.pause()";
+        let stopper = Stopper::default();
+        let mut lines = Vec::new();
+        let ended = python(graceful).converse(b"-", &stopper.clone(), &mut |line| {
+            lines.push(String::from_utf8_lossy(line).into_owned());
+            if line == b"ready" {
+                stopper.ask();
+            }
+            ControlFlow::Continue(())
+        });
+        assert_eq!(lines, ["ready", "safe"]);
+        assert!(ended.unwrap().status.success());
+        let early = Stopper::default();
+        early.kill();
+        let (_, ended) = lines_of(Exec::new("sleep").arg("60"), b"-", &early);
+        assert!(!ended.unwrap().status.success());
     }
 }

@@ -3,11 +3,15 @@
 //! The rules are those of ironic-python-agent's `hardware.py`: managers are ordered by support level; a call goes to the
 //! first one that implements it; lists of steps are merged by name (highest support level, then highest priority, then
 //! first class name).
+//!
+//! Managers are other people's code. One that panics loses that call and nothing else: it is left out of the list, or its
+//! step fails, and the others are asked as if it were not there.
 
 use crate::step::{Progress, Step, StepKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -106,6 +110,9 @@ pub trait HardwareManager: Send + Sync {
     /// How well it knows this machine. Asked once.
     fn evaluate(&self) -> Support;
 
+    /// Gets ready for its work. Called once, best manager first, on those that know this machine.
+    fn initialize(&self) {}
+
     /// The steps it offers.
     fn steps(&self, kind: StepKind, node: &Value, ports: &Value) -> Vec<Step>;
 
@@ -124,11 +131,32 @@ pub struct Managers {
 pub struct NoManager;
 
 impl Managers {
-    /// Asks every manager once and keeps those that know the machine, best first, otherwise in the given order.
+    /// Asks every manager once and keeps those that know the machine, best first, otherwise in the given order, and gets
+    /// them ready. Of two with the same name or class name the better one is kept: steps and versions are told apart by
+    /// these.
     pub fn load(candidates: Vec<Box<dyn HardwareManager>>) -> Result<Self, NoManager> {
-        let mut managers: Vec<_> = candidates.into_iter().map(|manager| (manager.evaluate(), manager)).collect();
-        managers.retain(|(support, _)| *support > Support::NONE);
-        managers.sort_by_key(|(support, _)| std::cmp::Reverse(*support));
+        let mut asked: Vec<(Support, Box<dyn HardwareManager>)> = candidates
+            .into_iter()
+            .filter_map(|manager| {
+                let support = guarded("evaluate", manager.as_ref(), || manager.evaluate())?;
+                (support > Support::NONE).then_some((support, manager))
+            })
+            .collect();
+        asked.sort_by_key(|(support, _)| std::cmp::Reverse(*support));
+        let mut managers: Vec<(Support, Box<dyn HardwareManager>)> = Vec::new();
+        for (support, manager) in asked {
+            let same = |(_, other): &&(Support, Box<dyn HardwareManager>)| {
+                other.name() == manager.name() || other.class_name() == manager.class_name()
+            };
+            if let Some((_, other)) = managers.iter().find(same) {
+                let (name, class) = (manager.name(), manager.class_name());
+                tracing::error!(name, class, "left out: {} has the same name or class name", other.class_name());
+                continue;
+            }
+            if guarded("initialize", manager.as_ref(), || manager.initialize()).is_some() {
+                managers.push((support, manager));
+            }
+        }
         if managers.is_empty() { Err(NoManager) } else { Ok(Self { managers }) }
     }
 
@@ -147,7 +175,8 @@ impl Managers {
         let mut merged: BTreeMap<String, Vec<Step>> = BTreeMap::new();
         for (support, manager) in &self.managers {
             merged.entry(manager.class_name().to_owned()).or_default();
-            for step in manager.steps(kind, node, ports) {
+            let offered = guarded("list steps", manager.as_ref(), || manager.steps(kind, node, ports));
+            for step in offered.unwrap_or_default() {
                 let rank =
                     (std::cmp::Reverse(*support), std::cmp::Reverse(step.priority), manager.class_name().to_owned());
                 match best.get(&step.step) {
@@ -167,9 +196,15 @@ impl Managers {
     /// Runs a step on the first manager that implements it. The interface is not used for routing, as in the field.
     pub async fn run(&self, call: StepCall) -> Result<Value, StepError> {
         for (_, manager) in &self.managers {
-            match manager.run(call.clone()).await {
-                Err(StepError::Incompatible(_)) => {}
-                done => return done,
+            match caught(manager.as_ref(), call.clone()).await {
+                Some(Err(StepError::Incompatible(_))) => {}
+                Some(done) => return done,
+                // It may have begun: nobody else goes on where it stopped.
+                None => {
+                    let (class, step) = (manager.class_name(), &call.step.step);
+                    let details = format!("{class} panicked in step {step}; the agent's log has its last words");
+                    return Err(StepError::Failed { class: "CommandExecutionError", details });
+                }
             }
         }
         let name = call.step.step;
@@ -178,6 +213,27 @@ impl Managers {
             details: format!("Could not find method: {name}"),
         })
     }
+}
+
+/// Calls a manager; `None` when it panicked.
+fn guarded<T>(what: &'static str, manager: &dyn HardwareManager, call: impl FnOnce() -> T) -> Option<T> {
+    // Nothing of ours is changed inside; what a manager keeps of its own state is its own affair.
+    let done = catch_unwind(AssertUnwindSafe(call)).ok();
+    if done.is_none() {
+        tracing::error!(class = manager.class_name(), "the hardware manager panicked when it was to {what}");
+    }
+    done
+}
+
+/// Runs a step of a manager; `None` when it panicked.
+async fn caught(manager: &dyn HardwareManager, call: StepCall) -> Option<Result<Value, StepError>> {
+    let mut future = guarded("begin a step", manager, || manager.run(call))?;
+    std::future::poll_fn(|context| match guarded("run a step", manager, || future.as_mut().poll(context)) {
+        Some(std::task::Poll::Ready(done)) => std::task::Poll::Ready(Some(done)),
+        Some(std::task::Poll::Pending) => std::task::Poll::Pending,
+        None => std::task::Poll::Ready(None),
+    })
+    .await
 }
 
 /// Reads a typed argument of a step; a wrong one is an error that names it.
@@ -195,10 +251,35 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    #[derive(Clone, Copy, PartialEq)]
+    enum Panics {
+        Never,
+        InEvaluate,
+        InInitialize,
+        InSteps,
+        InRun,
+        AfterWaiting,
+    }
+
     struct Fake {
         class: &'static str,
         support: Support,
         steps: Vec<Step>,
+        panics: Panics,
+    }
+
+    impl Fake {
+        fn new(class: &'static str, support: Support, steps: Vec<Step>) -> Self {
+            Self { class, support, steps, panics: Panics::Never }
+        }
+
+        fn panicking(self, panics: Panics) -> Self {
+            Self { panics, ..self }
+        }
+
+        fn at(&self, place: Panics) {
+            assert!(self.panics != place, "a panic on purpose");
+        }
     }
 
     impl HardwareManager for Fake {
@@ -212,13 +293,20 @@ mod tests {
             "1"
         }
         fn evaluate(&self) -> Support {
+            self.at(Panics::InEvaluate);
             self.support
         }
+        fn initialize(&self) {
+            self.at(Panics::InInitialize);
+        }
         fn steps(&self, _: StepKind, _: &Value, _: &Value) -> Vec<Step> {
+            self.at(Panics::InSteps);
             self.steps.clone()
         }
         fn run(&self, call: StepCall) -> StepFuture<'_> {
+            self.at(Panics::InRun);
             Box::pin(async move {
+                self.at(Panics::AfterWaiting);
                 if self.steps.iter().any(|step| step.step == call.step.step) {
                     Ok(json!(self.class))
                 } else {
@@ -232,26 +320,105 @@ mod tests {
         Managers::load(fakes.into_iter().map(|fake| Box::new(fake) as Box<dyn HardwareManager>).collect()).unwrap()
     }
 
+    fn erase(priority: i64) -> Vec<Step> {
+        vec![Step::new("deploy", "erase", priority)]
+    }
+
+    fn clean_steps(managers: &Managers) -> BTreeMap<String, Vec<String>> {
+        let steps = managers.steps(StepKind::Clean, &Value::Null, &Value::Null);
+        steps.into_iter().map(|(class, steps)| (class, steps.into_iter().map(|step| step.step).collect())).collect()
+    }
+
+    /// These futures never wait.
+    fn run(managers: &Managers, step: &str) -> Result<Value, StepError> {
+        let call = StepCall {
+            kind: StepKind::Clean,
+            step: Step::new("deploy", step, 0),
+            node: Arc::default(),
+            ports: Arc::default(),
+            control: Arc::new(Unattended),
+        };
+        let mut future = std::pin::pin!(managers.run(call));
+        match future.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop())) {
+            std::task::Poll::Ready(done) => done,
+            std::task::Poll::Pending => panic!("it waits"),
+        }
+    }
+
     #[test]
     fn steps_of_one_name_go_to_the_best_supported_then_highest_priority_then_first_name() {
+        let own = vec![Step::new("deploy", "erase", 1), Step::new("raid", "own", 0)];
         let all = managers(vec![
-            Fake { class: "B", support: Support::GENERIC, steps: vec![Step::new("deploy", "erase", 90)] },
-            Fake { class: "A", support: Support::GENERIC, steps: vec![Step::new("deploy", "erase", 90)] },
-            Fake {
-                class: "Site",
-                support: Support::MAINLINE,
-                steps: vec![Step::new("deploy", "erase", 1), Step::new("raid", "own", 0)],
-            },
-            Fake { class: "None", support: Support::NONE, steps: vec![Step::new("deploy", "never", 1)] },
+            Fake::new("B", Support::GENERIC, erase(90)),
+            Fake::new("A", Support::GENERIC, erase(90)),
+            Fake::new("Site", Support::MAINLINE, own),
+            Fake::new("None", Support::NONE, vec![Step::new("deploy", "never", 1)]),
         ]);
-        let steps = all.steps(StepKind::Clean, &Value::Null, &Value::Null);
+        let steps = clean_steps(&all);
         assert_eq!(steps["Site"].len(), 2);
         assert!(steps["A"].is_empty() && steps["B"].is_empty());
         assert!(!steps.contains_key("None"));
-        let tie = managers(vec![
-            Fake { class: "B", support: Support::GENERIC, steps: vec![Step::new("deploy", "erase", 90)] },
-            Fake { class: "A", support: Support::GENERIC, steps: vec![Step::new("deploy", "erase", 90)] },
+        let higher =
+            managers(vec![Fake::new("A", Support::GENERIC, erase(10)), Fake::new("B", Support::GENERIC, erase(90))]);
+        assert_eq!(clean_steps(&higher)["B"], ["erase"]);
+        let tie =
+            managers(vec![Fake::new("B", Support::GENERIC, erase(90)), Fake::new("A", Support::GENERIC, erase(90))]);
+        assert_eq!(clean_steps(&tie)["A"], ["erase"]);
+    }
+
+    #[test]
+    fn a_step_runs_on_the_best_manager_that_has_it() {
+        let all = managers(vec![
+            Fake::new("Generic", Support::GENERIC, erase(1)),
+            Fake::new("Site", Support(7), vec![Step::new("raid", "own", 0)]),
+            Fake::new("Mainline", Support::MAINLINE, erase(0)),
         ]);
-        assert_eq!(tie.steps(StepKind::Clean, &Value::Null, &Value::Null)["A"].len(), 1);
+        assert_eq!(run(&all, "erase").unwrap(), "Mainline");
+        assert_eq!(run(&all, "own").unwrap(), "Site");
+        let error = run(&all, "nobody").unwrap_err();
+        assert!(matches!(error, StepError::Failed { class: "HardwareManagerMethodNotFound", .. }), "{error:?}");
+    }
+
+    #[test]
+    fn no_manager_is_an_error_and_two_of_one_name_are_one() {
+        assert!(Managers::load(Vec::new()).is_err());
+        let twins = managers(vec![
+            Fake::new("Site", Support::GENERIC, vec![Step::new("raid", "worse", 0)]),
+            Fake::new("Site", Support::MAINLINE, vec![Step::new("raid", "better", 0)]),
+        ]);
+        assert_eq!(clean_steps(&twins)["Site"], ["better"]);
+        assert_eq!(twins.versions().len(), 1);
+    }
+
+    #[test]
+    fn a_manager_that_panics_does_not_hide_the_others() {
+        for (place, offered) in [
+            (Panics::InEvaluate, false),
+            (Panics::InInitialize, false),
+            (Panics::InSteps, true),
+            (Panics::InRun, true),
+            (Panics::AfterWaiting, true),
+        ] {
+            let all = managers(vec![
+                Fake::new("Bad", Support::SERVICE_PROVIDER, erase(99)).panicking(place),
+                Fake::new("Good", Support::GENERIC, erase(1)),
+            ]);
+            assert_eq!(all.versions().contains_key("Bad"), offered);
+            let steps = clean_steps(&all);
+            let erases = if place == Panics::InRun || place == Panics::AfterWaiting { "Bad" } else { "Good" };
+            assert_eq!(steps[erases], ["erase"]);
+        }
+    }
+
+    #[test]
+    fn a_step_that_panics_fails_and_is_not_begun_again_by_another_manager() {
+        for place in [Panics::InRun, Panics::AfterWaiting] {
+            let all = managers(vec![
+                Fake::new("Bad", Support::SERVICE_PROVIDER, erase(99)).panicking(place),
+                Fake::new("Good", Support::GENERIC, erase(1)),
+            ]);
+            let error = run(&all, "erase").unwrap_err();
+            assert!(error.to_string().contains("Bad panicked in step erase"), "{error}");
+        }
     }
 }
