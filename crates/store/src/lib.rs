@@ -1,4 +1,4 @@
-//! Nodes, flows and history behind one contract, with two implementations: [`memory`] for tests and simulation and
+//! Nodes, records, flows and history behind one contract, with two implementations: [`memory`] for tests and simulation and
 //! [`sqlite`], the embedded default.
 //!
 //! Three rules hold for every implementation:
@@ -9,12 +9,14 @@
 
 pub mod memory;
 pub mod model;
+pub mod record;
 pub mod sqlite;
 
 pub use memory::MemoryStore;
 pub use model::{
     FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection, SortValue,
 };
+pub use record::{Record, RecordChange, RecordFilter, RecordKind};
 pub use sqlite::SqliteStore;
 
 use std::future::Future;
@@ -34,7 +36,7 @@ pub enum StoreError {
     /// It is not there.
     #[error("{what} {id} could not be found")]
     NotFound {
-        /// `node`, `port`.
+        /// `node`, `port`, or the kind of a record.
         what: &'static str,
         /// Its identifier.
         id: String,
@@ -44,6 +46,14 @@ pub enum StoreError {
     Conflict {
         /// The node.
         node: Uuid,
+    },
+    /// The record changed since it was read.
+    #[error("{what} {uuid} was changed by somebody else")]
+    RecordConflict {
+        /// Its kind.
+        what: &'static str,
+        /// The record.
+        uuid: Uuid,
     },
     /// A newer conductor owns the store.
     #[error("another conductor has taken over (epoch {newest}, this one is {mine})")]
@@ -120,12 +130,14 @@ pub struct Commit {
     pub journal: Vec<JournalEntry>,
     /// Its inventory, when an inspection brought one.
     pub inventory: Option<Inventory>,
+    /// Records that change with it.
+    pub records: Vec<RecordChange>,
 }
 
 impl Commit {
     /// A change of the node alone.
     pub fn of(node: Node) -> Self {
-        Self { node, flow: FlowChange::Keep, journal: Vec::new(), inventory: None }
+        Self { node, flow: FlowChange::Keep, journal: Vec::new(), inventory: None, records: Vec::new() }
     }
 }
 
@@ -152,7 +164,7 @@ pub trait Store: Send + Sync + 'static {
     /// Changes a node; returns it with its new version.
     fn commit(&self, epoch: Epoch, commit: Commit) -> impl Future<Output = Result<Node, StoreError>> + Send;
 
-    /// Removes a node with its ports, flow, history and inventory, when it still has this version.
+    /// Removes a node with its ports, records, flow, history and inventory, when it still has this version.
     fn delete_node(
         &self,
         epoch: Epoch,
@@ -186,4 +198,35 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes a port.
     fn delete_port(&self, epoch: Epoch, uuid: Uuid) -> impl Future<Output = Result<(), StoreError>> + Send;
+
+    /// How many nodes each shard has, those without a shard last.
+    fn shards(&self) -> impl Future<Output = Result<Vec<(Option<String>, u64)>, StoreError>> + Send;
+
+    /// Adds a record; its `version` becomes 1.
+    fn create_record(&self, epoch: Epoch, record: Record) -> impl Future<Output = Result<Record, StoreError>> + Send;
+
+    /// A record by UUID.
+    fn record(&self, kind: RecordKind, uuid: Uuid) -> impl Future<Output = Result<Record, StoreError>> + Send;
+
+    /// A record by name.
+    fn record_by_name(&self, kind: RecordKind, name: &str) -> impl Future<Output = Result<Record, StoreError>> + Send;
+
+    /// Records of a filter, one page; in the order of the page.
+    fn records(
+        &self,
+        kind: RecordKind,
+        filter: &RecordFilter,
+        page: &Page,
+    ) -> impl Future<Output = Result<Vec<Record>, StoreError>> + Send;
+
+    /// Changes a record, when it still has this version; returns it with its new version.
+    fn update_record(&self, epoch: Epoch, record: Record) -> impl Future<Output = Result<Record, StoreError>> + Send;
+
+    /// Removes a record.
+    fn delete_record(
+        &self,
+        epoch: Epoch,
+        kind: RecordKind,
+        uuid: Uuid,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send;
 }

@@ -1,6 +1,7 @@
 //! A store in memory, for tests and simulations. Clones share their content.
 
 use crate::model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
+use crate::record::{Record, RecordChange, RecordFilter, RecordKind};
 use crate::{Commit, Epoch, FlowChange, HISTORY_KEPT, Store, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ struct Content {
     flows: BTreeMap<Uuid, FlowRecord>,
     inventories: BTreeMap<Uuid, Inventory>,
     history: BTreeMap<Uuid, Vec<JournalEntry>>,
+    records: BTreeMap<RecordKind, BTreeMap<u64, Record>>,
 }
 
 impl MemoryStore {
@@ -76,6 +78,40 @@ impl Content {
         }
         self.node(port.node_uuid).map(|_| ())
     }
+
+    fn record_row(&self, kind: RecordKind, uuid: Uuid) -> Result<(u64, &Record), StoreError> {
+        let mut rows = self.records.get(&kind).into_iter().flatten();
+        let found = rows.find(|(_, record)| record.uuid == uuid).map(|(row, record)| (*row, record));
+        found.ok_or_else(|| StoreError::not_found(kind.as_str(), uuid))
+    }
+
+    fn check_record(&self, record: &Record) -> Result<(), StoreError> {
+        if let Some(node) = record.node {
+            self.node(node)?;
+        }
+        let others = self.records.get(&record.kind).into_iter().flatten().map(|(_, other)| other);
+        for other in others.filter(|other| other.uuid != record.uuid) {
+            for what in ["name", "address"] {
+                if let Some(value) = record.text(what).filter(|value| other.text(what) == Some(value)) {
+                    return Err(StoreError::Duplicate { what, value: value.to_owned() });
+                }
+            }
+            if let Some(value) = record.identity().filter(|value| other.identity().as_ref() == Some(value)) {
+                return Err(StoreError::Duplicate { what: "identity", value });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what a change of a record needs, and returns its row with the record as it shall be.
+    fn changed_record(&self, record: &Record) -> Result<(u64, Record), StoreError> {
+        let (row, found) = self.record_row(record.kind, record.uuid)?;
+        if found.version != record.version {
+            return Err(StoreError::RecordConflict { what: record.kind.as_str(), uuid: record.uuid });
+        }
+        self.check_record(record)?;
+        Ok((row, Record { version: record.version + 1, ..record.clone() }))
+    }
 }
 
 impl Store for MemoryStore {
@@ -127,6 +163,21 @@ impl Store for MemoryStore {
             return Err(StoreError::Conflict { node: node.uuid });
         }
         content.check_unique_node(&node)?;
+        let mut put = Vec::new();
+        for change in &commit.records {
+            match change {
+                RecordChange::Put(record) => put.push(content.changed_record(record)?),
+                RecordChange::Delete(kind, uuid) => drop(content.record_row(*kind, *uuid)?),
+            }
+        }
+        for (row, record) in put {
+            content.records.entry(record.kind).or_default().insert(row, record);
+        }
+        for change in &commit.records {
+            if let RecordChange::Delete(kind, uuid) = change {
+                content.records.entry(*kind).or_default().retain(|_, record| record.uuid != *uuid);
+            }
+        }
         node.version += 1;
         match commit.flow {
             FlowChange::Keep => {}
@@ -161,6 +212,9 @@ impl Store for MemoryStore {
         content.flows.remove(&uuid);
         content.inventories.remove(&uuid);
         content.history.remove(&uuid);
+        for records in content.records.values_mut() {
+            records.retain(|_, record| record.node != Some(uuid));
+        }
         Ok(())
     }
 
@@ -200,7 +254,8 @@ impl Store for MemoryStore {
     async fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Port>, StoreError> {
         let content = self.lock();
         let rows = Rows { rows: &content.ports, uuid: |port| port.uuid, keys: Port::SORT_KEYS, what: "port" };
-        rows.page(page, |port, key| port.sort_value(key), |port| port_matches(port, filter))
+        let matches = |port: &Port| port_matches(port, content.node(port.node_uuid).ok(), filter);
+        rows.page(page, |port, key| port.sort_value(key), matches)
     }
 
     async fn update_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
@@ -221,6 +276,64 @@ impl Store for MemoryStore {
             Some(row) => drop(content.ports.remove(&row)),
             None => return Err(StoreError::not_found("port", uuid)),
         }
+        Ok(())
+    }
+
+    async fn shards(&self) -> Result<Vec<(Option<String>, u64)>, StoreError> {
+        let content = self.lock();
+        let mut counts = BTreeMap::new();
+        for node in content.nodes.values() {
+            let shard = node.attribute("shard").map(str::to_owned);
+            *counts.entry((shard.is_none(), shard)).or_insert(0) += 1;
+        }
+        Ok(counts.into_iter().map(|((_, shard), number)| (shard, number)).collect())
+    }
+
+    async fn create_record(&self, epoch: Epoch, mut record: Record) -> Result<Record, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        if content.record_row(record.kind, record.uuid).is_ok() {
+            return Err(StoreError::Duplicate { what: "uuid", value: record.uuid.to_string() });
+        }
+        content.check_record(&record)?;
+        record.version = 1;
+        let row = content.row();
+        content.records.entry(record.kind).or_default().insert(row, record.clone());
+        Ok(record)
+    }
+
+    async fn record(&self, kind: RecordKind, uuid: Uuid) -> Result<Record, StoreError> {
+        self.lock().record_row(kind, uuid).map(|(_, record)| record.clone())
+    }
+
+    async fn record_by_name(&self, kind: RecordKind, name: &str) -> Result<Record, StoreError> {
+        let content = self.lock();
+        let mut records = content.records.get(&kind).into_iter().flatten().map(|(_, record)| record);
+        let found = records.find(|record| record.text("name") == Some(name));
+        found.cloned().ok_or_else(|| StoreError::not_found(kind.as_str(), name))
+    }
+
+    async fn records(&self, kind: RecordKind, filter: &RecordFilter, page: &Page) -> Result<Vec<Record>, StoreError> {
+        let content = self.lock();
+        let none = BTreeMap::new();
+        let rows = content.records.get(&kind).unwrap_or(&none);
+        let rows = Rows { rows, uuid: |record| record.uuid, keys: kind.sort_keys(), what: kind.as_str() };
+        rows.page(page, |record, key| record.sort_value(key), |record| filter.matches(record))
+    }
+
+    async fn update_record(&self, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        let (row, record) = content.changed_record(&record)?;
+        content.records.entry(record.kind).or_default().insert(row, record.clone());
+        Ok(record)
+    }
+
+    async fn delete_record(&self, epoch: Epoch, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
+        let mut content = self.lock();
+        content.fence(epoch)?;
+        let (row, _) = content.record_row(kind, uuid)?;
+        content.records.entry(kind).or_default().remove(&row);
         Ok(())
     }
 }
@@ -248,11 +361,27 @@ fn node_matches(node: &Node, filter: &NodeFilter) -> bool {
         && set(&filter.lessee, &node.lessee)
         && same(&filter.retired, &node.retired)
         && filter.description_contains.as_ref().is_none_or(described)
+        && filter.chassis_uuid.is_none_or(|uuid| node.attribute("chassis_uuid") == Some(uuid.to_string().as_str()))
+        && one_of(&filter.shards, node.attribute("shard"))
+        && same(&filter.sharded, &node.attribute("shard").is_some())
+        && filter.parent_node.is_none_or(|uuid| node.attribute("parent_node") == Some(uuid.to_string().as_str()))
+        && same(&filter.child, &node.attribute("parent_node").is_some())
+        && filter.instance_name.as_deref().is_none_or(|name| node.attribute("instance_name") == Some(name))
+        && (filter.project.is_none() || filter.project == node.owner || filter.project == node.lessee)
 }
 
-fn port_matches(port: &Port, filter: &PortFilter) -> bool {
+fn one_of(wanted: &Option<Vec<String>>, value: Option<&str>) -> bool {
+    wanted.as_ref().is_none_or(|wanted| value.is_some_and(|value| wanted.iter().any(|wanted| wanted == value)))
+}
+
+fn port_matches(port: &Port, node: Option<&Node>, filter: &PortFilter) -> bool {
+    let portgroup = port.attributes.get("portgroup_uuid").and_then(serde_json::Value::as_str);
     filter.node.is_none_or(|node| node == port.node_uuid)
-        && filter.addresses.as_ref().is_none_or(|addresses| addresses.contains(&port.address))
+        && one_of(&filter.addresses, Some(&port.address))
+        && filter.portgroup.is_none_or(|uuid| portgroup == Some(uuid.to_string().as_str()))
+        && (filter.name.is_none() || filter.name == port.name)
+        && one_of(&filter.shards, node.and_then(|node| node.attribute("shard")))
+        && one_of(&filter.conductor_groups, node.map(|node| node.conductor_group.as_str()))
 }
 
 /// A table and what a page of it needs to know.

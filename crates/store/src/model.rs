@@ -95,6 +95,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// The text of an attribute of a later version.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.attributes.get(name).and_then(Value::as_str)
+    }
+
     /// A new node in `enroll`.
     pub fn new(uuid: Uuid, driver: &str, now: Timestamp) -> Self {
         Self {
@@ -150,6 +155,8 @@ pub enum SortValue {
     Flag(bool),
     /// A time, in microseconds since 1970.
     Time(i64),
+    /// A whole number.
+    Number(i64),
     /// A text, by its bytes.
     Text(String),
 }
@@ -158,11 +165,11 @@ fn flag(value: bool) -> Option<SortValue> {
     Some(SortValue::Flag(value))
 }
 
-fn time(value: Option<Timestamp>) -> Option<SortValue> {
+pub(crate) fn time(value: Option<Timestamp>) -> Option<SortValue> {
     value.map(|value| SortValue::Time(value.as_microsecond()))
 }
 
-fn text(value: Option<&str>) -> Option<SortValue> {
+pub(crate) fn text(value: Option<&str>) -> Option<SortValue> {
     value.map(|value| SortValue::Text(value.to_owned()))
 }
 
@@ -197,12 +204,16 @@ impl Node {
         "protected_reason",
         "retired",
         "retired_reason",
+        "shard",
+        "parent_node",
+        "instance_name",
     ];
 
     /// The value of a field that is sorted by; `None` when it is not set, or `key` is none of [`Self::SORT_KEYS`].
     pub fn sort_value(&self, key: &str) -> Option<SortValue> {
         match key {
             "uuid" => Some(SortValue::Text(self.uuid.to_string())),
+            "shard" | "parent_node" | "instance_name" => text(self.attribute(key)),
             "name" => text(self.name.as_deref()),
             "created_at" => time(Some(self.created_at)),
             "updated_at" => time(self.updated_at),
@@ -365,6 +376,20 @@ pub struct NodeFilter {
     pub retired: Option<bool>,
     /// Part of the description.
     pub description_contains: Option<String>,
+    /// Chassis.
+    pub chassis_uuid: Option<Uuid>,
+    /// One of these shards.
+    pub shards: Option<Vec<String>>,
+    /// Whether there is a shard.
+    pub sharded: Option<bool>,
+    /// The node that it is part of.
+    pub parent_node: Option<Uuid>,
+    /// Whether it is part of another node.
+    pub child: Option<bool>,
+    /// Name of the instance.
+    pub instance_name: Option<String>,
+    /// Owner or lessee.
+    pub project: Option<String>,
 }
 
 /// Which ports. Everything that is set must match.
@@ -374,6 +399,14 @@ pub struct PortFilter {
     pub node: Option<Uuid>,
     /// One of these addresses, lower case.
     pub addresses: Option<Vec<String>>,
+    /// The portgroup.
+    pub portgroup: Option<Uuid>,
+    /// Name.
+    pub name: Option<String>,
+    /// The node has one of these shards.
+    pub shards: Option<Vec<String>>,
+    /// The node has one of these conductor groups.
+    pub conductor_groups: Option<Vec<String>>,
 }
 
 /// Direction of a sort.
@@ -393,7 +426,7 @@ pub struct Page {
     pub limit: Option<usize>,
     /// Begin after this one.
     pub marker: Option<Uuid>,
-    /// Sort by this field ([`Node::SORT_KEYS`], [`Port::SORT_KEYS`]), nothing before something, then by UUID; by order
+    /// Sort by this field ([`Node::SORT_KEYS`], [`Port::SORT_KEYS`], `RecordKind::sort_keys`), nothing before something, then by UUID; by order
     /// of creation when unset.
     pub sort_key: Option<String>,
     /// Direction.

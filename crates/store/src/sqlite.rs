@@ -1,6 +1,9 @@
 //! A store in SQLite: one file, no set-up, every commit on the disk before it is acknowledged.
 
+mod records;
+
 use crate::model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
+use crate::record::{Record, RecordFilter, RecordKind};
 use crate::{Commit, Epoch, FlowChange, HISTORY_KEPT, Store, StoreError};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -19,8 +22,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 const READERS: u32 = 4;
 
 /// The schema, in the order in which it grew. A released migration is never changed.
-const MIGRATIONS: &[(i64, &str, &str)] =
-    &[(1, "nodes, ports, flows, history", include_str!("../migrations/0001_nodes_ports_flows_history.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "nodes, ports, flows, history", include_str!("../migrations/0001_nodes_ports_flows_history.sql")),
+    (2, "records", include_str!("../migrations/0002_records.sql")),
+];
 
 /// A store in an SQLite file. Clones share their connections.
 #[derive(Debug, Clone)]
@@ -191,6 +196,9 @@ fn node_sort_expression(key: &str) -> Option<&'static str> {
         "protected_reason" => "json_extract(document, '$.protected_reason')",
         "retired" => "retired",
         "retired_reason" => "json_extract(document, '$.retired_reason')",
+        "shard" => "shard",
+        "parent_node" => "parent_node",
+        "instance_name" => "instance_name",
         _ => return None,
     })
 }
@@ -200,7 +208,7 @@ fn port_sort_expression(key: &str) -> Option<&'static str> {
     Some(match key {
         "uuid" => "uuid",
         "address" => "address",
-        "name" => "json_extract(document, '$.name')",
+        "name" => "name",
         "created_at" => "created_at",
         "updated_at" => "updated_at",
         "node_uuid" => "node_uuid",
@@ -210,8 +218,9 @@ fn port_sort_expression(key: &str) -> Option<&'static str> {
     })
 }
 
-/// The end of a list's query: where the page begins, its order and its length.
-fn push_page(query: &mut QueryBuilder<Sqlite>, page: &Page, table: &'static str, expression: Option<&'static str>) {
+/// The end of a list's query: where the page begins, its order and its length. `rows` are those of the list's table, up
+/// to where a further condition fits.
+fn push_page(query: &mut QueryBuilder<Sqlite>, page: &Page, rows: &str, expression: Option<&str>) {
     let terms = match expression {
         None => vec!["id".to_owned()],
         // A null compares with nothing, so whether there is a value is a term of its own, before the value.
@@ -225,7 +234,7 @@ fn push_page(query: &mut QueryBuilder<Sqlite>, page: &Page, table: &'static str,
     };
     if let Some(marker) = page.marker {
         let row = terms.join(", ");
-        query.push(format_args!(" AND ({row}) {comparison} (SELECT {row} FROM {table} WHERE uuid = "));
+        query.push(format_args!(" AND ({row}) {comparison} (SELECT {row} FROM {rows} uuid = "));
         query.push_bind(marker.to_string()).push(")");
     }
     let order = terms.iter().map(|term| format!("{term} {direction}")).collect::<Vec<_>>();
@@ -259,6 +268,46 @@ fn push_node_filter(query: &mut QueryBuilder<Sqlite>, filter: &NodeFilter) {
     push_equal(query, "(instance_uuid IS NOT NULL)", filter.associated);
     if let Some(part) = &filter.description_contains {
         query.push(" AND instr(lower(ifnull(description, '')), ").push_bind(part.to_ascii_lowercase()).push(") > 0");
+    }
+    push_equal(query, "chassis_uuid", filter.chassis_uuid.map(|uuid| uuid.to_string()));
+    push_equal(query, "parent_node", filter.parent_node.map(|uuid| uuid.to_string()));
+    push_equal(query, "(parent_node IS NOT NULL)", filter.child);
+    push_equal(query, "instance_name", filter.instance_name.clone());
+    push_equal(query, "(shard IS NOT NULL)", filter.sharded);
+    if let Some(shards) = &filter.shards {
+        query.push(" AND ");
+        push_one_of(query, "shard", shards);
+    }
+    if let Some(project) = &filter.project {
+        query.push(" AND (owner = ").push_bind(project.clone());
+        query.push(" OR lessee = ").push_bind(project.clone()).push(")");
+    }
+}
+
+/// Adds `column IN (…)`.
+fn push_one_of(query: &mut QueryBuilder<Sqlite>, column: &'static str, values: &[String]) {
+    query.push(format_args!("{column} IN ("));
+    let mut list = query.separated(", ");
+    for value in values {
+        list.push_bind(value.clone());
+    }
+    query.push(")");
+}
+
+fn push_port_filter(query: &mut QueryBuilder<Sqlite>, filter: &PortFilter) {
+    push_equal(query, "node_uuid", filter.node.map(|node| node.to_string()));
+    push_equal(query, "portgroup_uuid", filter.portgroup.map(|portgroup| portgroup.to_string()));
+    push_equal(query, "name", filter.name.clone());
+    if let Some(addresses) = &filter.addresses {
+        query.push(" AND ");
+        push_one_of(query, "address", addresses);
+    }
+    for (column, values) in [("shard", &filter.shards), ("conductor_group", &filter.conductor_groups)] {
+        if let Some(values) = values {
+            query.push(" AND node_uuid IN (SELECT uuid FROM nodes WHERE ");
+            push_one_of(query, column, values);
+            query.push(")");
+        }
     }
 }
 
@@ -371,7 +420,7 @@ impl Store for SqliteStore {
         }
         let mut query = QueryBuilder::new("SELECT uuid, version, document FROM nodes WHERE true");
         push_node_filter(&mut query, filter);
-        push_page(&mut query, page, "nodes", expression);
+        push_page(&mut query, page, "nodes WHERE", expression);
         let rows = query.build().fetch_all(&self.readers).await.map_err(failed("list nodes"))?;
         rows.iter().map(node_of).collect()
     }
@@ -411,6 +460,7 @@ impl Store for SqliteStore {
                 .map_err(failed("save the inventory"))?;
         }
         write_history(&mut transaction, &uuid, &commit.journal).await?;
+        records::apply(&mut transaction, &commit.records).await?;
         finish(transaction).await?;
         Ok(node)
     }
@@ -497,16 +547,8 @@ impl Store for SqliteStore {
             self.port(marker).await?;
         }
         let mut query = QueryBuilder::new("SELECT uuid, document FROM ports WHERE true");
-        push_equal(&mut query, "node_uuid", filter.node.map(|node| node.to_string()));
-        if let Some(addresses) = &filter.addresses {
-            query.push(" AND address IN (");
-            let mut list = query.separated(", ");
-            for address in addresses {
-                list.push_bind(address.clone());
-            }
-            query.push(")");
-        }
-        push_page(&mut query, page, "ports", expression);
+        push_port_filter(&mut query, filter);
+        push_page(&mut query, page, "ports WHERE", expression);
         let rows = query.build().fetch_all(&self.readers).await.map_err(failed("list ports"))?;
         rows.iter().map(port_of).collect()
     }
@@ -541,6 +583,42 @@ impl Store for SqliteStore {
             return Err(StoreError::not_found("port", uuid));
         }
         finish(transaction).await
+    }
+
+    async fn shards(&self) -> Result<Vec<(Option<String>, u64)>, StoreError> {
+        let rows =
+            sqlx::query("SELECT shard, count(*) AS number FROM nodes GROUP BY shard ORDER BY shard IS NULL, shard")
+                .fetch_all(&self.readers)
+                .await
+                .map_err(failed("count the nodes of shards"))?;
+        let count = |row: &SqliteRow| -> Result<_, sqlx::Error> {
+            Ok((row.try_get("shard")?, unsigned(row.try_get("number")?)))
+        };
+        rows.iter().map(count).collect::<Result<_, _>>().map_err(failed("count the nodes of shards"))
+    }
+
+    async fn create_record(&self, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
+        records::create(self, epoch, record).await
+    }
+
+    async fn record(&self, kind: RecordKind, uuid: Uuid) -> Result<Record, StoreError> {
+        records::find(self, kind, "uuid", &uuid.to_string()).await
+    }
+
+    async fn record_by_name(&self, kind: RecordKind, name: &str) -> Result<Record, StoreError> {
+        records::find(self, kind, "name", name).await
+    }
+
+    async fn records(&self, kind: RecordKind, filter: &RecordFilter, page: &Page) -> Result<Vec<Record>, StoreError> {
+        records::list(self, kind, filter, page).await
+    }
+
+    async fn update_record(&self, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
+        records::update(self, epoch, record).await
+    }
+
+    async fn delete_record(&self, epoch: Epoch, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
+        records::delete(self, epoch, kind, uuid).await
     }
 }
 

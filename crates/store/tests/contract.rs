@@ -204,6 +204,7 @@ async fn a_refused_commit_leaves_nothing_behind<P: Place>(place: P) {
         flow: FlowChange::Put(flow(second.uuid, 1)),
         journal: vec![entry("never happened")],
         inventory: Some(Inventory { inventory: json!({}), plugin_data: json!({}) }),
+        records: Vec::new(),
     };
     store.commit(epoch, commit.clone()).await.unwrap_err();
     let stale = Commit { node: Node { version: 7, ..second.clone() }, ..commit.clone() };
@@ -228,6 +229,7 @@ async fn a_deleted_node_takes_everything_with_it<P: Place>(place: P) {
         flow: FlowChange::Put(flow(node.uuid, 1)),
         journal: vec![entry("made")],
         inventory: Some(Inventory { inventory: json!({"cpu": 1}), plugin_data: json!(null) }),
+        records: Vec::new(),
     };
     let node = store.commit(epoch, commit).await.unwrap();
     store.delete_node(epoch, node.uuid, node.version).await.unwrap();
@@ -427,14 +429,14 @@ async fn ports_are_filtered_sorted_and_changed<P: Place>(place: P) {
         let store = &store;
         async move { store.ports(&filter, &Page::default()).await.unwrap() }
     };
-    let only = PortFilter { node: Some(first), addresses: None };
+    let only = PortFilter { node: Some(first), ..PortFilter::default() };
     assert_eq!(of(only).await, [ports[0].clone(), ports[2].clone()]);
     let listed = PortFilter {
-        node: None,
         addresses: Some(vec!["52:54:00:00:00:01".to_owned(), "52:54:00:00:00:03".to_owned()]),
+        ..PortFilter::default()
     };
     assert_eq!(of(listed).await, [ports[0].clone(), ports[1].clone()]);
-    assert_eq!(of(PortFilter { node: None, addresses: Some(Vec::new()) }).await, []);
+    assert_eq!(of(PortFilter { addresses: Some(Vec::new()), ..PortFilter::default() }).await, []);
     for key in Port::SORT_KEYS {
         let mut expected = ports.clone();
         expected.sort_by_key(|port| (port.sort_value(key), port.uuid));

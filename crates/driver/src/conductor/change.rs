@@ -7,7 +7,7 @@ use crate::flow::{Action, Flow, FlowKind, plan_cleanup};
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, step, target_after};
 use serde_json::{Map, Value};
-use store::{Commit, FlowChange, FlowRecord, Inventory, JournalEntry, Node, Store, StoreError};
+use store::{Commit, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError};
 use uuid::Uuid;
 
 /// How often a change is applied anew before the caller is told to try later.
@@ -43,6 +43,8 @@ pub(super) struct Draft {
     pub(super) node: Node,
     pub(super) flow: Option<Flow>,
     pub(super) inventory: Option<Inventory>,
+    /// Records that change with the node.
+    pub(super) records: Vec<RecordChange>,
     pub(super) now: Timestamp,
     host: String,
     journal: Vec<JournalEntry>,
@@ -153,7 +155,7 @@ impl Draft {
                 FlowChange::Put(FlowRecord { node: self.node.uuid, document })
             }
         };
-        Ok(Commit { node: self.node, flow, journal: self.journal, inventory: self.inventory })
+        Ok(Commit { node: self.node, flow, journal: self.journal, inventory: self.inventory, records: self.records })
     }
 }
 
@@ -197,6 +199,7 @@ impl<S: Store> Conductor<S> {
                 node,
                 flow,
                 inventory: None,
+                records: Vec::new(),
                 now: self.parts.clock.now(),
                 host: self.settings.hostname.clone(),
                 journal: Vec::new(),
