@@ -138,7 +138,7 @@ impl Managers {
         let mut asked: Vec<(Support, Box<dyn HardwareManager>)> = candidates
             .into_iter()
             .filter_map(|manager| {
-                let support = guarded("evaluate", manager.as_ref(), || manager.evaluate())?;
+                let support = guarded("evaluate", manager.as_ref(), || manager.evaluate()).ok()?;
                 (support > Support::NONE).then_some((support, manager))
             })
             .collect();
@@ -153,7 +153,7 @@ impl Managers {
                 tracing::error!(name, class, "left out: {} has the same name or class name", other.class_name());
                 continue;
             }
-            if guarded("initialize", manager.as_ref(), || manager.initialize()).is_some() {
+            if guarded("initialize", manager.as_ref(), || manager.initialize()).is_ok() {
                 managers.push((support, manager));
             }
         }
@@ -197,12 +197,12 @@ impl Managers {
     pub async fn run(&self, call: StepCall) -> Result<Value, StepError> {
         for (_, manager) in &self.managers {
             match caught(manager.as_ref(), call.clone()).await {
-                Some(Err(StepError::Incompatible(_))) => {}
-                Some(done) => return done,
+                Ok(Err(StepError::Incompatible(_))) => {}
+                Ok(done) => return done,
                 // It may have begun: nobody else goes on where it stopped.
-                None => {
+                Err(panic) => {
                     let (class, step) = (manager.class_name(), &call.step.step);
-                    let details = format!("{class} panicked in step {step}; the agent's log has its last words");
+                    let details = format!("{class} panicked in step {step}: {panic}");
                     return Err(StepError::Failed { class: "CommandExecutionError", details });
                 }
             }
@@ -215,23 +215,23 @@ impl Managers {
     }
 }
 
-/// Calls a manager; `None` when it panicked.
-fn guarded<T>(what: &'static str, manager: &dyn HardwareManager, call: impl FnOnce() -> T) -> Option<T> {
+/// Calls a manager. When it panics, its last words come back, and are in the log.
+fn guarded<T>(what: &'static str, manager: &dyn HardwareManager, call: impl FnOnce() -> T) -> Result<T, String> {
     // Nothing of ours is changed inside; what a manager keeps of its own state is its own affair.
-    let done = catch_unwind(AssertUnwindSafe(call)).ok();
-    if done.is_none() {
-        tracing::error!(class = manager.class_name(), "the hardware manager panicked when it was to {what}");
-    }
-    done
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let words = text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".to_owned());
+        tracing::error!(class = manager.class_name(), words, "the hardware manager panicked when it was to {what}");
+        words
+    })
 }
 
-/// Runs a step of a manager; `None` when it panicked.
-async fn caught(manager: &dyn HardwareManager, call: StepCall) -> Option<Result<Value, StepError>> {
+/// Runs a step of a manager; the last words of one that panics.
+async fn caught(manager: &dyn HardwareManager, call: StepCall) -> Result<Result<Value, StepError>, String> {
     let mut future = guarded("begin a step", manager, || manager.run(call))?;
     std::future::poll_fn(|context| match guarded("run a step", manager, || future.as_mut().poll(context)) {
-        Some(std::task::Poll::Ready(done)) => std::task::Poll::Ready(Some(done)),
-        Some(std::task::Poll::Pending) => std::task::Poll::Pending,
-        None => std::task::Poll::Ready(None),
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => std::task::Poll::Ready(Err(panic)),
     })
     .await
 }
@@ -418,7 +418,7 @@ mod tests {
                 Fake::new("Good", Support::GENERIC, erase(1)),
             ]);
             let error = run(&all, "erase").unwrap_err();
-            assert!(error.to_string().contains("Bad panicked in step erase"), "{error}");
+            assert!(error.to_string().contains("Bad panicked in step erase: a panic on purpose"), "{error}");
         }
     }
 }
