@@ -22,13 +22,18 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     if args.list {
-        let mut list = cargo();
-        list.args(["run", "--quiet", "--locked", "--package", "e2e", "--bin", "e2e", "--", "list"]);
-        return cmd::run(&mut list);
+        return list(&[]);
     }
     let (program, artifacts) = prepare(&args.evidence)?;
     // From here on this process is the stories: a signal to it reaches what they started.
     Err(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories).exec().into())
+}
+
+/// Prints names and meanings of stories.
+pub fn list(arguments: &[&str]) -> Result<()> {
+    let mut list = cargo();
+    list.args(["run", "--quiet", "--locked", "--package", "e2e", "--bin", "e2e", "--", "list"]).args(arguments);
+    cmd::run(&mut list)
 }
 
 /// Installs, builds and downloads whatever the stories and the demo need, and returns the `e2e` program and the

@@ -10,6 +10,7 @@ mod demo;
 mod e2e;
 mod fuzz;
 mod image;
+mod interop;
 mod peer;
 mod python;
 mod ramdisk;
@@ -35,6 +36,8 @@ enum Verb {
     E2e(e2e::Args),
     /// Feed the fuzz targets with what libFuzzer makes up
     Fuzz(fuzz::Args),
+    /// Run stories with a program that people run today in place of one of ours
+    Interop(interop::Args),
     /// Measure ours beside a named peer
     Bench(bench::Args),
     /// Everything that decides whether a change lands
@@ -66,6 +69,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Image(args) => image::run(&args),
         Verb::E2e(args) => e2e::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Interop(args) => interop::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Ci(args) => ci::run(&args),
         Verb::Fmt { check } => ci::fmt(check),

@@ -22,6 +22,9 @@ pub struct Artifacts {
     /// Python environment that holds the `baremetal` command
     #[arg(long)]
     pub baremetal: PathBuf,
+    /// Python environment that holds Ironic, for the stories with Ironic as the peer
+    #[arg(long)]
+    pub ironic: Option<PathBuf>,
     /// Folder that takes logs and first sectors of disks of failed stories
     #[arg(long)]
     pub evidence: PathBuf,
@@ -39,7 +42,8 @@ impl Artifacts {
             ("--baremetal", &self.baremetal),
             ("--evidence", &self.evidence),
         ];
-        pairs.into_iter().flat_map(|(name, path)| [name.into(), path.into()]).collect()
+        let ironic = self.ironic.as_deref().map(|path| ("--ironic", path));
+        pairs.into_iter().chain(ironic).flat_map(|(name, path)| [name.into(), path.into()]).collect()
     }
 
     /// Checks that everything is there before any time is spent.

@@ -4,7 +4,8 @@
 use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use e2e::isolate::{self, Ended, KEPT};
-use e2e::stories::{STORIES, World, tell};
+use e2e::stories::interop::{IRONIC, IRONIC_PREFIX};
+use e2e::stories::{STORIES, Story, World, tell};
 use e2e::{Accelerator, Artifacts, demo};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,34 @@ struct Cli {
     command: Command,
 }
 
+/// Who stands in for one of our programs.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Peer {
+    /// Ironic, in place of ferricd
+    Ironic,
+}
+
+/// The stories that a command is about.
+fn stories(peer: Option<Peer>) -> &'static [Story] {
+    match peer {
+        None => STORIES,
+        Some(Peer::Ironic) => IRONIC,
+    }
+}
+
 #[derive(Subcommand)]
 enum Command {
     /// List the stories
-    List,
+    List {
+        /// Those with this peer in place of one of our programs
+        #[arg(long)]
+        peer: Option<Peer>,
+    },
     /// Tell stories, all of them unless some are named
     Run {
+        /// Those with this peer in place of one of our programs
+        #[arg(long)]
+        peer: Option<Peer>,
         /// Names of stories
         stories: Vec<String>,
         #[command(flatten)]
@@ -84,11 +107,11 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(command: Command) -> Result<i32> {
     match command {
-        Command::List => {
-            list();
+        Command::List { peer } => {
+            list(peer);
             Ok(0)
         }
-        Command::Run { stories, artifacts } => tell_all(&stories, &artifacts).await,
+        Command::Run { peer, stories, artifacts } => tell_all(peer, &stories, &artifacts).await,
         Command::Demo { keep, artifacts } => show(keep, &artifacts).await,
         Command::Inside { dir, arguments } => isolate::inside(&dir, &arguments),
         Command::First { dir, arguments } => isolate::first(&dir, &arguments).await,
@@ -99,26 +122,31 @@ async fn run(command: Command) -> Result<i32> {
 }
 
 #[expect(clippy::print_stdout, reason = "the list is what was asked for")]
-fn list() {
-    for story in STORIES {
+fn list(peer: Option<Peer>) {
+    for story in stories(peer) {
         println!("{:<16} {}", story.name, story.about);
     }
 }
 
-async fn tell_all(names: &[String], artifacts: &Artifacts) -> Result<i32> {
+async fn tell_all(peer: Option<Peer>, names: &[String], artifacts: &Artifacts) -> Result<i32> {
+    let all = stories(peer);
     for name in names {
-        if !STORIES.iter().any(|story| story.name == name) {
-            let known: Vec<_> = STORIES.iter().map(|story| story.name).collect();
+        if !all.iter().any(|story| story.name == name) {
+            let known: Vec<_> = all.iter().map(|story| story.name).collect();
             bail!("there is no story {name}; there are {}", known.join(", "));
         }
     }
     artifacts.check()?;
-    let wanted = STORIES.iter().filter(|story| names.is_empty() || names.iter().any(|name| name == story.name));
+    let wanted = all.iter().filter(|story| names.is_empty() || names.iter().any(|name| name == story.name));
     let mut results = Vec::new();
     for story in wanted {
         eprintln!("\n=== {}: {}", story.name, story.about);
         let started = Instant::now();
-        let ended = isolated(story.name, false, artifacts).await?.0;
+        let name = match peer {
+            None => story.name.to_owned(),
+            Some(Peer::Ironic) => format!("{IRONIC_PREFIX}{}", story.name),
+        };
+        let ended = isolated(&name, false, artifacts).await?.0;
         if ended == Ended::Interrupted {
             eprintln!("interrupted; everything that was started is stopped");
             return Ok(130);

@@ -3,11 +3,12 @@
 pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
+pub mod interop;
 pub mod lab_works;
 mod operator;
 pub mod wrong_checksum;
 
-pub use operator::{Image, World};
+pub use operator::{Image, Service, World};
 
 use anyhow::{Result, bail};
 
@@ -20,7 +21,7 @@ pub struct Story {
     pub about: &'static str,
 }
 
-/// All stories, in the order in which they run.
+/// All stories with our own driver, in the order in which they run. Those with a peer in its place are in [`interop`].
 pub const STORIES: &[Story] = &[
     Story {
         name: "lab_works",
@@ -46,6 +47,9 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "deploy_debian" => deploy_debian::run(world).await,
         "wrong_checksum" => wrong_checksum::run(world).await,
         "driver_killed" => driver_killed::run(world).await,
-        _ => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),
+        _ => match name.strip_prefix(interop::IRONIC_PREFIX) {
+            Some(name) => interop::tell(name, world).await,
+            None => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),
+        },
     }
 }

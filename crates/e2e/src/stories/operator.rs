@@ -20,6 +20,21 @@ use tokio::time::interval;
 /// Seconds that a verb may take until its state is reached; emulated servers on a busy machine are slow.
 const VERB_LIMIT: &str = "900";
 
+/// What answers the Ironic API of a story and may break down.
+pub trait Service {
+    /// Fails if it has ended by itself.
+    ///
+    /// # Errors
+    /// With the end of its log.
+    fn check(&mut self) -> Result<()>;
+}
+
+impl Service for Ferricd {
+    fn check(&mut self) -> Result<()> {
+        Self::check(self)
+    }
+}
+
 /// Everything that a story has at hand.
 #[derive(Debug)]
 pub struct World {
@@ -33,6 +48,8 @@ pub struct World {
     pub api: Api,
     /// The operator's command.
     pub baremetal: Baremetal,
+    /// The provision states that the node was seen in while [`Self::drive`] ran last, in their order.
+    pub seen: Vec<String>,
 }
 
 /// An image on the image server.
@@ -60,7 +77,7 @@ impl World {
         let images = ImageServer::start().await?;
         console.end(&format!("guests run with {accelerator}"));
         let baremetal = Baremetal::new(&lab);
-        Ok(Self { lab, console, images, api: Api::new(API), baremetal })
+        Ok(Self { lab, console, images, api: Api::new(API), baremetal, seen: Vec::new() })
     }
 
     /// Starts `ferricd` as a phase.
@@ -101,29 +118,24 @@ impl World {
     /// # Errors
     /// When the command line refuses.
     pub async fn enroll(&self, server: &VirtualServer, node: &str) -> Result<()> {
+        self.enroll_with(server, node, &[]).await
+    }
+
+    /// As [`Self::enroll`], with more pairs for `driver_info`.
+    ///
+    /// # Errors
+    /// When the command line refuses.
+    pub async fn enroll_with(&self, server: &VirtualServer, node: &str, more: &[String]) -> Result<()> {
         self.console.begin("enroll");
-        let info = |key: &str, value: &str| format!("{key}={value}");
-        let created = self
-            .baremetal
-            .json(&[
-                "node",
-                "create",
-                "--driver",
-                "redfish",
-                "--name",
-                node,
-                "--driver-info",
-                &info("redfish_address", server.redfish_address()),
-                "--driver-info",
-                &info("redfish_system_id", &server.redfish_system()),
-                "--boot-interface",
-                "redfish-virtual-media",
-                "--inspect-interface",
-                "agent",
-                "--deploy-interface",
-                "direct",
-            ])
-            .await?;
+        let address = format!("redfish_address={}", server.redfish_address());
+        let system = format!("redfish_system_id={}", server.redfish_system());
+        let mut arguments = vec!["node", "create", "--driver", "redfish", "--name", node];
+        arguments.extend(["--boot-interface", "redfish-virtual-media", "--inspect-interface", "agent"]);
+        arguments.extend(["--deploy-interface", "direct"]);
+        for pair in [&address, &system].into_iter().chain(more) {
+            arguments.extend(["--driver-info", pair]);
+        }
+        let created = self.baremetal.json(&arguments).await?;
         let uuid = created["uuid"].as_str().context("baremetal node create printed no uuid")?;
         self.baremetal.run(&["port", "create", "--node", uuid, &server.mac]).await?;
         self.console.end(&format!("node {uuid}, port {}", server.mac));
@@ -133,11 +145,12 @@ impl World {
     /// `baremetal node VERB --wait`, with progress shown while it goes.
     ///
     /// # Errors
-    /// When the node ends in another state, or the lab or `ferricd` breaks down meanwhile.
-    pub async fn drive(&mut self, ferricd: &mut Ferricd, verb: &str, node: &str, extra: &[&str]) -> Result<()> {
+    /// When the node ends in another state, or the lab or the service breaks down meanwhile.
+    pub async fn drive(&mut self, service: &mut impl Service, verb: &str, node: &str, extra: &[&str]) -> Result<()> {
         let arguments = [&["node", verb, "--wait", VERB_LIMIT], extra, &[node]].concat();
         let command = self.baremetal.run(&arguments);
         tokio::pin!(command);
+        self.seen.clear();
         let mut tick = interval(Duration::from_millis(500));
         loop {
             tokio::select! {
@@ -147,8 +160,12 @@ impl World {
                 },
                 _ = tick.tick() => {
                     self.lab.check()?;
-                    ferricd.check()?;
+                    service.check()?;
                     if let Ok(document) = self.api.node(node).await {
+                        let state = document["provision_state"].as_str().unwrap_or_default();
+                        if self.seen.last().is_none_or(|last| last != state) {
+                            self.seen.push(state.to_owned());
+                        }
                         self.console.update(&standing(&document));
                     }
                 }
@@ -169,13 +186,13 @@ impl World {
     ///
     /// # Errors
     /// When a state is not reached.
-    pub async fn make_available(&mut self, ferricd: &mut Ferricd, node: &str) -> Result<()> {
+    pub async fn make_available(&mut self, service: &mut impl Service, node: &str) -> Result<()> {
         self.console.begin("manage: check the BMC");
-        self.drive(ferricd, "manage", node, &[]).await?;
+        self.drive(service, "manage", node, &[]).await?;
         self.expect_state(node, "manageable").await?;
         self.console.end("");
         self.console.begin("inspect: boot the ramdisk, read the hardware");
-        self.drive(ferricd, "inspect", node, &[]).await?;
+        self.drive(service, "inspect", node, &[]).await?;
         self.expect_state(node, "manageable").await?;
         let inventory = self.api.get(&format!("/v1/nodes/{node}/inventory")).await?;
         let inventory = &inventory["inventory"];
@@ -186,7 +203,7 @@ impl World {
             inventory["cpu"]["count"], inventory["memory"]["physical_mb"]
         ));
         self.console.begin("provide: clean");
-        self.drive(ferricd, "provide", node, &[]).await?;
+        self.drive(service, "provide", node, &[]).await?;
         self.expect_state(node, "available").await?;
         self.console.end("");
         Ok(())

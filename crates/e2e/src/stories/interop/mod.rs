@@ -1,0 +1,48 @@
+//! Our ramdisk under the Ironic that people run today: one file per story, told by `cargo xtask interop ironic`.
+
+pub mod abort;
+pub mod clean;
+pub mod deploy;
+mod disk;
+pub mod failure;
+pub mod fast_track;
+pub mod rebuild;
+pub mod service;
+mod site;
+
+use super::{Story, World};
+use anyhow::{Result, bail};
+
+/// What the name of a story with Ironic begins with where all stories are told apart.
+pub const IRONIC_PREFIX: &str = "ironic_";
+
+/// The stories with Ironic as the peer, in the order in which they run.
+pub const IRONIC: &[Story] = &[
+    Story {
+        name: "deploy",
+        about: "inspection by agent, automated cleaning, a raw image with config drive, cleaning again",
+    },
+    Story { name: "clean", about: "cleaning by hand, with a step that the agent offers and one that nobody does" },
+    Story { name: "rebuild", about: "a second image over a first" },
+    Story { name: "service", about: "a service step on a node that is in use" },
+    Story { name: "fast_track", about: "one boot of the ramdisk for inspection, cleaning and deploy" },
+    Story { name: "abort", about: "abort in every state that waits for the agent" },
+    Story { name: "failure", about: "a wrong checksum: the error, the agent's logs, a disk that boots nothing" },
+];
+
+/// Tells one story in `world`.
+///
+/// # Errors
+/// Whatever did not happen as told.
+pub async fn tell(name: &str, world: &mut World) -> Result<()> {
+    match name {
+        "deploy" => deploy::run(world).await,
+        "clean" => clean::run(world).await,
+        "rebuild" => rebuild::run(world).await,
+        "service" => service::run(world).await,
+        "fast_track" => fast_track::run(world).await,
+        "abort" => abort::run(world).await,
+        "failure" => failure::run(world).await,
+        _ => bail!("there is no story {name}; `cargo xtask interop ironic --list` shows them"),
+    }
+}
