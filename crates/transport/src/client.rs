@@ -1,7 +1,7 @@
 //! Requests: a deadline on each, a chosen trust, no redirects followed, replies read under a cap.
 
 use crate::body::{self, BodyError};
-use crate::tls::{self, TlsError};
+use crate::tls::{self, Identity, TlsError};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
@@ -108,6 +108,8 @@ impl Reply {
 pub struct Settings {
     /// Whom to trust.
     pub trust: Trust,
+    /// Shown to servers that ask who the client is.
+    pub identity: Option<Identity>,
     /// Seconds to make a connection.
     pub connect_timeout: Duration,
     /// Seconds until the head of a reply, and again for its body, in [`Client::send`].
@@ -120,6 +122,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             trust: Trust::Public,
+            identity: None,
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             body_limit: 4 << 20,
@@ -142,7 +145,7 @@ impl Client {
         http.set_connect_timeout(Some(settings.connect_timeout));
         http.set_nodelay(true);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(&settings.trust)?)
+            .with_tls_config(tls_config(&settings.trust, settings.identity.as_ref())?)
             .https_or_http()
             .enable_http1()
             .wrap_connector(http);
@@ -185,32 +188,34 @@ impl Client {
     }
 }
 
-/// The TLS settings of a client with this trust: TLS 1.2 and 1.3, HTTP/1.1.
-pub fn tls_config(trust: &Trust) -> Result<rustls::ClientConfig, TlsError> {
+/// The TLS settings of a client with this trust, and an identity where servers ask for one: TLS 1.2 and 1.3, HTTP/1.1.
+pub fn tls_config(trust: &Trust, identity: Option<&Identity>) -> Result<rustls::ClientConfig, TlsError> {
     let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .map_err(TlsError::Setup)?;
     let mut roots = rustls::RootCertStore::empty();
     match trust {
-        Trust::Anybody => {
-            let verifier = Arc::new(tls::AcceptAny(tls::provider()));
-            return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-        }
+        Trust::Anybody => {}
         Trust::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Trust::Only(pem) => add(&mut roots, pem)?,
+        Trust::Only(pem) => tls::add(&mut roots, "trusted certificate", pem)?,
         Trust::PublicAnd(pem) => {
             roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            add(&mut roots, pem)?;
+            tls::add(&mut roots, "trusted certificate", pem)?;
         }
     }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-fn add(roots: &mut rustls::RootCertStore, pem: &str) -> Result<(), TlsError> {
-    for certificate in tls::certificates("trusted certificate", pem)? {
-        roots.add(certificate).map_err(TlsError::Setup)?;
+    let builder = if matches!(trust, Trust::Anybody) {
+        let verifier = Arc::new(tls::AcceptAny(tls::provider()));
+        builder.dangerous().with_custom_certificate_verifier(verifier)
+    } else {
+        builder.with_root_certificates(roots)
+    };
+    match identity {
+        None => Ok(builder.with_no_client_auth()),
+        Some(identity) => {
+            let (chain, key) = identity.parts()?;
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::Setup)
+        }
     }
-    Ok(())
 }
 
 /// The URL without its query, which may hold a token.

@@ -125,7 +125,7 @@ impl Connection {
 mod tests {
     use super::*;
     use crate::client::{self, Client, ClientError, Trust};
-    use crate::tls::Identity;
+    use crate::tls::{Curve, Identity, Making};
     use axum::routing::get;
     use bytes::Bytes;
     use http_body_util::Full;
@@ -162,6 +162,30 @@ mod tests {
             assert!(matches!(error, ClientError::Connection { .. }));
             assert!(!error.to_string().contains("secret"), "{error}");
         }
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn clients_are_turned_away_without_a_certificate_where_one_is_asked_for() {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let make = |curve| Identity::make("node", address, SystemTime::now(), Making { curve, ..Making::default() });
+        let (server, driver, stranger) = (make(Curve::P521), make(Curve::P256), make(Curve::P256));
+        let (server, driver, stranger) = (server.unwrap(), driver.unwrap(), stranger.unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let tls = server.server_config_for("1.3", Some(&driver.certificate)).unwrap();
+        let stop = CancellationToken::new();
+        let settings = Settings { tls: Some(tls), ..Settings::default() };
+        tokio::spawn(serve(listener, Router::new().route("/", get(async || "here")), settings, stop.clone()));
+        let ask = async |identity: Option<Identity>| {
+            let trust = Trust::Only(server.certificate.clone());
+            let client = Client::new(client::Settings { trust, identity, ..client::Settings::default() }).unwrap();
+            let request = http::Request::get(format!("https://127.0.0.1:{port}/"));
+            client.send(request.body(Full::new(Bytes::new())).unwrap()).await
+        };
+        assert_eq!(ask(Some(driver)).await.unwrap().status, 200);
+        assert!(ask(None).await.is_err());
+        assert!(ask(Some(stranger)).await.is_err());
         stop.cancel();
     }
 }

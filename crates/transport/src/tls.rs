@@ -2,6 +2,7 @@
 //! present (P-384 keys with SHA-512 signatures).
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::server::WebPkiClientVerifier;
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -47,8 +48,46 @@ impl std::fmt::Debug for Identity {
 
 /// How long a generated certificate is valid: longer than any ramdisk runs.
 const GENERATED_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How far back it begins: clocks of servers without a battery are behind.
+/// How far back it begins unless told otherwise: clocks of servers without a battery are behind.
 const CLOCK_SKEW: Duration = Duration::from_secs(3600);
+
+/// The elliptic curve of a generated key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Curve {
+    /// NIST P-256.
+    P256,
+    /// NIST P-384.
+    #[default]
+    P384,
+    /// NIST P-521.
+    P521,
+}
+
+impl Curve {
+    /// The key's algorithm; signatures take the digest of the curve's own strength.
+    fn algorithm(self) -> &'static rcgen::SignatureAlgorithm {
+        match self {
+            Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
+            Self::P384 => &rcgen::PKCS_ECDSA_P384_SHA384,
+            Self::P521 => &rcgen::PKCS_ECDSA_P521_SHA512,
+        }
+    }
+}
+
+/// How an identity is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Making {
+    /// Curve of the key.
+    pub curve: Curve,
+    /// How far back the certificate begins.
+    pub skew: Duration,
+}
+
+impl Default for Making {
+    fn default() -> Self {
+        Self { curve: Curve::default(), skew: CLOCK_SKEW }
+    }
+}
 
 impl Identity {
     /// An identity from PEM texts.
@@ -56,33 +95,66 @@ impl Identity {
         Self { certificate: certificate.into(), key: key.into() }
     }
 
-    /// A self-signed P-384 certificate for one address: the common name is `hostname`, the only extension a critical
-    /// subject alternative name with `address`; valid for 30 days, beginning an hour before `now`.
+    /// As [`Identity::make`]: P-384, beginning an hour before `now`.
     pub fn generate(hostname: &str, address: IpAddr, now: SystemTime) -> Result<Self, TlsError> {
+        Self::make(hostname, address, now, Making::default())
+    }
+
+    /// A self-signed certificate for one address: the common name is `hostname`, the only extension a critical subject
+    /// alternative name with `address`; valid until 30 days after `now`.
+    pub fn make(hostname: &str, address: IpAddr, now: SystemTime, making: Making) -> Result<Self, TlsError> {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(rcgen::DnType::CommonName, hostname);
-        params.not_before = (now - CLOCK_SKEW).into();
+        // A clock that stands at its beginning has no hour before it.
+        params.not_before = now.checked_sub(making.skew).unwrap_or(SystemTime::UNIX_EPOCH).into();
         params.not_after = (now + GENERATED_VALIDITY).into();
         params.custom_extensions.push(address_extension(address));
-        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).map_err(TlsError::Generate)?;
+        let key = rcgen::KeyPair::generate_for(making.curve.algorithm()).map_err(TlsError::Generate)?;
         let certificate = params.self_signed(&key).map_err(TlsError::Generate)?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
-    /// Settings of a server that presents this identity; `minimum` is `1.2` or `1.3`.
+    /// Settings of a server that presents this identity to anybody; `minimum` is `1.2` or `1.3`.
     pub fn server_config(&self, minimum: &str) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        self.server_config_for(minimum, None)
+    }
+
+    /// As [`Identity::server_config`]. With `clients`, certificates of authorities as PEM, a client without a certificate
+    /// of one of them is turned away in the handshake.
+    pub fn server_config_for(
+        &self,
+        minimum: &str,
+        clients: Option<&str>,
+    ) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let (chain, key) = self.parts()?;
+        let builder = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions(minimum)?)
+            .map_err(TlsError::Setup)?;
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(pem) => {
+                let mut roots = rustls::RootCertStore::empty();
+                add(&mut roots, "authority of clients", pem)?;
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+                let verifier = verifier.build().map_err(|error| TlsError::Pem {
+                    what: "authority of clients".to_owned(),
+                    reason: error.to_string(),
+                })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Setup)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// Chain and key, read.
+    pub(crate) fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let chain = certificates("certificate", &self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
             .map_err(|error| TlsError::Pem { what: "private key".to_owned(), reason: error.to_string() })?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions(minimum)?)
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(TlsError::Setup)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Arc::new(config))
+        Ok((chain, key))
     }
 }
 
@@ -129,6 +201,14 @@ pub(crate) fn certificates(what: &str, pem: &str) -> Result<Vec<CertificateDer<'
         return Err(TlsError::Pem { what: what.to_owned(), reason: "no CERTIFICATE block".to_owned() });
     }
     Ok(chain)
+}
+
+/// Adds authorities in PEM.
+pub(crate) fn add(roots: &mut rustls::RootCertStore, what: &str, pem: &str) -> Result<(), TlsError> {
+    for certificate in certificates(what, pem)? {
+        roots.add(certificate).map_err(TlsError::Setup)?;
+    }
+    Ok(())
 }
 
 /// Accepts any certificate. Only where an operator asked for it.
