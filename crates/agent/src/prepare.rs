@@ -148,9 +148,9 @@ fn check_supported(info: &ImageInfo) -> Result<(), AgentError> {
         }
     }
     match info.disk_format.as_deref() {
-        None | Some("raw" | "gpt") => Ok(()),
+        None | Some("raw" | "gpt" | "qcow2") => Ok(()),
         Some(other) => refuse(format!(
-            "disk_format {other:?} of image {} is not supported; supported is raw, plain or packed with zstd",
+            "disk_format {other:?} of image {} is not supported; supported are raw and qcow2, plain or packed with zstd",
             info.id
         )),
     }
@@ -232,10 +232,11 @@ mod tests {
             serde_json::from_value(all).unwrap()
         };
         assert!(check_supported(&info(json!({"disk_format": "raw"}))).is_ok());
-        for extra in [json!({"disk_format": "qcow2"}), json!({"image_type": "partition"})] {
+        assert!(check_supported(&info(json!({"disk_format": "qcow2"}))).is_ok());
+        for extra in [json!({"disk_format": "vmdk"}), json!({"image_type": "partition"})] {
             let error = check_supported(&info(extra)).unwrap_err();
             assert_eq!(error.class, Class::InvalidImage);
-            assert!(error.details.contains("supported is"), "{error}");
+            assert!(error.details.contains("; supported "), "{error}");
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::state::Shared;
 use base64::Engine as _;
 use disk_image::fetch::FetchError;
 use disk_image::source::{self, Access, Source};
-use disk_image::{Cause, ConfigDrive, Patience, Plan, WriteError};
+use disk_image::{Cause, ConfigDrive, Format, Patience, Plan, Qcow2Error, WriteError};
 use hardware::{DeviceId, Progress, StepControl, WriteGrant};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,14 @@ pub async fn write(
         .await
         .map_err(|error| write_error(&job, &format!("opening it ended unexpectedly: {error}")))?
         .map_err(|error| write_error(&job, &client::chain(&error)))?;
-    let plan = Plan { sources, digest: Some(digest), config_drive, budget: job.settings.image_budget, patience };
+    let format = match job.info.disk_format.as_deref() {
+        Some("qcow2") => Some(Format::Qcow2),
+        // A partition table is what makes a raw image a whole disk, so `gpt` is raw with a name of its own.
+        Some("raw" | "gpt") => Some(Format::Raw),
+        _ => None,
+    };
+    let budget = job.settings.image_budget;
+    let plan = Plan { sources, format, digest: Some(digest), config_drive, budget, patience };
     let stop = CancellationToken::new();
     let mut writing = std::pin::pin!(disk_image::write(plan, disk, |progress| report(control, progress), stop.clone()));
     let result = tokio::select! {
@@ -184,7 +191,8 @@ fn classify(job: &Job<'_>, error: &WriteError) -> AgentError {
             );
             return AgentError::new(Class::ImageChecksumError, details);
         }
-        Cause::Decompress(_) | Cause::Image(_) => {
+        Cause::Qcow2(Qcow2Error::Differs { .. }) => Class::ImageChecksumError,
+        Cause::Decompress(_) | Cause::Image(_) | Cause::Qcow2(_) => {
             let details = format!("image {image} cannot be used: {reason}; {}: {state}", error.disk);
             return AgentError::new(Class::InvalidImage, details);
         }

@@ -23,9 +23,11 @@ pub trait Disk: Send {
     fn size(&self) -> u64;
     /// Bytes of a logical sector: the unit of partition tables.
     fn sector_size(&self) -> u32;
-    /// Whether everything that was not written yet reads as zero, so that zeros need not be written.
-    fn starts_zero(&self) -> bool {
-        false
+    /// Makes `len` bytes at `offset` read as zero without sending them, and says whether that was done. `false`: the
+    /// zeros have to be written. Only what guarantees zeros counts: a discard alone, after which a drive may return
+    /// anything, does not.
+    fn zero_at(&mut self, _offset: u64, _len: u64) -> io::Result<bool> {
+        Ok(false)
     }
     /// Writes some of `bytes` at `offset`.
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize>;
@@ -47,8 +49,8 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
     fn sector_size(&self) -> u32 {
         (**self).sector_size()
     }
-    fn starts_zero(&self) -> bool {
-        (**self).starts_zero()
+    fn zero_at(&mut self, offset: u64, len: u64) -> io::Result<bool> {
+        (**self).zero_at(offset, len)
     }
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         (**self).write_at(bytes, offset)
@@ -176,6 +178,30 @@ pub(crate) fn read_all(disk: &mut dyn Disk, bytes: &mut [u8], offset: u64) -> Re
             Err(error) => error,
         };
         return Err(DiskError { action: DiskAction::Read, offset: at, disk: disk.name().to_owned(), source });
+    }
+    Ok(())
+}
+
+/// Makes `len` bytes zero: by the disk's own means where it has some, else `zeros` is written as often as it takes.
+pub(crate) fn zero(disk: &mut dyn Disk, zeros: &[u8], mut offset: u64, mut len: u64) -> Result<(), DiskError> {
+    let done = loop {
+        match disk.zero_at(offset, len) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => break other,
+        }
+    };
+    match done {
+        Ok(true) => return Ok(()),
+        Ok(false) => {}
+        Err(source) => {
+            return Err(DiskError { action: DiskAction::Write, offset, disk: disk.name().to_owned(), source });
+        }
+    }
+    while len > 0 {
+        let part = len.min(zeros.len() as u64);
+        write_all(disk, &zeros[..part as usize], offset)?;
+        offset += part;
+        len -= part;
     }
     Ok(())
 }

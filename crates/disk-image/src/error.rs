@@ -6,6 +6,8 @@ use crate::decompress::DecompressError;
 use crate::digest::Digest;
 use crate::disk::DiskError;
 use crate::fetch::FetchError;
+use crate::qcow2::Qcow2Error;
+use crate::reader::ReadError;
 use crate::table::ImageError;
 use crate::target::DiskState;
 
@@ -40,6 +42,9 @@ pub enum Cause {
     /// The image does not suit the disk.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// It is a qcow2 that is not written.
+    #[error(transparent)]
+    Qcow2(#[from] Qcow2Error),
     /// The config drive broke while it was unpacked.
     #[error(transparent)]
     ConfigDrive(#[from] ConfigDriveError),
@@ -74,6 +79,15 @@ pub enum Cause {
     Stage(&'static str),
 }
 
+impl From<ReadError> for Cause {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Fetch(error) => Self::Fetch(error),
+            ReadError::Decompress(error) => Self::Decompress(error),
+        }
+    }
+}
+
 impl Cause {
     /// Whether another source of the same image may do better.
     pub(crate) fn blames_source(&self) -> bool {
@@ -83,6 +97,7 @@ impl Cause {
                 FetchError::TooLong(_) | FetchError::Cancelled | FetchError::Stopped => false,
             },
             Self::Digest { .. } | Self::Decompress(_) => true,
+            Self::Qcow2(error) => error.blames_source(),
             Self::NoSource
             | Self::Budget(_)
             | Self::Image(_)

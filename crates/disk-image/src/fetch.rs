@@ -3,6 +3,7 @@
 //! The only asynchronous stage. Each byte comes once: after a break the next request starts behind the last byte that
 //! arrived, and hash and decompressor go on as if nothing had happened.
 
+use crate::pipeline::Pass;
 use crate::progress::Meters;
 use crate::source::{Identity, Opened, Remedy, Source, SourceError};
 use bytes::Bytes;
@@ -13,7 +14,6 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
 
 /// Largest piece that is passed on.
 const PIECE: usize = 256 << 10;
@@ -160,18 +160,13 @@ impl Outlets {
     }
 }
 
-/// Brings all bytes of `source` to the outlets and returns how many there were.
+/// Brings all bytes of the source to the outlets and returns how many there were.
 ///
 /// `vouched` says that a digest will judge the result: then a source without any validator may be resumed too.
-pub(crate) async fn fetch(
-    source: &dyn Source,
-    patience: &Patience,
-    vouched: bool,
-    outlets: Outlets,
-    meters: &Meters,
-    cancel: &CancellationToken,
-) -> Result<u64, FetchError> {
-    let mut transfer = Transfer { source, patience, vouched, outlets: &outlets, meters, at: 0, identity: None };
+pub(crate) async fn fetch(pass: &Pass, vouched: bool, outlets: Outlets) -> Result<u64, FetchError> {
+    let Pass { source, patience, meters, cancel, known, .. } = pass;
+    let (source, outlets) = (&**source, &outlets);
+    let mut transfer = Transfer { source, patience, vouched, outlets, meters, at: 0, identity: None, known };
     let run = async {
         match patience.total {
             Some(limit) => timeout(limit, transfer.run()).await.unwrap_or(Err(FetchError::TooLong(limit))),
@@ -201,6 +196,8 @@ struct Transfer<'a> {
     meters: &'a Meters,
     at: u64,
     identity: Option<Identity>,
+    /// What was read of the source before, if it was.
+    known: &'a Option<Identity>,
 }
 
 /// How one connection ended.
@@ -234,7 +231,8 @@ impl Transfer<'_> {
     }
 
     async fn connection(&mut self) -> End {
-        let opening = self.source.open(self.at, self.identity.as_ref());
+        let known = self.identity.as_ref().or(self.known.as_ref());
+        let opening = self.source.open(self.at, known);
         let opened = match timeout(self.patience.connect, opening).await {
             Err(_) => return End::Failed(AttemptError::Silent(self.patience.connect)),
             Ok(Err(source)) if source.remedy() == Remedy::Again => return End::Failed(AttemptError::Open(source)),

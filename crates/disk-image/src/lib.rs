@@ -7,13 +7,15 @@
 //!    (`Range`, bound by `If-Range` to the same content), so no byte is transported twice. This is the only
 //!    asynchronous stage. A bounded queue holds it back when the rest is slower.
 //! 2. **Hash** ([`digest`]): the piece, shared and not copied, goes to the thread that hashes the *transported* bytes,
-//! 3. **Decompress** ([`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from a fixed
-//!    pool. What the packing is, its own first bytes say. A window that the memory budget does not cover is refused.
-//!    The unpacked bytes are the raw disk: byte *n* of the image is byte *n* of the disk.
+//! 3. **Unpack** (`unpack`, [`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from a fixed
+//!    pool (`blocks`). What the packing is, its own first bytes say. A window that the memory budget does not cover is
+//!    refused. Byte *n* of a raw image is byte *n* of the disk. Of a [`qcow2`], a map says where a byte belongs: it was
+//!    read first, by byte ranges (`reader`), and each table that it was made from is compared as it streams past.
 //! 4. **Write** (`pipeline`): the first block shows the partition table. Only when image and disk are found to suit
 //!    each other (`table`) are the first and the last MiB of the disk cleared and flushed; with them go the old tables,
-//!    boot code, RAID and LVM signatures. Then blocks are written at their offsets ([`disk`]), zeros included, with
-//!    direct I/O on drives. The first and the last MiB of the image stay in memory (`target`).
+//!    boot code, RAID and LVM signatures. Then blocks are written at their offsets ([`disk`]), zeros included (by the
+//!    disk's own means where those guarantee zeros), with direct I/O on drives. What a qcow2 does not mention is zero,
+//!    and made so while no data waits. The first and the last MiB of the image stay in memory (`target`).
 //! 5. **Verdict** (`write`): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
 //!    partition table.
 //! 6. **Seal** (`seal`): flush; config drive into its partition; backup table at the real end of the disk; flush;
@@ -41,6 +43,7 @@
 //!
 //! What memory the pipeline may use is [`Plan::budget`]; `budget` shares it out.
 
+mod blocks;
 mod budget;
 mod buffer;
 pub mod configdrive;
@@ -51,12 +54,15 @@ mod error;
 pub mod fetch;
 mod pipeline;
 mod progress;
+pub mod qcow2;
+mod reader;
 mod seal;
 pub mod source;
 mod table;
 mod target;
 #[cfg(test)]
 mod tests;
+mod unpack;
 mod write;
 
 pub use budget::BudgetError;
@@ -66,6 +72,7 @@ pub use disk::Disk;
 pub use error::{Cause, WriteError};
 pub use fetch::Patience;
 pub use progress::{Progress, Stage};
+pub use qcow2::Qcow2Error;
 pub use table::{ImageError, PartitionInfo};
 pub use target::DiskState;
-pub use write::{BUDGET, Plan, Written, write};
+pub use write::{BUDGET, Format, Plan, Written, write};

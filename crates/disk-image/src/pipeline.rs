@@ -2,26 +2,28 @@
 //!
 //! ```text
 //! fetch (async) ─┬─▶ hash          whole pieces, shared, never copied
-//!                └─▶ decompress ─▶ write     blocks of 1 MiB from a fixed pool
+//!                └─▶ unpack ─▶ write     blocks of 1 MiB from a fixed pool
 //! ```
 //!
 //! A stage that fails drops its ends of the channels; the others notice and stop. The error of the stage farthest
 //! down is the one that counts, since it stopped the others.
 
+use crate::blocks::{Block, Circle};
 use crate::budget::{BLOCK, Shares};
 use crate::buffer::AlignedBuf;
 use crate::configdrive::ConfigDrive;
-use crate::decompress::{self, Decoder, DecompressError, PROBE};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::Cause;
 use crate::fetch::{Feed, Outlets, Patience, fetch};
 use crate::progress::{Meters, Stage};
-use crate::source::Source;
+use crate::qcow2::{Map, Qcow2Error};
+use crate::source::{Identity, Source};
 use crate::table::{self, ImageError, Table};
 use crate::target::Target;
-use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use crate::unpack::unpack;
+use std::ops::Range;
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
+use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::spawn_blocking;
@@ -35,6 +37,10 @@ pub(crate) struct Pass {
     pub(crate) shares: Shares,
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) drive: Option<ConfigDrive>,
+    /// Of a qcow2: where its bytes go. Otherwise byte *n* of the image is byte *n* of the disk.
+    pub(crate) map: Option<Arc<Map>>,
+    /// What the source must still be, if it was looked at before.
+    pub(crate) known: Option<Identity>,
     pub(crate) meters: Arc<Meters>,
     pub(crate) cancel: CancellationToken,
 }
@@ -62,15 +68,16 @@ pub(crate) async fn run(pass: Pass, target: Target) -> (Option<Target>, Result<P
         // The channel has room for all, and its receiver lives: this cannot fail.
         let _ = pool_in.send(AlignedBuf::zeroed(BLOCK));
     }
-    let (memory, meters) = (pass.shares.window, pass.meters.clone());
-    let decoding = spawn_blocking(move || decode(decode_out, &blocks_in, &pool_out, memory, &meters));
+    let circle = Circle { blocks: blocks_in, pool: Mutex::new(pool_out) };
+    let (map, memory, meters) = (pass.map.clone(), pass.shares.window, pass.meters.clone());
+    let unpacking = spawn_blocking(move || unpack(decode_out, &circle, map.as_deref(), memory, &meters));
     let writer_pass = pass.clone();
     let writing = spawn_blocking(move || write(writer_pass, target, &blocks_out, &pool_in));
 
     let outlets = Outlets { senders, room: Arc::new(Semaphore::new(pass.shares.queue)) };
     let vouched = pass.algorithm.is_some();
-    let fetched = fetch(&*pass.source, &pass.patience, vouched, outlets, &pass.meters, &pass.cancel).await;
-    let decoded = decoding.await;
+    let fetched = fetch(&pass, vouched, outlets).await;
+    let unpacked = unpacking.await;
     let digest = match hashing {
         Some(hashing) => hashing.await.map_err(|_| Cause::Stage("hash")),
         None => Ok(None),
@@ -78,7 +85,7 @@ pub(crate) async fn run(pass: Pass, target: Target) -> (Option<Target>, Result<P
     let Ok((target, written)) = writing.await else { return (None, Err(Cause::Stage("write"))) };
     let result = (|| {
         let written = written?;
-        decoded.map_err(|_| Cause::Stage("decompress"))??;
+        unpacked.map_err(|_| Cause::Stage("decompress"))??;
         let bytes_in = fetched?;
         let (bytes_out, table) = written.ok_or(Cause::Stage("write"))?;
         Ok(Passed { bytes_in, bytes_out, digest: digest?, table })
@@ -97,133 +104,8 @@ fn hash(algorithm: Algorithm, mut feed: UnboundedReceiver<Feed>) -> Option<Diges
     None
 }
 
-/// What the writer receives. A channel that closes without [`Block::End`] was abandoned.
-enum Block {
-    /// What is known before the first byte: size of the unpacked image, and whether it may be larger.
-    Announce {
-        size: u64,
-        at_least: bool,
-    },
-    /// The next bytes. All blocks but the last are full.
-    Data {
-        bytes: AlignedBuf,
-        len: usize,
-    },
-    End,
-}
-
-/// The consumer is gone; its own error says why.
-struct Gone;
-
-/// Unpacks into blocks from the pool.
-struct Unpacker<'a> {
-    blocks: &'a SyncSender<Block>,
-    pool: &'a Receiver<AlignedBuf>,
-    block: Option<AlignedBuf>,
-    filled: usize,
-}
-
-impl Unpacker<'_> {
-    /// Gives `input` to the decoder and passes on what it makes of it. `Ok(Err(Gone))`: nobody wants it.
-    fn feed(&mut self, decoder: &mut dyn Decoder, mut input: &[u8]) -> Result<Result<(), Gone>, DecompressError> {
-        loop {
-            let mut block = match self.block.take() {
-                Some(block) => block,
-                None => match self.pool.recv() {
-                    Ok(block) => block,
-                    Err(_) => return Ok(Err(Gone)),
-                },
-            };
-            let (taken, given) = decoder.run(input, &mut block[self.filled..])?;
-            let room = BLOCK - self.filled;
-            input = &input[taken..];
-            self.filled += given;
-            self.block = Some(block);
-            if self.filled == BLOCK
-                && let Err(gone) = self.pass()
-            {
-                return Ok(Err(gone));
-            }
-            if input.is_empty() && given < room {
-                return Ok(Ok(()));
-            }
-            if taken == 0 && given == 0 {
-                let source = io::Error::new(io::ErrorKind::InvalidData, "it makes no progress");
-                return Err(DecompressError::Corrupt { at: 0, source });
-            }
-        }
-    }
-
-    fn pass(&mut self) -> Result<(), Gone> {
-        let len = std::mem::take(&mut self.filled);
-        match self.block.take() {
-            Some(bytes) if len > 0 => self.blocks.send(Block::Data { bytes, len }).map_err(|_| Gone),
-            _ => Ok(()),
-        }
-    }
-}
-
-fn decode(
-    mut feed: UnboundedReceiver<Feed>,
-    blocks: &SyncSender<Block>,
-    pool: &Receiver<AlignedBuf>,
-    memory: u64,
-    meters: &Meters,
-) -> Result<(), DecompressError> {
-    let mut head = Vec::new();
-    let mut decoder: Option<Box<dyn Decoder>> = None;
-    let mut unpacker = Unpacker { blocks, pool, block: None, filled: 0 };
-    while let Some(item) = feed.blocking_recv() {
-        let (piece, end) = match item {
-            Feed::Piece(piece) => (Some(piece), false),
-            Feed::End => (None, true),
-        };
-        let mut input = piece.as_ref().map_or(&[][..], |piece| &piece.bytes[..]);
-        if decoder.is_none() {
-            let (probe, rest) = input.split_at(input.len().min(PROBE - head.len()));
-            head.extend_from_slice(probe);
-            input = rest;
-            if head.len() == PROBE || end {
-                decoder = Some(begin(&head, memory, blocks, meters)?);
-                let Some(decoder) = &mut decoder else { continue };
-                if unpacker.feed(&mut **decoder, &head)?.is_err() {
-                    return Ok(());
-                }
-            }
-        }
-        let Some(decoder) = &mut decoder else { continue };
-        if unpacker.feed(&mut **decoder, input)?.is_err() {
-            return Ok(());
-        }
-        if end {
-            decoder.finish()?;
-            if unpacker.pass().is_ok() {
-                // If the writer is gone, its own error says why.
-                let _ = blocks.send(Block::End);
-            }
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-/// Recognises the packing and tells the writer what that says about the size.
-fn begin(
-    head: &[u8],
-    memory: u64,
-    blocks: &SyncSender<Block>,
-    meters: &Meters,
-) -> Result<Box<dyn Decoder>, DecompressError> {
-    let detected = decompress::detect(head, memory)?;
-    let raw = detected.compression == decompress::Compression::None;
-    let size = if raw { meters.known_transport_total() } else { detected.unpacked };
-    meters.written_total(size);
-    if let Some(size) = size {
-        // If the writer is gone, the first block will notice.
-        let _ = blocks.send(Block::Announce { size, at_least: !raw });
-    }
-    Ok(detected.decoder)
-}
+/// Zeros that are made at a time while nothing else is to do.
+const ZEROS: u64 = 16 << 20;
 
 /// Judges the head of the image, clears the disk, writes the data. `None`: abandoned by an earlier stage.
 fn write(
@@ -232,65 +114,126 @@ fn write(
     blocks: &Receiver<Block>,
     pool: &SyncSender<AlignedBuf>,
 ) -> (Target, Result<Option<(u64, Table)>, Cause>) {
-    let result = write_blocks(&pass, &mut target, blocks, pool);
+    let gaps = pass.map.as_ref().map(|map| map.gaps.clone()).unwrap_or_default();
+    let mut writer = Writer {
+        pass: &pass,
+        target: &mut target,
+        announced: None,
+        table: None,
+        end: 0,
+        gaps: gaps.into_iter(),
+        gap: 0..0,
+    };
+    let result = writer.run(blocks, pool);
     (target, result)
 }
 
-fn write_blocks(
-    pass: &Pass,
-    target: &mut Target,
-    blocks: &Receiver<Block>,
-    pool: &SyncSender<AlignedBuf>,
-) -> Result<Option<(u64, Table)>, Cause> {
-    let geometry = target.geometry();
-    let mut announced = None;
-    let mut table = None;
-    let mut offset = 0;
-    while let Ok(block) = blocks.recv() {
-        if pass.cancel.is_cancelled() {
-            return Err(Cause::Cancelled);
-        }
-        match block {
-            Block::Announce { size, at_least } => {
-                geometry.check_length(size, at_least)?;
-                announced = Some(size).filter(|_| !at_least);
-            }
-            Block::Data { mut bytes, len } => {
-                let end = offset + len as u64;
-                geometry.check_length(end, true)?;
-                if table.is_none() {
-                    table = Some(judge(pass, target, &bytes[..len], announced)?);
-                    target.clear()?;
-                    pass.meters.stage(Stage::Write);
-                }
-                // The last block may end within a sector; the rest of that sector becomes zero.
-                let padded = len.next_multiple_of(geometry.sector as usize);
-                bytes[len..padded].fill(0);
-                target.put(&bytes[..padded], offset)?;
-                pass.meters.written(len as u64);
-                offset = end;
-                // The unpacker may be done already.
-                let _ = pool.send(bytes);
-            }
-            Block::End => {
-                let table = table.ok_or(ImageError::Empty)?;
-                table.check_covered(offset)?;
-                return Ok(Some((offset, table)));
-            }
-        }
-    }
-    Ok(None)
+struct Writer<'a> {
+    pass: &'a Pass,
+    target: &'a mut Target,
+    announced: Option<u64>,
+    /// Known once the head of the image was judged and the disk cleared.
+    table: Option<Table>,
+    /// Byte behind the last one of the image that was written.
+    end: u64,
+    /// What is to be zero, and how far that is done.
+    gaps: std::vec::IntoIter<Range<u64>>,
+    gap: Range<u64>,
 }
 
-/// Everything that can be said before the first byte is written.
-fn judge(pass: &Pass, target: &Target, head: &[u8], announced: Option<u64>) -> Result<Table, Cause> {
-    let geometry = target.geometry();
-    let table = table::read(head, &geometry)?;
-    if let Some(size) = announced {
-        table.check_covered(size)?;
+impl Writer<'_> {
+    fn run(&mut self, blocks: &Receiver<Block>, pool: &SyncSender<AlignedBuf>) -> Result<Option<(u64, Table)>, Cause> {
+        loop {
+            // Zeros are made while no data is there to be written.
+            let block = match blocks.try_recv() {
+                Ok(block) => block,
+                Err(TryRecvError::Empty) if self.table.is_some() && self.zeros()? => continue,
+                Err(_) => match blocks.recv() {
+                    Ok(block) => block,
+                    Err(_) => return Ok(None),
+                },
+            };
+            self.check_cancelled()?;
+            match block {
+                Block::Announce { size, at_least } => {
+                    self.target.geometry().check_length(size, at_least)?;
+                    self.announced = Some(size).filter(|_| !at_least);
+                }
+                Block::Data { mut bytes, len, offset } => {
+                    self.data(&mut bytes, len, offset)?;
+                    // The unpacker may be done already.
+                    let _ = pool.send(bytes);
+                }
+                Block::End => return self.finish().map(Some),
+            }
+        }
     }
-    if let Some(drive) = &pass.drive {
-        table.check_drive(drive, &geometry)?;
+
+    fn check_cancelled(&self) -> Result<(), Cause> {
+        if self.pass.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
     }
-    Ok(table)
+
+    fn data(&mut self, bytes: &mut [u8], len: usize, offset: u64) -> Result<(), Cause> {
+        let geometry = self.target.geometry();
+        let end = offset + len as u64;
+        geometry.check_length(end, true)?;
+        if self.table.is_none() {
+            self.begin(&bytes[..len])?;
+        }
+        // The last block may end within a sector; the rest of that sector becomes zero.
+        let padded = len.next_multiple_of(geometry.sector as usize);
+        bytes[len..padded].fill(0);
+        self.target.put(&bytes[..padded], offset)?;
+        self.pass.meters.written(len as u64);
+        self.end = self.end.max(end);
+        Ok(())
+    }
+
+    /// Everything that can be said before the first byte is written; then the disk is cleared.
+    fn begin(&mut self, head: &[u8]) -> Result<(), Cause> {
+        let geometry = self.target.geometry();
+        let head = self.pass.map.as_ref().map_or(head, |map| &map.head);
+        let table = table::read(head, &geometry)?;
+        if let Some(size) = self.announced {
+            table.check_covered(size)?;
+        }
+        if let Some(drive) = &self.pass.drive {
+            table.check_drive(drive, &geometry)?;
+        }
+        self.target.clear()?;
+        self.table = Some(table);
+        self.pass.meters.stage(Stage::Write);
+        Ok(())
+    }
+
+    /// Makes some zeros and says whether there were any to make.
+    fn zeros(&mut self) -> Result<bool, Cause> {
+        self.check_cancelled()?;
+        if self.gap.is_empty() {
+            let Some(gap) = self.gaps.next() else { return Ok(false) };
+            self.gap = gap;
+        }
+        let len = ZEROS.min(self.gap.end - self.gap.start);
+        self.target.put_zeros(self.gap.start, len.next_multiple_of(self.target.geometry().sector.into()))?;
+        self.pass.meters.written(len);
+        self.gap.start += len;
+        Ok(true)
+    }
+
+    fn finish(&mut self) -> Result<(u64, Table), Cause> {
+        if self.table.is_none() {
+            self.begin(&[])?;
+        }
+        while self.zeros()? {}
+        let table = self.table.take().ok_or(ImageError::Empty)?;
+        let Some(map) = &self.pass.map else {
+            table.check_covered(self.end)?;
+            return Ok((self.end, table));
+        };
+        // The partition table that was judged must be the one that came with the data.
+        if !self.target.ends().0.starts_with(&map.head) {
+            return Err(Qcow2Error::Differs { what: "first MiB of the disk", at: 0 }.into());
+        }
+        Ok((map.header.size, table))
+    }
 }

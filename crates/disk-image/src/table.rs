@@ -37,9 +37,30 @@ pub enum ImageError {
         /// Its size.
         size: u64,
     },
-    /// Another format than raw.
-    #[error("the image is {0}, not raw; convert it first (qemu-img convert -O raw) or serve it raw or raw.zst")]
+    /// A format that is not written.
+    #[error("the image is {0}, which is not written to disks; convert it (qemu-img convert) and serve it raw or qcow2")]
     Format(&'static str),
+    /// Another format than the one that was declared.
+    #[error(
+        "the image is declared as {declared}, but is {found}; declare what it is, or convert it (qemu-img convert)"
+    )]
+    Declared {
+        /// As declared.
+        declared: &'static str,
+        /// As found.
+        found: &'static str,
+    },
+    /// Parts of a qcow2 are smaller than the sectors of the disk.
+    #[error(
+        "the qcow2 image describes its disk in parts of {unit} bytes, the disk has {sector}-byte sectors; convert it with \
+         larger clusters"
+    )]
+    Clusters {
+        /// Bytes of a cluster or subcluster.
+        unit: u64,
+        /// Sector size of the disk.
+        sector: u32,
+    },
     /// It has no partition table.
     #[error("the image has no partition table: it is not a whole-disk image")]
     NoTable,
@@ -192,10 +213,17 @@ fn read_gpt(head: &[u8], mut mbr: Mbr, disk: &Geometry) -> Result<Table, ImageEr
     Ok(Table::Gpt { gpt, mbr })
 }
 
+/// What [`foreign`] calls qcow2.
+pub(crate) const QCOW2: &str = "qcow2";
+
 /// Names the formats that are not raw, by their first bytes.
-fn foreign(head: &[u8]) -> Option<&'static str> {
-    let formats: [(usize, &[u8], &str); 9] = [
-        (0, b"QFI\xfb", "qcow2"),
+pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
+    let formats: [(usize, &[u8], &str); 13] = [
+        (0, b"QFI\xfb\0\0\0\x01", "qcow (version 1)"),
+        (0, b"QFI\xfb", QCOW2),
+        (0, b"LUKS\xba\xbe", "LUKS"),
+        (0, b"WithoutFreeSpace", "parallels"),
+        (0, b"WithouFreSpacExt", "parallels"),
         (0, b"KDMV", "vmdk"),
         (0, b"COWD", "vmdk"),
         (0, b"# Disk DescriptorFile", "a vmdk descriptor"),

@@ -7,8 +7,6 @@ use std::fmt;
 
 /// Bytes that are held back at each end: tables, boot code, and every place where RAID and LVM keep signatures.
 pub(crate) const HELD: u64 = 1 << 20;
-/// Zero runs shorter than this are written even where zeros could be left out.
-const ZERO_RUN: usize = 64 << 10;
 /// How many written blocks are read back.
 const SAMPLES: usize = 64;
 
@@ -80,12 +78,14 @@ pub(crate) struct Target {
     head: AlignedBuf,
     tail: AlignedBuf,
     samples: Samples,
+    /// What zeros are written from, once some are: pages that nobody wrote to take no memory.
+    zeros: Option<AlignedBuf>,
 }
 
 impl Target {
     pub(crate) fn new(disk: Box<dyn Disk>) -> Self {
         let held = || AlignedBuf::zeroed(HELD as usize);
-        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples: Samples::default() }
+        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples: Samples::default(), zeros: None }
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -132,18 +132,21 @@ impl Target {
             return Ok(());
         }
         self.samples.add(offset, bytes);
-        if !self.disk.starts_zero() {
-            return disk::write_all(&mut *self.disk, bytes, offset);
+        if is_zero(bytes) {
+            return disk::zero(&mut *self.disk, bytes, offset, bytes.len() as u64);
         }
-        let mut start = 0;
-        for (i, run) in bytes.chunks(ZERO_RUN).enumerate() {
-            if is_zero(run) {
-                let end = i * ZERO_RUN;
-                disk::write_all(&mut *self.disk, &bytes[start..end.max(start)], offset + start as u64)?;
-                start = end + run.len();
-            }
+        disk::write_all(&mut *self.disk, bytes, offset)
+    }
+
+    /// Puts `len` zeros in their place. The held-back ends are zero since [`Target::clear`].
+    pub(crate) fn put_zeros(&mut self, offset: u64, len: u64) -> Result<(), DiskError> {
+        let (start, end) = (offset.max(HELD), (offset + len).min(self.tail_at()));
+        if start >= end {
+            return Ok(());
         }
-        disk::write_all(&mut *self.disk, &bytes[start..], offset + start as u64)
+        let zeros = self.zeros.get_or_insert_with(|| AlignedBuf::zeroed(HELD as usize));
+        self.samples.add(start, &zeros[..zeros.len().min((end - start) as usize)]);
+        disk::zero(&mut *self.disk, zeros, start, end - start)
     }
 
     /// Reads what [`Target::put`] has put, wherever it is now.

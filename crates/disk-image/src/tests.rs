@@ -3,6 +3,7 @@
 mod disk_faults;
 mod drive;
 mod image;
+mod qcow2;
 mod refusals;
 mod server;
 mod transfer;

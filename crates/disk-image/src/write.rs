@@ -5,25 +5,39 @@ use crate::configdrive::ConfigDrive;
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Cause, WriteError};
-use crate::fetch::Patience;
+use crate::fetch::{FetchError, Patience};
 use crate::pipeline::{self, Pass, Passed};
 use crate::progress::{INTERVAL, Meters, Progress, Reporter, Stage};
+use crate::qcow2;
+use crate::reader::Reader;
 use crate::seal::{Sealed, seal};
 use crate::source::Source;
-use crate::table::PartitionInfo;
+use crate::table::{Geometry, ImageError, PartitionInfo, QCOW2};
 use crate::target::{DiskState, Target};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The usual memory budget, bytes.
 pub const BUDGET: u64 = 64 << 20;
 
+/// A format of disk images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Byte *n* of the image is byte *n* of the disk.
+    Raw,
+    /// QEMU's qcow2, version 2 or 3.
+    Qcow2,
+}
+
 /// What to write.
 #[derive(Clone)]
 pub struct Plan {
     /// Where the image can be had, in the order to try. Another one is tried when one fails for a reason of its own.
     pub sources: Vec<Arc<dyn Source>>,
+    /// What the image is declared to be; it must be that. `None`: what its first bytes say.
+    pub format: Option<Format>,
     /// Digest of the transported bytes: of a packed image, the packed ones. `None`: nothing vouches for the content.
     pub digest: Option<Digest>,
     /// Goes into a partition of its own.
@@ -37,7 +51,14 @@ pub struct Plan {
 impl Plan {
     /// A plan with one source and the usual settings.
     pub fn new(source: Arc<dyn Source>, digest: Option<Digest>) -> Self {
-        Self { sources: vec![source], digest, config_drive: None, budget: BUDGET, patience: Patience::default() }
+        Self {
+            sources: vec![source],
+            format: None,
+            digest,
+            config_drive: None,
+            budget: BUDGET,
+            patience: Patience::default(),
+        }
     }
 }
 
@@ -115,10 +136,12 @@ async fn run(
     target.check().map_err(|error| failed(DiskState::Untouched, error.into()))?;
     let mut last = failed(DiskState::Untouched, Cause::NoSource);
     for source in &plan.sources {
-        let mut restarts = 0;
+        let (mut restarts, mut format) = (0, plan.format);
         loop {
             meters.restart();
             let pass = Pass {
+                map: None,
+                known: None,
                 source: source.clone(),
                 patience: plan.patience.clone(),
                 shares,
@@ -128,7 +151,7 @@ async fn run(
                 cancel: cancel.clone(),
             };
             tracing::info!(disk = %name, url = source.name(), restarts, "writing image");
-            let (back, result) = attempt(pass, plan.digest.as_ref(), target).await;
+            let (back, result) = attempt(pass, format, plan.digest.as_ref(), target).await;
             let Some(back) = back else {
                 return Err(failed(DiskState::Unknown, result.err().unwrap_or(Cause::Stage("write"))));
             };
@@ -137,6 +160,11 @@ async fn run(
                 Ok(written) => return Ok(written),
                 Err(cause) => cause,
             };
+            if let (None, Cause::Image(ImageError::Format(QCOW2))) = (format, &cause) {
+                // Nothing was written yet.
+                format = Some(Format::Qcow2);
+                continue;
+            }
             let restart = matches!(&cause, Cause::Fetch(error) if error.wants_restart());
             let next = cause.blames_source();
             let reason = transport::client::chain(&cause);
@@ -159,11 +187,44 @@ async fn run(
     Err(last)
 }
 
+/// Of a qcow2: reads its tables, and binds the pass to what they belong to.
+async fn look_ahead(pass: &mut Pass, geometry: &Geometry) -> Result<(), Cause> {
+    let Pass { source, patience, shares, meters, cancel, .. } = &*pass;
+    let mut reader = Reader::new(&**source, patience, meters, shares.window / 2);
+    let limit = patience.total.unwrap_or(Duration::MAX);
+    let map = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(Cause::Cancelled),
+        map = qcow2::load(&mut reader, shares.window, geometry) => map,
+        () = tokio::time::sleep(limit) => Err(FetchError::TooLong(limit).into()),
+    };
+    meters.waiting(None);
+    let (map, known) = (Arc::new(map?), reader.identity().cloned());
+    (pass.map, pass.known) = (Some(map), known);
+    Ok(())
+}
+
 /// One pass, the digest's verdict, the seal. Whatever happens, the target comes back in the state it says.
-async fn attempt(pass: Pass, want: Option<&Digest>, target: Target) -> (Option<Target>, Result<Written, Cause>) {
+async fn attempt(
+    mut pass: Pass,
+    format: Option<Format>,
+    want: Option<&Digest>,
+    target: Target,
+) -> (Option<Target>, Result<Written, Cause>) {
+    if format == Some(Format::Qcow2)
+        && let Err(cause) = look_ahead(&mut pass, &target.geometry()).await
+    {
+        return (Some(target), Err(cause));
+    }
     let (meters, drive, cancel) = (pass.meters.clone(), pass.drive.clone(), pass.cancel.clone());
     let source_name = pass.source.name().to_owned();
     let (target, passed) = pipeline::run(pass, target).await;
+    let passed = passed.map_err(|cause| match cause {
+        Cause::Image(ImageError::Format(found)) if format == Some(Format::Raw) => {
+            ImageError::Declared { declared: "raw", found }.into()
+        }
+        cause => cause,
+    });
     let passed = passed.and_then(|passed| judge(passed, want, source_name));
     let passed = if cancel.is_cancelled() { Err(Cause::Cancelled) } else { passed };
     let Some(mut target) = target else { return (None, passed.and(Err(Cause::Stage("write")))) };

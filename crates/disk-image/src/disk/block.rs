@@ -16,6 +16,10 @@ const REREAD_TABLE: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95
 /// `BLKFLSBUF` of linux/fs.h: write out and forget the buffer cache.
 const FORGET_BUFFERS: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 97);
 
+/// `BLKZEROOUT` of linux/fs.h: the kernel makes a range read as zero, by the drive's own command where that guarantees
+/// zeros, else by writing them.
+const ZERO_OUT: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 127);
+
 /// A whole block device, held exclusively: what is mounted, or a part of RAID or LVM, does not open.
 pub struct BlockDisk {
     file: File,
@@ -75,6 +79,21 @@ impl Disk for BlockDisk {
         self.file.write_at(&self.bounce[..len], offset)
     }
 
+    #[allow(unsafe_code, reason = "the request has no safe wrapper, and the disk has to stay open for it")]
+    fn zero_at(&mut self, offset: u64, len: u64) -> io::Result<bool> {
+        // SAFETY: linux/fs.h defines the request as reading two 64-bit numbers, start and length in bytes, and
+        // touching no other memory of this process. Both live in the array for the whole call.
+        let result = unsafe {
+            let range = rustix::ioctl::Setter::<ZERO_OUT, [u64; 2]>::new([offset, len]);
+            rustix::ioctl::ioctl(&self.file, range)
+        };
+        match result {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     fn read_at(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         if is_aligned(bytes) {
             return self.file.read_at(bytes, offset);
@@ -102,7 +121,7 @@ mod tests {
 
     #[test]
     fn the_requests_have_the_numbers_of_the_kernel_header() {
-        assert_eq!((REREAD_TABLE, FORGET_BUFFERS), (0x125f, 0x1261));
+        assert_eq!((REREAD_TABLE, FORGET_BUFFERS, ZERO_OUT), (0x125f, 0x1261, 0x127f));
     }
 
     #[test]

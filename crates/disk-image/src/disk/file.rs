@@ -1,7 +1,8 @@
 //! Regular files as disks.
 
 use super::{Disk, OpenError};
-use rustix::fs::Advice;
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -13,7 +14,6 @@ pub struct FileDisk {
     name: String,
     size: u64,
     sector: u32,
-    fresh: bool,
 }
 
 impl FileDisk {
@@ -22,7 +22,7 @@ impl FileDisk {
         let failed = |source| OpenError::Open { path: path.display().to_string(), source };
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(failed)?;
         let size = file.metadata().map_err(failed)?.len();
-        Self::of(file, path, size, sector, false)
+        Self::of(file, path, size, sector)
     }
 
     /// Makes a new, sparse file of `size` bytes. An existing one is an error: nothing is overwritten by mistake.
@@ -30,15 +30,15 @@ impl FileDisk {
         let failed = |source| OpenError::Open { path: path.display().to_string(), source };
         let file = OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(failed)?;
         file.set_len(size).map_err(failed)?;
-        Self::of(file, path, size, sector, true)
+        Self::of(file, path, size, sector)
     }
 
-    fn of(file: File, path: &Path, size: u64, sector: u32, fresh: bool) -> Result<Self, OpenError> {
+    fn of(file: File, path: &Path, size: u64, sector: u32) -> Result<Self, OpenError> {
         let name = path.display().to_string();
         if size == 0 || !sector.is_power_of_two() || sector < 512 || !size.is_multiple_of(u64::from(sector)) {
             return Err(OpenError::Size { path: name, size, sector });
         }
-        Ok(Self { file, name, size, sector, fresh })
+        Ok(Self { file, name, size, sector })
     }
 }
 
@@ -55,8 +55,14 @@ impl Disk for FileDisk {
         self.sector
     }
 
-    fn starts_zero(&self) -> bool {
-        self.fresh
+    fn zero_at(&mut self, offset: u64, len: u64) -> io::Result<bool> {
+        // A hole reads as zero (fallocate(2)); it is also what keeps a file image small.
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        match rustix::fs::fallocate(&self.file, hole, offset, len) {
+            Ok(()) => Ok(true),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {

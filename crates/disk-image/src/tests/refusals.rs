@@ -84,7 +84,14 @@ async fn a_truncated_image_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn other_formats_and_packings_are_refused_by_name() {
-    for (magic, name) in [(&b"QFI\xfb\0\0\0\x03"[..], "qcow2"), (b"KDMV", "vmdk"), (b"vhdxfile", "vhdx")] {
+    let formats = [
+        (&b"QFI\xfb\0\0\0\x01"[..], "qcow (version 1)"),
+        (b"KDMV", "vmdk"),
+        (b"vhdxfile", "vhdx"),
+        (b"conectix", "vhd"),
+        (b"LUKS\xba\xbe", "LUKS"),
+    ];
+    for (magic, name) in formats {
         let mut image = noise(5 * MIB, 4);
         image[..magic.len()].copy_from_slice(magic);
         let cause = refusal(plan(&image), 6, 512).await;
