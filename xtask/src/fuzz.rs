@@ -80,7 +80,7 @@ pub fn fuzz(programs: &std::path::Path, target: &str, seconds: u32) -> Result<()
     program
         .arg(format!("-max_total_time={seconds}"))
         .args(LIMITS)
-        .args(["-max_len=65536", "-print_final_stats=1", "-verbosity=0"])
+        .args(["-max_len=65536", "-print_final_stats=1", "-print_funcs=0", "-verbosity=0"])
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .arg(found)
         .arg(cmd::root().join("crates/fuzz/corpus").join(target));
