@@ -4,14 +4,16 @@
 //! numbers and virtual media are waited for side by side; the lookup begins with the first address, and only commands
 //! that deal with disks wait until the disks have shown up.
 
-use crate::config::{Settings, Words, vmedia};
+use crate::builder::Builder;
+use crate::config::{Settings, Words, files, vmedia};
+use crate::external::{self, ExternalManager};
 use crate::logs::{self, LogBuffer};
-use crate::net::{self, NetHandle, NetParams};
+use crate::net::{self, NetHandle, NetParams, VlanLink, clock, mdns, vlans};
 use crate::pid1::{self, Devices, Exit};
-use crate::session::{self, SessionError};
-use crate::state::Agent;
+use crate::session;
+use crate::state::{Agent, Closing};
 use hardware::PowerAction;
-use hardware_linux::LinuxMachine;
+use hardware_linux::{LinuxMachine, Lldp};
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -32,11 +34,16 @@ const DISKS_LIMIT: Duration = Duration::from_secs(60);
 const MEDIA_LIMIT: Duration = Duration::from_secs(30);
 /// How often they are looked for.
 const MEDIA_INTERVAL: Duration = Duration::from_millis(200);
+/// How long the session waits for a time server that was named.
+const CLOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// How long an inspection waits for addresses on VLANs that LLDP named.
+const VLAN_PATIENCE: Duration = Duration::from_secs(10);
 /// Wait before a session that failed is begun anew.
 const SESSION_PAUSE: Duration = Duration::from_secs(5);
 
-/// Runs the ramdisk. Ends the machine, never the process.
-pub fn main() -> ! {
+/// Runs the ramdisk. Ends the machine, never the process. `extend` may add to the agent, such as a vendor's hardware
+/// manager.
+pub fn main(extend: impl FnOnce(Builder) -> Builder) -> ! {
     let console = match pid1::begin() {
         Ok(console) => console,
         // There is no log yet, so the panic message of the kernel has to tell.
@@ -50,43 +57,68 @@ pub fn main() -> ! {
     let devices = pid1::start(&cmdline);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(run(cmdline, words, buffer, devices)),
+        Ok(runtime) => runtime.block_on(run(cmdline, words, buffer, devices, extend)),
         Err(error) => pid1::exit(Exit::Failed(format!("start the runtime: {error}"))),
     }
 }
 
-async fn run(cmdline: String, words: Words, buffer: LogBuffer, devices: Devices) -> ! {
+async fn run(
+    cmdline: String,
+    words: Words,
+    buffer: LogBuffer,
+    devices: Devices,
+    extend: impl FnOnce(Builder) -> Builder,
+) -> ! {
     tokio::spawn(pid1::serve_signals());
-    let (params, problems) = NetParams::from_cmdline(&cmdline);
-    for problem in problems {
-        tracing::error!(%problem, "network");
-    }
-    let network = match net::start(params).await {
+    let network = match net::start().await {
         Ok(network) => network,
         Err(error) => pid1::exit(Exit::Failed(transport::client::chain(&error))),
     };
-    let (settings, (), ()) = tokio::join!(resolve(words, &devices), entropy(), addresses(&network));
+    let addressed = async {
+        let settings = prepare(&cmdline, words, &devices, &network).await;
+        // Beside everything else: a switch may say nothing for half a minute.
+        let lldp = settings.collect_lldp.then(|| Lldp::listen(settings.lldp_timeout));
+        addresses(&network).await;
+        let settings = discover(settings).await;
+        set_clock(&settings, &network).await;
+        (settings, lldp)
+    };
+    let ((settings, lldp), (), executables) = tokio::join!(addressed, entropy(), executables());
     for problem in &settings.problems {
         tracing::error!("{problem}");
     }
+    inspection_waits(&settings, lldp.as_ref(), &network).await;
     tokio::time::sleep(settings.hardware_initialization_delay).await;
     let machine = LinuxMachine::at("/").writable().booted_from(settings.boot_interface.clone()).ending_with(end);
-    let built = Agent::builder(Arc::new(machine), settings).logs(buffer).ready(disks_ready(devices)).build();
-    let (agent, dispatcher) = match built {
+    let machine = machine.hearing(lldp);
+    let builder = Agent::builder(Arc::new(machine), settings).logs(buffer).ready(disks_ready(devices));
+    let (agent, dispatcher) = match extend(builder.executables(executables)).build() {
         Ok(built) => built,
         Err(error) => pid1::exit(Exit::Failed(error.to_string())),
     };
     let stop = CancellationToken::new();
     loop {
         match session::run(&agent, &dispatcher, &stop).await {
-            Ok(()) => pid1::exit(Exit::Failed("the session ended without being told to".to_owned())),
-            Err(error) if error.is_locked_out() => lock_down(&network, &error).await,
+            Ok(Some(Closing::Lockdown)) => lock_down(&network, "the driver said so").await,
+            // The rescue system of the ramdisk has the machine and its network now.
+            Ok(Some(Closing::Rescue)) => std::future::pending().await,
+            Ok(None) => pid1::exit(Exit::Failed("the session ended without being told to".to_owned())),
+            Err(error) if error.is_locked_out() => lock_down(&network, &transport::client::chain(&error)).await,
             Err(error) => {
                 tracing::error!("{}; trying again", transport::client::chain(&error));
                 tokio::time::sleep(SESSION_PAUSE).await;
             }
         }
     }
+}
+
+/// The hardware managers of the overlay.
+async fn executables() -> Vec<ExternalManager> {
+    let loading = tokio::task::spawn_blocking(|| external::load(Path::new(external::FOLDER)));
+    loading.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "hardware managers could not be looked for");
+        Vec::new()
+    })
 }
 
 /// The machine's end goes through the one exit of PID 1.
@@ -125,25 +157,154 @@ async fn addresses(network: &NetHandle) {
     }
 }
 
-/// Settings from the command line and, where the machine was booted from virtual media, from what is on them.
-async fn resolve(mut words: Words, devices: &Devices) -> Settings {
-    let mut files = Words::default();
+/// Settings and network, from the command line, from files and, where the machine was booted from virtual media, from what
+/// is on them. The network is configured when this returns.
+async fn prepare(cmdline: &str, mut words: Words, devices: &Devices, network: &NetHandle) -> Settings {
+    let mut network_data = None;
     if words.get("boot_method") == Some("vmedia") {
-        let found = media(devices).await;
+        let found = media(&words, devices).await;
         words.merge(found.words);
-        files = found.files;
+        network_data = found.network_data;
     }
-    Settings::resolve(&words, &files)
+    let settings = Settings::resolve(&words, &files::read(Path::new("/")));
+    let (mut params, problems) = NetParams::from_cmdline(cmdline);
+    for problem in problems {
+        tracing::error!(%problem, "network");
+    }
+    if let Some(text) = network_data {
+        match NetParams::from_network_data(&text) {
+            Ok((data, problems)) => {
+                for problem in problems {
+                    tracing::error!(problem, "network data");
+                }
+                if data.gives_addresses() {
+                    tracing::info!(
+                        addresses = data.addresses.len(),
+                        vlans = data.vlans.len(),
+                        "network data is followed"
+                    );
+                    params = NetParams { bootif: params.bootif, ..data };
+                }
+            }
+            Err(error) => tracing::error!("{}", transport::client::chain(&error)),
+        }
+    }
+    for wanted in &settings.enable_vlan_interfaces {
+        match vlans::named(wanted) {
+            Some(vlan) => params.vlans.push(vlan),
+            // From LLDP, later.
+            None if settings.collect_lldp => {}
+            None => {
+                tracing::error!(wanted, "ipa-enable-vlan-interfaces names no VLAN, and ipa-collect-lldp is not set")
+            }
+        }
+    }
+    load_modules(&params, devices).await;
+    network.configure(params);
+    settings
 }
 
-/// Looks for virtual media until one is there, or until all devices have shown up without one.
-async fn media(devices: &Devices) -> vmedia::Found {
+/// Loads what links take that are made: the kernel asks for it by a program that the ramdisk does not have.
+async fn load_modules(params: &NetParams, devices: &Devices) {
+    for module in params.modules() {
+        let devices = devices.clone();
+        let loaded = tokio::task::spawn_blocking(move || devices.modules().load(module)).await;
+        match loaded {
+            Ok(Ok(())) => {}
+            // It may be part of the kernel.
+            Ok(Err(error)) => tracing::warn!("{}", transport::client::chain(&error)),
+            Err(error) => tracing::error!(%error, module, "module not loaded"),
+        }
+    }
+}
+
+/// Asks the local network for URLs, where somebody asked for that.
+async fn discover(mut settings: Settings) -> Settings {
+    let mdns = settings.mdns;
+    if mdns.api {
+        let found = mdns::find(mdns::API).await;
+        settings.api_urls = vec![found.url.clone()];
+        settings.adopt_mdns(found, false);
+    }
+    if mdns.inspection {
+        let found = mdns::find(mdns::INSPECTION).await;
+        settings.inspection_callback_urls = vec![format!("{}/v1/continue", found.url)];
+        settings.adopt_mdns(found, true);
+    }
+    settings
+}
+
+/// Sets the clock. The session waits for a server that was named, as the next certificate may be judged by the clock; for
+/// those that DHCP names nothing waits.
+async fn set_clock(settings: &Settings, network: &NetHandle) {
+    let named = settings.ntp_server.clone();
+    let servers: Vec<String> = match &named {
+        Some(server) => vec![server.clone()],
+        None => network.state().ntp.iter().map(ToString::to_string).collect(),
+    };
+    let must = settings.fail_if_clock_not_set;
+    if servers.is_empty() && !must {
+        return;
+    }
+    let setting = tokio::spawn(async move {
+        match clock::set(&servers).await {
+            Ok(_) => {}
+            Err(error) if must => {
+                pid1::exit(Exit::Failed(format!("fail_if_clock_not_set: {}", transport::client::chain(&error))));
+            }
+            Err(error) => tracing::warn!("the clock is not set: {}", transport::client::chain(&error)),
+        }
+    });
+    if must {
+        let _ = setting.await;
+    } else if named.is_some() && tokio::time::timeout(CLOCK_PATIENCE, setting).await.is_err() {
+        tracing::warn!("the time server is slow; going on by the clock of the machine");
+    }
+}
+
+/// What an inspection wants to know and lookups do not wait for: addresses of more interfaces, and what switches say.
+async fn inspection_waits(settings: &Settings, lldp: Option<&Lldp>, network: &NetHandle) {
+    if settings.inspection_callback_urls.is_empty() {
+        return;
+    }
+    let all = settings.inspection_dhcp_all_interfaces;
+    if (all || settings.boot_interface.is_some())
+        && !network.wait_for_interfaces(all, settings.inspection_dhcp_wait).await
+    {
+        tracing::warn!("not all interfaces have an address; the inspection goes on");
+    }
+    let Some(lldp) = lldp.cloned() else { return };
+    let heard = lldp.clone();
+    if let Err(error) = tokio::task::spawn_blocking(move || heard.wait()).await {
+        tracing::error!(%error, "LLDP is not waited for");
+    }
+    let wanted = &settings.enable_vlan_interfaces;
+    let found: Vec<VlanLink> =
+        lldp.all().iter().flat_map(|(name, tlvs)| vlans::advertised(wanted, name, tlvs)).collect();
+    if !found.is_empty() {
+        network.add_vlans(found);
+        network.wait_for_interfaces(all, VLAN_PATIENCE).await;
+    }
+}
+
+/// Looks for virtual media until they say where the driver is, or until all devices have shown up: a floppy with
+/// parameters may appear later than a CD.
+async fn media(words: &Words, devices: &Devices) -> vmedia::Found {
     let settled = devices.settled(Duration::from_secs(2), MEDIA_LIMIT);
     let mut settled = std::pin::pin!(settled);
     let mut last = false;
+    let mut read = vmedia::Found::default();
     loop {
         match tokio::task::spawn_blocking(|| vmedia::read(Path::new("/"))).await {
-            Ok(Ok(found)) if found.any => return found,
+            Ok(Ok(found)) if found.any => {
+                let mut all = words.clone();
+                all.merge(found.words.clone());
+                let settings = Settings::resolve(&all, &files::read(Path::new("/")));
+                read = found;
+                if !settings.is_standalone() || settings.mdns.api || !settings.inspection_callback_urls.is_empty() {
+                    return read;
+                }
+            }
             Ok(Ok(_)) => {}
             // The driver of its file system may still be on its way.
             Ok(Err(error)) if !last => tracing::debug!("virtual media: {}", transport::client::chain(&error)),
@@ -151,8 +312,10 @@ async fn media(devices: &Devices) -> vmedia::Found {
             Err(error) => tracing::error!(%error, "virtual media"),
         }
         if last {
-            tracing::warn!("booted from virtual media, but none with configuration is there");
-            return vmedia::Found::default();
+            if !read.any {
+                tracing::warn!("booted from virtual media, but none with configuration is there");
+            }
+            return read;
         }
         last = tokio::time::timeout(MEDIA_INTERVAL, &mut settled).await.is_ok();
     }
@@ -171,9 +334,10 @@ fn disks_ready(devices: Devices) -> watch::Receiver<bool> {
     receiver
 }
 
-/// Somebody else may hold this node's token: the machine leaves the network and waits to be restarted.
-async fn lock_down(network: &NetHandle, error: &SessionError) -> ! {
-    tracing::error!("{}; locked down", transport::client::chain(error));
+/// The machine leaves the network and waits to be restarted: its driver is done with it, or somebody else may hold its
+/// node's token.
+async fn lock_down(network: &NetHandle, reason: &str) -> ! {
+    tracing::error!(reason, "locked down");
     if let Err(error) = network.down().await {
         tracing::error!("{}", transport::client::chain(&error));
     }

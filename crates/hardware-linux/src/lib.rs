@@ -5,11 +5,13 @@
 //! a ramdisk has none.
 
 pub mod block;
+mod bmc;
 mod boot;
 mod cpu;
 mod erase;
 pub mod exec;
 mod interfaces;
+pub mod lldp;
 mod machine;
 pub mod power;
 pub mod signature;
@@ -18,5 +20,6 @@ mod sys;
 mod tree;
 
 pub use exec::{Exec, ExecError, Finished};
+pub use lldp::Lldp;
 pub use machine::LinuxMachine;
 pub use tree::Tree;

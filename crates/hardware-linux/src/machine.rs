@@ -1,11 +1,12 @@
 //! The machine.
 
 use crate::erase::{self, EraseFailure};
+use crate::lldp::Lldp;
 use crate::tree::Tree;
-use crate::{block, boot, cpu, interfaces, power, sys};
+use crate::{block, bmc, boot, cpu, interfaces, power, sys};
 use hardware::{
-    BootInfo, BootMode, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Inventory, Machine, MachineError, Outcome,
-    PowerAction, SystemVendor,
+    BootInfo, BootMode, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine, MachineError,
+    Outcome, PowerAction, SystemVendor,
 };
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub struct LinuxMachine {
     tree: Tree,
     pxe_interface: Option<String>,
+    lldp: Option<Lldp>,
     may_write: bool,
     ending: fn(PowerAction) -> io::Result<()>,
 }
@@ -25,7 +27,7 @@ pub struct LinuxMachine {
 impl LinuxMachine {
     /// The machine at `root`, which is `/` but for recordings. It may be read, as any user: what is unreadable is unknown.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { tree: Tree::at(root), pxe_interface: None, may_write: false, ending: end }
+        Self { tree: Tree::at(root), pxe_interface: None, lldp: None, may_write: false, ending: end }
     }
 
     /// Lets it be changed: disks, firmware variables, power. For an agent that has the machine to itself.
@@ -40,6 +42,12 @@ impl LinuxMachine {
         self
     }
 
+    /// Sets who listens for LLDP; its interfaces then have what was heard so far.
+    pub fn hearing(mut self, lldp: Option<Lldp>) -> Self {
+        self.lldp = lldp;
+        self
+    }
+
     /// Sets how the machine ends, in place of a flush and reboot(2): PID 1 has an order of its own.
     pub fn ending_with(mut self, ending: fn(PowerAction) -> io::Result<()>) -> Self {
         self.ending = ending;
@@ -49,6 +57,14 @@ impl LinuxMachine {
     /// The tree that it is read from.
     pub fn tree(&self) -> &Tree {
         &self.tree
+    }
+
+    fn interfaces(&self) -> Vec<Interface> {
+        let mut interfaces = interfaces::interfaces(&self.tree);
+        if let Some(lldp) = &self.lldp {
+            interfaces.iter_mut().for_each(|interface| interface.lldp = Some(lldp.of(&interface.name)));
+        }
+        interfaces
     }
 
     fn writing(&self, what: &str) -> Result<(), MachineError> {
@@ -93,14 +109,15 @@ impl Machine for LinuxMachine {
         let tree = &self.tree;
         let dmi = |name: &str| tree.text(format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
         let uefi = tree.path("/sys/firmware/efi").exists();
+        let bmc = bmc::bmc(tree);
         Ok(Inventory {
-            interfaces: interfaces::interfaces(tree),
+            interfaces: self.interfaces(),
             cpu: cpu::cpu(tree),
             disks: self.disks()?,
             memory: cpu::memory(tree),
-            bmc_address: None,
-            bmc_v6address: None,
-            bmc_mac: None,
+            bmc_address: bmc.v4,
+            bmc_v6address: bmc.v6,
+            bmc_mac: bmc.mac,
             system_vendor: SystemVendor {
                 product_name: dmi("product_name"),
                 serial_number: dmi("product_serial"),

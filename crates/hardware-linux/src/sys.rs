@@ -1,10 +1,13 @@
 //! System calls that no library wraps safely. All `unsafe` code of the crate is here.
 
+mod ipmi;
+
+pub(crate) use ipmi::IpmiDevice;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 /// `_IO(0x12, 95)` of `linux/fs.h`: read the partition table again.
 const BLKRRPART: libc::Ioctl = 0x125f;
@@ -27,6 +30,45 @@ fn plain_ioctl(device: &File, request: libc::Ioctl) -> io::Result<()> {
     // for as long as `device` is borrowed.
     let result = unsafe { libc::ioctl(device.as_raw_fd(), request, 0) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A socket that hears LLDP frames of one interface: `AF_PACKET` (packet(7)) with the multicast address to which bridges
+/// send them (IEEE 802.1AB-2016, 7.1, "nearest bridge").
+#[allow(unsafe_code, reason = "no library has the address of a packet socket")]
+pub(crate) fn lldp_socket(index: u32) -> io::Result<OwnedFd> {
+    const PROTOCOL: u16 = 0x88cc_u16.to_be();
+    const NEAREST_BRIDGE: [u8; 8] = [0x01, 0x80, 0xc2, 0, 0, 0x0e, 0, 0];
+    let index = i32::try_from(index).map_err(|_| io::ErrorKind::InvalidInput)?;
+    // SAFETY: socket(2) touches no memory of ours.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call has just given us this descriptor, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: all fields are integers, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = PROTOCOL;
+    address.sll_ifindex = index;
+    let length = std::mem::size_of_val(&address) as libc::socklen_t;
+    // SAFETY: `address` is a socket address of the family of the socket and has that length.
+    if unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let member = libc::packet_mreq {
+        mr_ifindex: index,
+        mr_type: libc::PACKET_MR_MULTICAST as u16,
+        mr_alen: 6,
+        mr_address: NEAREST_BRIDGE,
+    };
+    let length = std::mem::size_of_val(&member) as libc::socklen_t;
+    let (level, option) = (libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP);
+    // SAFETY: `member` is what the option takes and has that length.
+    if unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const member).cast(), length) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(socket)
 }
 
 /// Global addresses of all interfaces, by interface name, in the kernel's order.

@@ -2,6 +2,7 @@
 //! what they mean together ([`settings`]).
 
 pub mod cmdline;
+pub mod files;
 pub mod parameters;
 pub mod settings;
 pub mod vmedia;

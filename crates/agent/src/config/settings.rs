@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
+use transport::tls::Curve;
 use wire::agent::ImageInfo;
 
 /// What is to be asked of the local network by mDNS.
@@ -21,6 +22,30 @@ pub struct Mdns {
     pub api: bool,
     /// The URL for inspections.
     pub inspection: bool,
+}
+
+/// A certificate with its key, both PEM files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyPair {
+    /// Certificate chain.
+    pub certificate: PathBuf,
+    /// Key.
+    pub key: PathBuf,
+}
+
+/// A name and a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Who.
+    pub user: String,
+    /// Never printed.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// What the agent was told, resolved.
@@ -66,6 +91,16 @@ pub struct Settings {
     pub enable_auto_tls: bool,
     /// Lowest TLS version of the agent's server, before the lookup has its say.
     pub tls_min_version: String,
+    /// Curve of the generated key.
+    pub tls_curve: Curve,
+    /// How far back the generated certificate begins.
+    pub tls_clock_skew: Duration,
+    /// Certificate and key of the API, PEM files, instead of a generated identity.
+    pub listen_tls: Option<KeyPair>,
+    /// PEM file with the authority of those who may connect to the API; anybody without.
+    pub client_authority: Option<PathBuf>,
+    /// What the agent shows to the driver where it asks, PEM files.
+    pub client_identity: Option<KeyPair>,
     /// What mDNS has to be asked for before the session begins.
     pub mdns: Mdns,
     /// Where to send the inventory; empty for no inspection.
@@ -102,6 +137,8 @@ pub struct Settings {
     pub image_budget: u64,
     /// Folders from which `file://` images may be read; none unless `ferric.image-root=` names one.
     pub image_roots: Vec<PathBuf>,
+    /// User and password for image servers, where an image has no credentials of its own.
+    pub image_server_login: Option<Login>,
     /// Whether MD5 digests are accepted.
     pub md5_enabled: bool,
     /// Formats of images that may be written.
@@ -182,6 +219,15 @@ impl Settings {
             cafile: reader.text("cafile"),
             enable_auto_tls: reader.truth("enable_auto_tls"),
             tls_min_version: reader.one_of("tls_min_version"),
+            tls_curve: match reader.one_of("tls_certificate_curve").as_str() {
+                "p256" => Curve::P256,
+                "p521" => Curve::P521,
+                _ => Curve::P384,
+            },
+            tls_clock_skew: reader.seconds("auto_tls_allowed_clock_skew"),
+            listen_tls: reader.listen_tls(),
+            client_authority: reader.text("ssl/ca_file").map(PathBuf::from),
+            client_identity: reader.pair("certfile", "keyfile"),
             mdns,
             inspection_callback_urls,
             inspection_collectors,
@@ -200,6 +246,7 @@ impl Settings {
             image_max_duration: Some(image_max_duration).filter(|duration| !duration.is_zero()),
             image_budget: disk_image::BUDGET,
             image_roots: words.get("ferric.image-root").map(PathBuf::from).into_iter().collect(),
+            image_server_login: reader.image_server_login(),
             md5_enabled: reader.truth("md5_enabled"),
             permitted_image_formats: reader.list("permitted_image_formats"),
             skip_bmc_detect: false,
@@ -236,6 +283,26 @@ impl Settings {
         for (key, value) in &config.other {
             if !self.adopt_one(key, value) {
                 tracing::warn!(key, %value, "the lookup sets this to a value of the wrong type; it is not used");
+            }
+        }
+    }
+
+    /// Takes over the two options that an answer to mDNS may set (ironic-python-agent's `[mdns] allowed_overrides`); the
+    /// answer is not authenticated, so no other is looked at. `inspection` says which of the two services answered.
+    pub fn adopt_mdns(&mut self, answer: crate::net::mdns::Answer, inspection: bool) {
+        for (key, value) in answer.options {
+            match key.as_str() {
+                "ipa_ntp_server" => {
+                    let words = Words::parse(&format!("ipa-ntp-server={value}"));
+                    let mut reader = Reader { words: &words, files: &Words::default(), problems: Vec::new() };
+                    self.ntp_server = reader.host("ntp_server").or(self.ntp_server.take());
+                }
+                "ipa_inspection_callback_url" if !inspection => {
+                    let words = Words::parse(&format!("ipa-inspection-callback-url={value}"));
+                    let mut reader = Reader { words: &words, files: &Words::default(), problems: Vec::new() };
+                    self.inspection_callback_urls = reader.urls("inspection_callback_url").0;
+                }
+                _ => tracing::warn!(key, "an option that mDNS may not set is not used"),
             }
         }
     }
@@ -309,6 +376,44 @@ impl Reader<'_> {
     fn text(&self, option: &str) -> Option<String> {
         let value = self.said(option).map_or(Self::default_of(option), |(_, value)| value);
         Some(value).filter(|value| !value.is_empty()).map(str::to_owned)
+    }
+
+    /// Two files that belong together; one alone is a mistake that is named.
+    fn pair(&mut self, certificate: &str, key: &str) -> Option<KeyPair> {
+        match (self.text(certificate), self.text(key)) {
+            (Some(certificate), Some(key)) => Some(KeyPair { certificate: certificate.into(), key: key.into() }),
+            (None, None) => None,
+            (Some(_), None) | (None, Some(_)) => {
+                self.problems.push(format!("{certificate} and {key} belong together; the one is not used"));
+                None
+            }
+        }
+    }
+
+    fn listen_tls(&mut self) -> Option<KeyPair> {
+        let pair = self.pair("tls_cert_file", "tls_key_file");
+        if !self.truth("listen_tls") {
+            return None;
+        }
+        if pair.is_none() {
+            let problem = "listen_tls needs tls_cert_file and tls_key_file; a generated identity is used";
+            self.problems.push(problem.to_owned());
+        }
+        pair
+    }
+
+    fn image_server_login(&mut self) -> Option<Login> {
+        let (user, password) = (self.text("image_server_user"), self.text("image_server_password"));
+        if self.one_of("image_server_auth_strategy") != "http_basic" {
+            return None;
+        }
+        let login = user.zip(password).map(|(user, password)| Login { user, password });
+        if login.is_none() {
+            let problem = "image_server_auth_strategy http_basic needs image_server_user and image_server_password; \
+                           nothing is sent";
+            self.problems.push(problem.to_owned());
+        }
+        login
     }
 
     fn list(&self, option: &str) -> Vec<String> {
@@ -515,11 +620,7 @@ mod tests {
     fn a_time_server_with_anything_but_a_name_in_it_is_refused() {
         for bad in [";touch /x", "$(reboot)", "-q", "a b", "`id`"] {
             let files = Words::parse_ini(&format!("ntp_server = {bad}"));
-            assert_eq!(
-                Settings::resolve(&Words::default(), &files).ntp_server.filter(|server| server != "a"),
-                None,
-                "{bad}"
-            );
+            assert_eq!(Settings::resolve(&Words::default(), &files).ntp_server, None, "{bad}");
         }
         assert_eq!(settings("ipa-ntp-server=[fd00::123]").ntp_server.as_deref(), Some("fd00::123"));
         assert_eq!(settings("ipa-ntp-server=ntp.example.org").ntp_server.as_deref(), Some("ntp.example.org"));
@@ -557,8 +658,8 @@ mod tests {
 
     #[test]
     fn what_has_no_effect_is_said_only_to_those_who_set_it() {
-        assert!(settings("ipa-tls-certificate-curve=p384").problems.is_empty());
-        assert!(settings("ipa-tls-certificate-curve=p521").problems[0].contains("always P-384"));
+        assert!(settings("ipa-inspection-benchmarks=").problems.is_empty());
+        assert!(settings("ipa-inspection-benchmarks=cpu").problems[0].contains("no effect"));
         let secret = Settings::resolve(&Words::default(), &Words::parse_ini("image_server_password = canary"));
         assert!(!format!("{secret:?}").contains("canary"));
     }

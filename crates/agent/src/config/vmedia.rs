@@ -1,11 +1,14 @@
 //! Configuration on virtual media: parameters on a floppy, files on a CD.
 //!
 //! Only media that a BMC can have put there are believed: a CD, or a USB device below 4 GiB. A partition never is, and
-//! neither is a disk: what the last tenant left on one must not configure the agent.
+//! neither is a disk: what the last tenant left on one must not configure the agent. Of what is not believed not even the
+//! label is read. Files are opened below the place where the medium is mounted and through no symbolic link.
 
-use super::Words;
 use super::cmdline::MAX_TEXT;
+use super::{Words, files};
 use crate::pid1;
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
@@ -19,8 +22,8 @@ const CONFIG_LABELS: &[&str] = &["config-2", "vmedia_boot_iso"];
 const MODEL: &str = "virtual media";
 /// A USB device is believed below this size, bytes.
 const USB_LIMIT: u64 = 4 << 30;
-/// The folders of a medium from which files are copied to `/etc`.
-const FOLDERS: [&str; 2] = ["ironic-python-agent", "ironic-python-agent.d"];
+/// Network data, as OpenStack has it on config drives.
+const NETWORK_DATA: &str = "openstack/latest/network_data.json";
 /// Files copied at most, and the largest of them in bytes.
 const MAX_FILES: usize = 64;
 const MAX_FILE: u64 = 1 << 20;
@@ -41,8 +44,8 @@ pub struct Medium {
 pub struct Found {
     /// The words of `parameters.txt`; they win over the kernel command line.
     pub words: Words,
-    /// The options of configuration files.
-    pub files: Words,
+    /// Network data as text.
+    pub network_data: Option<Vec<u8>>,
     /// Whether any medium was there.
     pub any: bool,
 }
@@ -80,18 +83,15 @@ pub fn read(root: &Path) -> Result<Found, MediaError> {
     let parameters = labelled(PARAMETERS_LABELS).or_else(|| media.iter().find(|(_, by_model)| *by_model));
     if let Some((medium, _)) = parameters {
         found.any = true;
-        found.words = mounted(root, medium, |place| {
-            let path = place.join("parameters.txt");
-            match text(&path) {
-                Ok(text) => Ok(Words::parse(&text)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Words::default()),
-                Err(source) => Err(MediaError::File { path, source }),
-            }
-        })?;
+        let text = mounted(root, medium, |place| file(place, "parameters.txt", MAX_TEXT as u64))?;
+        found.words = Words::parse(&String::from_utf8_lossy(&text.unwrap_or_default()));
     }
     if let Some((medium, _)) = labelled(CONFIG_LABELS) {
         found.any = true;
-        found.files = mounted(root, medium, |place| copy_config(place, &root.join("etc")))?;
+        found.network_data = mounted(root, medium, |place| {
+            copy_config(place, &root.join("etc"))?;
+            file(place, NETWORK_DATA, MAX_FILE)
+        })?;
     }
     Ok(found)
 }
@@ -112,39 +112,61 @@ fn mounted<T>(
     seen
 }
 
-/// Copies the regular files of the two folders and reads the options of those that end in `.conf`.
-fn copy_config(place: &Path, etc: &Path) -> Result<Words, MediaError> {
-    let mut words = Words::default();
+/// The bytes of a file of a medium; `None` when there is none, or when it is not one to be read, which is logged.
+fn file(place: &Path, path: &str, most: u64) -> Result<Option<Vec<u8>>, MediaError> {
+    let failed = |source| MediaError::File { path: place.join(path), source };
+    let opened = match open_beneath(place, Path::new(path), OFlags::empty()) {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            tracing::warn!(path, "not read from virtual media: a symbolic link is on the way");
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let metadata = opened.metadata().map_err(failed)?;
+    if !metadata.is_file() || metadata.len() > most {
+        tracing::warn!(path, bytes = metadata.len(), most, "not read from virtual media: no file, or too large");
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    opened.take(most).read_to_end(&mut bytes).map_err(failed)?;
+    Ok(Some(bytes))
+}
+
+/// Opens what is below `place` through no symbolic link (openat2(2)), without waiting for the other end of a pipe.
+fn open_beneath(place: &Path, path: &Path, flags: OFlags) -> io::Result<File> {
+    let folder = File::open(place)?;
+    let flags = flags | OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    Ok(rustix::fs::openat2(&folder, path, flags, Mode::empty(), resolve)?.into())
+}
+
+/// Copies the regular files of the folders for configuration.
+fn copy_config(place: &Path, etc: &Path) -> Result<(), MediaError> {
     let mut copied = 0;
-    for folder in FOLDERS {
-        let Ok(entries) = fs::read_dir(place.join("etc").join(folder)) else { continue };
-        let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
-        paths.sort();
-        for path in paths {
-            let failed = |source| MediaError::File { path: path.clone(), source };
-            let metadata = fs::symlink_metadata(&path).map_err(failed)?;
-            let Some(name) = path.file_name().filter(|_| metadata.is_file()) else { continue };
-            if metadata.len() > MAX_FILE || copied == MAX_FILES {
-                tracing::warn!(path = %path.display(), "not copied from virtual media: too large, or too many files");
-                continue;
+    for folder in files::FOLDERS {
+        let inside = Path::new("etc").join(folder);
+        let Ok(listing) = open_beneath(place, &inside, OFlags::DIRECTORY) else { continue };
+        let failed = |source| MediaError::File { path: place.join(&inside), source };
+        let entries = rustix::fs::Dir::read_from(&listing).map_err(|error| failed(error.into()))?;
+        let names = entries.flatten().filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned));
+        let mut names: Vec<String> = names.filter(|name| name != "." && name != "..").take(MAX_FILES + 1).collect();
+        names.sort();
+        for name in names {
+            if copied == MAX_FILES {
+                tracing::warn!(most = MAX_FILES, "more files than are copied from virtual media");
+                return Ok(());
             }
+            let Some(bytes) = file(place, &format!("etc/{folder}/{name}"), MAX_FILE)? else { continue };
             let target = etc.join(folder);
             fs::create_dir_all(&target).map_err(failed)?;
-            fs::copy(&path, target.join(name)).map_err(failed)?;
+            fs::write(target.join(&name), bytes).map_err(failed)?;
             copied += 1;
-            if path.extension().is_some_and(|extension| extension == "conf") {
-                words.merge(Words::parse_ini(&text(&path).map_err(failed)?));
-            }
         }
     }
     tracing::info!(files = copied, "configuration copied from virtual media");
-    Ok(words)
-}
-
-fn text(path: &Path) -> io::Result<String> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_TEXT as u64).read_to_end(&mut text)?;
-    Ok(String::from_utf8_lossy(&text).into_owned())
+    Ok(())
 }
 
 /// All believed media, each with whether its model tells that a BMC made it.
@@ -157,11 +179,11 @@ fn media(root: &Path) -> Vec<(Medium, bool)> {
         .filter_map(|name| {
             let sys = root.join("sys/class/block").join(&name);
             let device = root.join("dev").join(&name);
-            let (label, file_system) = label(&device)?;
             if let Err(reason) = believe(&name, &sys) {
-                tracing::debug!(name, label, reason, "not virtual media");
+                tracing::trace!(name, reason, "not virtual media");
                 return None;
             }
+            let (label, file_system) = label(&device)?;
             let model = fs::read_to_string(sys.join("device/model")).unwrap_or_default().to_ascii_lowercase();
             Some((Medium { device, label, file_system }, model.contains(MODEL)))
         })
@@ -259,9 +281,43 @@ mod tests {
     fn a_disk_labelled_like_the_config_device_is_not_believed() {
         let tree = Tree::new();
         tree.device("sda", "pci0/ata1", "config-2", 1 << 20).device("vda", "pci0/virtio1", "ir-vfd-dev", 1 << 20);
-        tree.device("sdb", "pci0/usb1/1-1", "config-2", 4 << 30);
-        tree.device("sdc1", "pci0/usb1/1-2", "config-2", 1 << 20);
-        fs::write(tree.0.path().join("sys/class/block/sdc1/partition"), "1\n").unwrap();
+        tree.device("nvme0n1", "pci0/nvme0", "vmedia_boot_iso", 1 << 20);
+        assert_eq!(tree.labels(), Vec::<String>::new());
+        assert!(!read(tree.0.path()).unwrap().any);
+    }
+
+    #[test]
+    fn a_disk_whose_model_says_virtual_media_is_not_believed() {
+        let tree = Tree::new();
+        tree.device("sda", "pci0/ata1", "x", 1 << 20);
+        let sys = tree.0.path().join("sys/class/block/sda/device");
+        fs::create_dir_all(&sys).unwrap();
+        fs::write(sys.join("model"), "Virtual Media\n").unwrap();
+        assert!(!read(tree.0.path()).unwrap().any);
+    }
+
+    #[test]
+    fn a_usb_disk_of_4_gib_labelled_like_the_config_device_is_not_believed() {
+        let tree = Tree::new();
+        tree.device("sda", "pci0/usb1/1-1", "config-2", 4 << 30).device("sdb", "pci0/usb1/1-2", "config-2", 0);
+        assert_eq!(tree.labels(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_partition_labelled_like_the_config_device_is_not_believed() {
+        let tree = Tree::new();
+        for (name, parent) in [("sda1", "pci0/usb1/1-1"), ("sr0p1", "pci0/ata1")] {
+            tree.device(name, parent, "config-2", 1 << 20);
+            fs::write(tree.0.path().join("sys/class/block").join(name).join("partition"), "1\n").unwrap();
+        }
+        assert_eq!(tree.labels(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_device_mapper_or_loop_device_labelled_like_the_config_device_is_not_believed() {
+        let tree = Tree::new();
+        tree.device("dm-0", "virtual/block", "config-2", 1 << 20).device("loop0", "virtual/block", "config-2", 1 << 20);
+        tree.device("md0", "virtual/block", "ir-vfd-dev", 1 << 20);
         assert_eq!(tree.labels(), Vec::<String>::new());
     }
 
@@ -278,19 +334,68 @@ mod tests {
         assert_eq!(label(&path), Some(("ir-vfd-dev".to_owned(), "vfat")));
     }
 
+    fn medium(paths: &[(&str, &str)]) -> tempfile::TempDir {
+        let place = tempfile::tempdir().unwrap();
+        for (path, text) in paths {
+            let path = place.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        place
+    }
+
     #[test]
     fn files_are_copied_and_their_options_read() {
-        let folder = tempfile::tempdir().unwrap();
-        let (place, etc) = (folder.path().join("media"), folder.path().join("etc"));
-        fs::create_dir_all(place.join("etc/ironic-python-agent.d")).unwrap();
-        fs::create_dir_all(place.join("etc/ironic-python-agent")).unwrap();
-        fs::write(place.join("etc/ironic-python-agent/ironic.crt"), "pem").unwrap();
         let conf = "[DEFAULT]\ncafile = /etc/ironic-python-agent/ironic.crt\n";
-        fs::write(place.join("etc/ironic-python-agent.d/ironic-tls.conf"), conf).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", place.join("etc/ironic-python-agent/link")).unwrap();
-        let words = copy_config(&place, &etc).unwrap();
-        assert_eq!(words.get("cafile"), Some("/etc/ironic-python-agent/ironic.crt"));
-        assert_eq!(fs::read_to_string(etc.join("ironic-python-agent/ironic.crt")).unwrap(), "pem");
-        assert!(!etc.join("ironic-python-agent/link").exists());
+        let place = medium(&[
+            ("etc/ironic-python-agent.d/ironic-tls.conf", conf),
+            ("etc/ironic-python-agent/ironic.crt", "pem"),
+            (NETWORK_DATA, "{}"),
+        ]);
+        let root = tempfile::tempdir().unwrap();
+        copy_config(place.path(), &root.path().join("etc")).unwrap();
+        assert_eq!(files::read(root.path()).get("cafile"), Some("/etc/ironic-python-agent/ironic.crt"));
+        let copied = fs::read_to_string(root.path().join("etc/ironic-python-agent/ironic.crt")).unwrap();
+        assert_eq!(copied, "pem");
+        assert_eq!(file(place.path(), NETWORK_DATA, MAX_FILE).unwrap().as_deref(), Some(&b"{}"[..]));
+    }
+
+    #[test]
+    fn a_symbolic_link_on_a_medium_leads_nowhere() {
+        let secret = medium(&[("ironic-python-agent/shadow", "secret"), ("parameters.txt", "a=b")]);
+        let place = medium(&[("etc/ironic-python-agent.d/real", "real")]);
+        let link = |from: &str, to: &Path| std::os::unix::fs::symlink(to, place.path().join(from)).unwrap();
+        link("etc/ironic-python-agent", &secret.path().join("ironic-python-agent"));
+        link("etc/ironic-python-agent.d/link", Path::new("real"));
+        link("parameters.txt", &secret.path().join("parameters.txt"));
+        link("openstack", secret.path());
+        let etc = tempfile::tempdir().unwrap();
+        copy_config(place.path(), etc.path()).unwrap();
+        assert!(etc.path().join("ironic-python-agent.d/real").exists());
+        assert!(!etc.path().join("ironic-python-agent").exists());
+        assert!(!etc.path().join("ironic-python-agent.d/link").exists());
+        assert_eq!(file(place.path(), "parameters.txt", MAX_FILE).unwrap(), None);
+        assert_eq!(file(place.path(), NETWORK_DATA, MAX_FILE).unwrap(), None);
+        assert!(file(place.path(), "../x", MAX_FILE).is_err());
+    }
+
+    #[test]
+    fn large_files_pipes_and_folders_are_not_read() {
+        let place = medium(&[("etc/ironic-python-agent/large", ""), ("etc/ironic-python-agent/folder/x", "x")]);
+        let inside = place.path().join("etc/ironic-python-agent");
+        File::options().write(true).open(inside.join("large")).unwrap().set_len(MAX_FILE + 1).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, inside.join("pipe"), rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let etc = tempfile::tempdir().unwrap();
+        copy_config(place.path(), etc.path()).unwrap();
+        assert!(!etc.path().join("ironic-python-agent").exists());
+    }
+
+    #[test]
+    fn more_files_than_the_limit_are_not_copied() {
+        let names: Vec<String> = (0..2 * MAX_FILES).map(|n| format!("etc/ironic-python-agent/{n}")).collect();
+        let place = medium(&names.iter().map(|name| (name.as_str(), "x")).collect::<Vec<_>>());
+        let etc = tempfile::tempdir().unwrap();
+        copy_config(place.path(), etc.path()).unwrap();
+        assert_eq!(fs::read_dir(etc.path().join("ironic-python-agent")).unwrap().count(), MAX_FILES);
     }
 }

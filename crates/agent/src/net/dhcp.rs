@@ -5,10 +5,10 @@
 
 use super::lease::Lease;
 use super::links::{self, Link};
-use super::{NetError, prefix};
+use super::{NetError, Report, Source, StaticRoute, prefix};
 use dhcproto::v4::{CLIENT_PORT, DhcpOption, HType, Message, MessageType, Opcode, OptionCode, SERVER_PORT};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnetlink::Handle;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -42,11 +42,6 @@ const REQUESTS: u32 = 4;
 /// Larger than any datagram that comes unfragmented.
 const LARGEST_MESSAGE: usize = 4096;
 
-/// What the client tells of its lease: a new one, or that there is none any more.
-pub(super) trait Report: Send + Sync {
-    fn leased(&self, link: &Link, lease: Option<&Lease>);
-}
-
 /// Gets a lease and keeps it for as long as the future is polled. `metric` orders the routes of several links, `keep` are
 /// addresses of the link that are not ours to remove.
 pub(super) async fn run(
@@ -68,14 +63,14 @@ pub(super) async fn run(
                 seconds = lease.ends_after.as_secs(),
                 "DHCP lease"
             );
-            report.leased(link, Some(&lease));
+            report.told(link, Source::Dhcp, Some(lease.hints()));
             match client.hold(&lease).await? {
                 Some(renewed) => lease = renewed,
                 None => break,
             }
         }
         tracing::warn!(link = link.name, address = %lease.address, "DHCP lease lost");
-        report.leased(link, None);
+        report.told(link, Source::Dhcp, None);
         links::retain_v4(handle, link, keep).await?;
     }
 }
@@ -106,8 +101,11 @@ impl Client {
     /// Finds a server and takes its offer, trying for ever.
     async fn discover(&self) -> Result<Lease, DhcpError> {
         let mut wait = FIRST_WAIT;
+        // One number for all of them: the answer of a server that is slower than our waits counts, too.
+        let xid = rand::random();
         loop {
             let mut message = self.message(MessageType::Discover);
+            message.set_xid(xid);
             message.opts_mut().insert(wanted());
             let offer = self.ask(&message, Ipv4Addr::BROADCAST, wait, MessageType::Offer).await?;
             if let Some(offered) = offer.as_ref().and_then(Lease::from_ack)
@@ -246,7 +244,7 @@ fn wanted() -> DhcpOption {
 
 /// Puts a lease into the kernel.
 async fn apply(lease: &Lease, link: &Link, handle: &Handle, metric: u32, keep: &[IpAddr]) -> Result<(), NetError> {
-    if let Some(mtu) = lease.mtu.filter(|mtu| u32::from(*mtu) != link.mtu) {
+    if let Some(mtu) = lease.mtu.map(u32::from).filter(|mtu| *mtu != link.mtu) {
         // A card that cannot do it is still of use.
         if let Err(error) = links::set_mtu(handle, link, mtu).await {
             tracing::warn!(link = link.name, mtu, %error, "MTU of the lease not taken");
@@ -255,25 +253,14 @@ async fn apply(lease: &Lease, link: &Link, handle: &Handle, metric: u32, keep: &
     let kept: Vec<IpAddr> = keep.iter().copied().chain([lease.address.into()]).collect();
     links::add_address(handle, link, lease.address.into(), lease.prefix).await?;
     links::retain_v4(handle, link, &kept).await?;
-    let network = prefix(lease.address, lease.prefix);
     for &(destination, length, router) in &lease.routes {
-        let mut route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(prefix(destination, length), length)
-            .output_interface(link.index)
-            .priority(metric);
-        if router.is_unspecified() {
-            route = route.scope(netlink_packet_route::route::RouteScope::Link);
-        } else {
-            route = route.gateway(router);
-            if prefix(router, lease.prefix) != network {
-                // A router outside of the network, as clouds have them: it is on this link all the same.
-                route = route.onlink();
-            }
-        }
-        handle.route().add(route.build()).replace().execute().await.map_err(|source| NetError::Kernel {
-            what: format!("route to {destination}/{length} through {router} on {}", link.name),
-            source,
-        })?;
+        let route = StaticRoute {
+            device: link.name.clone(),
+            destination: prefix(destination, length).into(),
+            prefix: length,
+            gateway: (!router.is_unspecified()).then_some(router.into()),
+        };
+        links::add_route(handle, link, &route, metric).await?;
     }
     Ok(())
 }

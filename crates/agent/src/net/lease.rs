@@ -1,7 +1,8 @@
 //! What a DHCP server gave.
 
+use super::Hints;
 use dhcproto::v4::{DhcpOption, Message, OptionCode};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 /// A route: network, length of its prefix in bits, and the router, unspecified for the link itself.
@@ -39,11 +40,21 @@ pub struct Lease {
 /// Taken when a server does not say how long (which it must).
 const ONE_HOUR: u32 = 3600;
 /// Shorter leases are renewed as if they were this long, so that no server makes us storm it.
-const SHORTEST: u32 = 10;
+pub(super) const SHORTEST: u32 = 10;
 /// Bounds on lists of a server.
-const MOST: usize = 32;
+pub(super) const MOST: usize = 32;
 
 impl Lease {
+    /// What it says beside the address.
+    pub(super) fn hints(&self) -> Hints {
+        Hints {
+            dns: self.dns.iter().copied().map(IpAddr::V4).collect(),
+            search: self.search.clone(),
+            ntp: self.ntp.iter().copied().map(IpAddr::V4).collect(),
+            hostname: self.hostname.clone(),
+        }
+    }
+
     /// Reads an acknowledgement; `None` when it gives no usable address or does not say who sent it.
     pub(super) fn from_ack(ack: &Message) -> Option<Self> {
         let options = ack.opts();

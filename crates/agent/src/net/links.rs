@@ -1,12 +1,16 @@
 //! Links and addresses of the kernel, through rtnetlink.
 
-use super::NetError;
+use super::params::{self, BondLink, VlanLink};
+use super::{NetError, StaticRoute};
 use futures::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
-use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec};
+use netlink_packet_route::link::{
+    BondLacpRate, BondMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use rtnetlink::{Handle, LinkBond, LinkMessageBuilder, LinkUnspec, LinkVlan, RouteMessageBuilder};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 /// A MAC address of six bytes.
@@ -63,9 +67,23 @@ pub(super) struct Link {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) mac: Mac,
+    /// The one that the card was made with: a port of a bond has the bond's beside it.
+    pub(super) permanent: Option<Mac>,
     pub(super) mtu: u32,
     pub(super) up: bool,
     pub(super) carrier: bool,
+    /// Whether it is a VLAN interface or a bond, and no card.
+    pub(super) made: bool,
+    /// The bond or bridge that it is a port of.
+    pub(super) controller: Option<u32>,
+}
+
+impl Link {
+    /// Whether a parameter means this link. A MAC address means a card: VLAN interfaces and bonds share that of theirs.
+    pub(super) fn is(&self, device: &str) -> bool {
+        let by_mac = |mac: &Mac| !self.made && params::names(device, &self.name, mac);
+        device == self.name || by_mac(&self.mac) || self.permanent.as_ref().is_some_and(by_mac)
+    }
 }
 
 fn kernel(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError {
@@ -73,8 +91,8 @@ fn kernel(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError 
     |source| NetError::Kernel { what, source }
 }
 
-/// Ethernet cards, and the ends of virtual cables that a container has in their place. No bridges, tunnels and the like,
-/// and nothing that is a port of one.
+/// Ethernet cards, VLAN interfaces and bonds, and the ends of virtual cables that a container has in their place. No
+/// bridges, tunnels and the like.
 pub(super) async fn list(handle: &Handle) -> Result<Vec<Link>, NetError> {
     let messages: Vec<LinkMessage> =
         handle.link().get().execute().try_collect().await.map_err(kernel("list the links"))?;
@@ -92,26 +110,74 @@ fn link(message: LinkMessage) -> Option<Link> {
         index: message.header.index,
         name: String::new(),
         mac: Mac::default(),
+        permanent: None,
         mtu: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
+        made: false,
+        controller: None,
     };
     for attribute in message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name = name,
             LinkAttribute::Mtu(mtu) => link.mtu = mtu,
             LinkAttribute::Address(address) => link.mac = Mac(address.try_into().ok()?),
-            LinkAttribute::Controller(controller) if controller != 0 => return None,
+            LinkAttribute::PermAddress(address) => link.permanent = address.try_into().ok().map(Mac),
+            LinkAttribute::Controller(controller) if controller != 0 => link.controller = Some(controller),
             LinkAttribute::LinkInfo(infos) => {
-                let made = |info: &LinkInfo| matches!(info, LinkInfo::Kind(kind) if *kind != InfoKind::Veth);
-                if infos.iter().any(made) {
-                    return None;
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(InfoKind::Veth) => {}
+                        LinkInfo::Kind(InfoKind::Vlan | InfoKind::Bond) => link.made = true,
+                        LinkInfo::Kind(_) => return None,
+                        _ => {}
+                    }
                 }
             }
             _ => {}
         }
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// Makes a VLAN interface on `parent`, up.
+pub(super) async fn make_vlan(handle: &Handle, vlan: &VlanLink, parent: &Link) -> Result<(), NetError> {
+    let mut message = LinkVlan::new(&vlan.name, parent.index, vlan.id).up();
+    if let Some(mac) = vlan.mac {
+        message = message.address(mac.0.to_vec());
+    }
+    let what = format!("make {} for VLAN {} on {}; is the kernel module 8021q there?", vlan.name, vlan.id, parent.name);
+    handle.link().add(message.build()).execute().await.map_err(kernel(what))
+}
+
+/// Makes a bond without ports, up.
+pub(super) async fn make_bond(handle: &Handle, bond: &BondLink) -> Result<(), NetError> {
+    let mut message = LinkBond::new(&bond.name).up();
+    // The mode comes first: what the kernel takes of the rest depends on it.
+    if let Some(mode) = bond.mode {
+        message = message.mode(mode);
+    }
+    // Without looking at carriers a bond never notices that a port is dead.
+    message = message.miimon(bond.miimon.unwrap_or(100));
+    if let Some(hash) = bond.hash {
+        message = message.xmit_hash_policy(hash);
+    }
+    if bond.fast_lacp && bond.mode == Some(BondMode::Ieee8023Ad) {
+        message = message.ad_lacp_rate(BondLacpRate::Fast);
+    }
+    if let Some(mac) = bond.mac {
+        message = message.address(mac.0.to_vec());
+    }
+    let what = format!("make the bond {}; is the kernel module bonding there?", bond.name);
+    handle.link().add(message.build()).execute().await.map_err(kernel(what))
+}
+
+/// Makes `port` a port of `bond`; the kernel takes it when it is down, and takes it up itself.
+pub(super) async fn enslave(handle: &Handle, port: &Link, bond: &Link) -> Result<(), NetError> {
+    set_up(handle, port, false).await?;
+    let message = LinkUnspec::new_with_index(port.index).controller(bond.index).build();
+    let what = format!("make {} a port of {}", port.name, bond.name);
+    handle.link().set(message).execute().await.map_err(kernel(what))
 }
 
 /// Takes a link up or down.
@@ -129,8 +195,8 @@ pub(super) async fn loopback_up(handle: &Handle) -> Result<(), NetError> {
 }
 
 /// Sets the largest packet of a link, in bytes.
-pub(super) async fn set_mtu(handle: &Handle, link: &Link, mtu: u16) -> Result<(), NetError> {
-    let message = LinkUnspec::new_with_index(link.index).mtu(mtu.into()).build();
+pub(super) async fn set_mtu(handle: &Handle, link: &Link, mtu: u32) -> Result<(), NetError> {
+    let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
     handle.link().set(message).execute().await.map_err(kernel(format!("set the MTU of {} to {mtu}", link.name)))
 }
 
@@ -140,23 +206,81 @@ pub(super) async fn add_address(handle: &Handle, link: &Link, ip: IpAddr, prefix
     handle.address().add(link.index, ip, prefix).replace().execute().await.map_err(kernel(what))
 }
 
+/// Takes an address from a link.
+pub(super) async fn remove_address(handle: &Handle, link: &Link, address: IpAddr) -> Result<(), NetError> {
+    remove_addresses(handle, link, |message| ip(message) == Some(address)).await
+}
+
+/// Takes all addresses from a link of which `unwanted` says so.
+async fn remove_addresses(
+    handle: &Handle,
+    link: &Link,
+    unwanted: impl Fn(&AddressMessage) -> bool,
+) -> Result<(), NetError> {
+    let request = handle.address().get().set_link_index_filter(link.index).execute();
+    let messages: Vec<AddressMessage> =
+        request.try_collect().await.map_err(kernel(format!("list the addresses of {}", link.name)))?;
+    for message in messages {
+        if message.header.index == link.index && unwanted(&message) {
+            let what = format!(
+                "take the address {} from {}",
+                ip(&message).map_or_else(String::new, |ip| ip.to_string()),
+                link.name
+            );
+            handle.address().del(message).execute().await.map_err(kernel(what))?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes all IPv4 addresses from a link but `keep`.
 pub(super) async fn retain_v4(handle: &Handle, link: &Link, keep: &[IpAddr]) -> Result<(), NetError> {
-    let messages: Vec<AddressMessage> = handle
-        .address()
-        .get()
-        .set_link_index_filter(link.index)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(kernel(format!("list the addresses of {}", link.name)))?;
-    for message in messages {
-        if let Some(ip) = ip(&message).filter(IpAddr::is_ipv4)
-            && !keep.contains(&ip)
-            && message.header.index == link.index
-        {
-            let what = format!("take the address {ip} from {}", link.name);
-            handle.address().del(message).execute().await.map_err(kernel(what))?;
+    remove_addresses(handle, link, |message| ip(message).is_some_and(|ip| ip.is_ipv4() && !keep.contains(&ip))).await
+}
+
+/// Adds or replaces a route. A router outside of the link's networks is taken to be on the link all the same.
+pub(super) async fn add_route(handle: &Handle, link: &Link, route: &StaticRoute, metric: u32) -> Result<(), NetError> {
+    let StaticRoute { destination, prefix, gateway, .. } = route;
+    let message = match (*destination, *gateway) {
+        (IpAddr::V4(destination), gateway) => {
+            let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(destination, *prefix);
+            let route = route.output_interface(link.index).priority(metric);
+            match gateway {
+                Some(IpAddr::V4(gateway)) => route.gateway(gateway).onlink().build(),
+                _ => route.scope(RouteScope::Link).build(),
+            }
+        }
+        (IpAddr::V6(destination), gateway) => {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(destination, *prefix);
+            let route = route.output_interface(link.index).priority(metric);
+            match gateway {
+                Some(IpAddr::V6(gateway)) => route.gateway(gateway).onlink().build(),
+                _ => route.build(),
+            }
+        }
+    };
+    let what = match gateway {
+        Some(gateway) => format!("route to {destination}/{prefix} through {gateway} on {}", link.name),
+        None => format!("route to {destination}/{prefix} on {}", link.name),
+    };
+    handle.route().add(message).replace().execute().await.map_err(kernel(what))
+}
+
+/// Forgets addresses and routes that came by router advertisement before somebody said that there are to be none.
+pub(super) async fn forget_advertised(handle: &Handle, link: &Link) -> Result<(), NetError> {
+    let lasts = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Permanent));
+    remove_addresses(handle, link, |message| {
+        ip(message).is_some_and(|ip| ip.is_ipv6()) && !message.attributes.iter().any(lasts)
+    })
+    .await?;
+    let all = RouteMessageBuilder::<Ipv6Addr>::new().build();
+    let routes: Vec<RouteMessage> =
+        handle.route().get(all).execute().try_collect().await.map_err(kernel("list the routes"))?;
+    for route in routes {
+        let here = route.attributes.iter().any(|attribute| *attribute == RouteAttribute::Oif(link.index));
+        if here && route.header.protocol == RouteProtocol::Ra {
+            let what = format!("forget an advertised route of {}", link.name);
+            handle.route().del(route).execute().await.map_err(kernel(what))?;
         }
     }
     Ok(())

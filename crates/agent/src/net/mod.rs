@@ -1,18 +1,26 @@
-//! Addresses: links up, DHCPv4, static addresses from the kernel command line, IPv6 from router advertisements.
+//! Addresses: links up, bonds and VLAN interfaces, addresses from the kernel command line or from network data, DHCPv4,
+//! IPv6 by router advertisement and DHCPv6.
 //!
 //! [`start`] watches the kernel's links for as long as the program runs. A link that gets its carrier late, or a card that
 //! appears late, is configured then. What goes wrong on one link is logged and is no concern of the others.
 
+mod advert;
+pub mod clock;
 mod dhcp;
+mod dhcp6;
 mod lease;
 mod links;
+pub mod mdns;
+mod network_data;
 mod params;
 mod resolver;
+pub mod vlans;
 mod watcher;
 
 pub use lease::{Lease, Route};
 pub use links::{Address, Mac, MacError};
-pub use params::{Autoconf, NetParams, ParamError, StaticAddress};
+pub use network_data::NetworkDataError;
+pub use params::{Autoconf, BondLink, NetParams, ParamError, StaticAddress, StaticRoute, VlanLink};
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -62,26 +70,61 @@ pub struct NetState {
     pub boot_link_pending: bool,
 }
 
+/// What a network says of itself beside addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Hints {
+    dns: Vec<IpAddr>,
+    search: Vec<String>,
+    ntp: Vec<IpAddr>,
+    hostname: Option<String>,
+}
+
+/// Who says it. Of one link the first is believed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Source {
+    Dhcp,
+    Dhcp6,
+    Advertisement,
+}
+
+/// Takes what the clients of the links hear: something new, or that nothing of it is true any more.
+trait Report: Send + Sync {
+    fn told(&self, link: &links::Link, source: Source, hints: Option<Hints>);
+}
+
 /// The running network. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct NetHandle {
     state: watch::Receiver<NetState>,
     handle: rtnetlink::Handle,
+    params: Arc<watch::Sender<Option<NetParams>>>,
     stop: Arc<watch::Sender<bool>>,
 }
 
-/// Brings all links up and keeps them configured as `params` says. The work goes on in tasks of the current runtime.
+/// Brings all links up, and gives them addresses once [`NetHandle::configure`] says which. The work goes on in tasks of the
+/// current runtime.
 ///
 /// # Errors
 ///
 /// When the kernel's link interface cannot be used at all; needs `CAP_NET_ADMIN`.
-pub async fn start(params: NetParams) -> Result<NetHandle, NetError> {
+pub async fn start() -> Result<NetHandle, NetError> {
     let (stop, stopped) = watch::channel(false);
-    let (handle, state) = watcher::start(params, stopped).await?;
-    Ok(NetHandle { state, handle, stop: Arc::new(stop) })
+    let (params, wanted) = watch::channel(None);
+    let (handle, state) = watcher::start(wanted, stopped).await?;
+    Ok(NetHandle { state, handle, params: Arc::new(params), stop: Arc::new(stop) })
 }
 
 impl NetHandle {
+    /// Says how the network is to be. Once it was said, more can be added; what is configured stays as it is.
+    pub fn configure(&self, params: NetParams) {
+        self.params.send_replace(Some(params));
+    }
+
+    /// Makes more VLAN interfaces, which do what interfaces do that nothing is said of.
+    pub fn add_vlans(&self, vlans: Vec<VlanLink>) {
+        self.params.send_modify(|params| params.get_or_insert_default().vlans.extend(vlans));
+    }
+
     /// What is known now.
     pub fn state(&self) -> NetState {
         self.state.borrow().clone()
@@ -125,6 +168,18 @@ impl NetHandle {
                 Err(NetError::NoAddress { waited: started.elapsed(), links })
             }
         }
+    }
+
+    /// Waits until the interface that the machine was booted from has an address, or all that have a carrier do. Returns
+    /// whether that was so within `limit`.
+    pub async fn wait_for_interfaces(&self, all: bool, limit: Duration) -> bool {
+        let done = |state: &NetState| {
+            let has = |name: &String| state.addresses.iter().any(|address| address.interface == *name);
+            let each = || state.links.iter().filter(|(_, carrier)| *carrier).all(|(name, _)| has(name));
+            !state.addresses.is_empty() && !state.boot_link_pending && (!all || each())
+        };
+        let mut state = self.state.clone();
+        matches!(tokio::time::timeout(limit, state.wait_for(done)).await, Ok(Ok(_)))
     }
 
     /// Takes all links down, for good: nothing brings them up again.

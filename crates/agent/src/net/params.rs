@@ -3,9 +3,10 @@
 //! `ip=` has the form of the kernel's own (`Documentation/admin-guide/nfs/nfsroot.rst`), which Debian's kernel does not
 //! act upon itself: `ip=<client>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>:<dns1>:<ntp0>` or
 //! `ip=<autoconf>`. It may be given several times. Beyond the kernel's, and as dracut takes them: `ip=<device>:<autoconf>`,
-//! IPv6 addresses in brackets, a prefix length in place of a netmask, `nameserver=<address>`.
+//! IPv6 addresses in brackets, a prefix length in place of a netmask, `nameserver=<address>`, `vlan=`, `bond=`.
 
 use super::links::Mac;
+use netlink_packet_route::link::{BondMode, BondXmitHashPolicy};
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A word that cannot be used.
@@ -19,14 +20,34 @@ pub struct ParamError {
 const FORM: &str = "ip=dhcp, ip=<device>:dhcp or ip=<address>::<gateway>:<netmask or prefix>:<hostname>:<device>:none:<dns>:<dns>:<ntp>";
 
 /// How addresses are found that nobody gave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Autoconf {
-    /// DHCPv4 (and IPv6 by router advertisement, which the kernel does by itself).
-    Dhcp,
-    /// IPv6 by router advertisement alone.
-    RouterAdvertisement,
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Autoconf {
+    /// By DHCPv4.
+    pub dhcp: bool,
+    /// By router advertisement, and by DHCPv6 where the advertisement says so.
+    pub advertisements: bool,
+    /// By DHCPv6, whatever is advertised.
+    pub dhcp6: bool,
+}
+
+impl Autoconf {
+    /// DHCPv4, and IPv6 as routers advertise it.
+    pub const DHCP: Self = Self { dhcp: true, advertisements: true, dhcp6: false };
+    /// IPv6 as routers advertise it.
+    pub const ADVERTISEMENTS: Self = Self { dhcp: false, advertisements: true, dhcp6: false };
+    /// DHCPv6; the routers are advertised all the same.
+    pub const DHCP6: Self = Self { dhcp: false, advertisements: true, dhcp6: true };
     /// Not at all.
-    Off,
+    pub const OFF: Self = Self { dhcp: false, advertisements: false, dhcp6: false };
+
+    /// What either does.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            dhcp: self.dhcp || other.dhcp,
+            advertisements: self.advertisements || other.advertisements,
+            dhcp6: self.dhcp6 || other.dhcp6,
+        }
+    }
 }
 
 /// An address that was given.
@@ -44,6 +65,51 @@ pub struct StaticAddress {
     pub device: Option<String>,
 }
 
+/// A route that was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StaticRoute {
+    /// Interface, by name or by MAC address.
+    pub device: String,
+    /// Network.
+    pub destination: IpAddr,
+    /// Length of its prefix in bits.
+    pub prefix: u8,
+    /// Router; `None` for a network on the link itself.
+    pub gateway: Option<IpAddr>,
+}
+
+/// A VLAN interface to be made (IEEE 802.1Q).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VlanLink {
+    /// Its name.
+    pub name: String,
+    /// The interface below it, by name or by MAC address.
+    pub parent: String,
+    /// The VLAN, 1 to 4094.
+    pub id: u16,
+    /// Its MAC address, when it is not that of the interface below.
+    pub mac: Option<Mac>,
+}
+
+/// A bond to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct BondLink {
+    /// Its name.
+    pub name: String,
+    /// Its ports, by name or by MAC address.
+    pub ports: Vec<String>,
+    /// Its MAC address, when it is not that of its first port.
+    pub mac: Option<Mac>,
+    /// Mode, as the kernel calls it; `balance-rr` when nothing is said.
+    pub mode: Option<BondMode>,
+    /// Milliseconds between two looks at the carriers of the ports.
+    pub miimon: Option<u32>,
+    /// Which port a packet takes.
+    pub hash: Option<BondXmitHashPolicy>,
+    /// Whether LACP packets are asked for every second instead of every 30.
+    pub fast_lacp: bool,
+}
+
 /// The network as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NetParams {
@@ -53,6 +119,14 @@ pub struct NetParams {
     pub devices: Vec<(String, Autoconf)>,
     /// Given addresses.
     pub addresses: Vec<StaticAddress>,
+    /// Given routes.
+    pub routes: Vec<StaticRoute>,
+    /// VLAN interfaces to be made.
+    pub vlans: Vec<VlanLink>,
+    /// Bonds to be made.
+    pub bonds: Vec<BondLink>,
+    /// Largest packets in bytes, by interface.
+    pub mtus: Vec<(String, u32)>,
     /// Given name servers.
     pub dns: Vec<IpAddr>,
     /// Given time servers.
@@ -65,9 +139,13 @@ impl Default for NetParams {
     /// DHCP everywhere.
     fn default() -> Self {
         Self {
-            default: Autoconf::Dhcp,
+            default: Autoconf::DHCP,
             devices: Vec::new(),
             addresses: Vec::new(),
+            routes: Vec::new(),
+            vlans: Vec::new(),
+            bonds: Vec::new(),
+            mtus: Vec::new(),
             dns: Vec::new(),
             ntp: Vec::new(),
             bootif: None,
@@ -86,6 +164,8 @@ impl NetParams {
             let result = match word.split_once('=') {
                 Some(("ip", value)) => parse_ip(value, &mut params, &mut global),
                 Some(("nameserver", value)) => address(value).map(|server| params.dns.extend(server)),
+                Some(("vlan", value)) => parse_vlan(value).map(|vlan| params.vlans.push(vlan)),
+                Some(("bond", value)) => parse_bond(value, &mut params),
                 Some(("BOOTIF", value)) => {
                     let mac = value.parse().map_err(|_| "it is not a MAC address");
                     mac.map(|mac| params.bootif = Some(mac))
@@ -98,14 +178,20 @@ impl NetParams {
         }
         // Whoever speaks of single interfaces or gives addresses means these and no others.
         let specific = !params.addresses.is_empty() || !params.devices.is_empty();
-        params.default = global.unwrap_or(if specific { Autoconf::Off } else { Autoconf::Dhcp });
+        params.default = global.unwrap_or(if specific { Autoconf::OFF } else { Autoconf::DHCP });
         (params, errors)
+    }
+
+    /// Kernel modules that making the interfaces takes.
+    pub fn modules(&self) -> impl Iterator<Item = &'static str> {
+        let (vlans, bonds) = (!self.vlans.is_empty(), !self.bonds.is_empty());
+        vlans.then_some("8021q").into_iter().chain(bonds.then_some("bonding"))
     }
 
     /// What an interface does.
     pub fn autoconf(&self, name: &str, mac: &Mac) -> Autoconf {
-        let own = self.devices.iter().find(|(device, _)| names(device, name, mac));
-        own.map_or(self.default, |(_, autoconf)| *autoconf)
+        let own = self.devices.iter().filter(|(device, _)| names(device, name, mac)).map(|(_, autoconf)| *autoconf);
+        own.reduce(Autoconf::or).unwrap_or(self.default)
     }
 }
 
@@ -116,11 +202,95 @@ pub(super) fn names(device: &str, name: &str, mac: &Mac) -> bool {
 
 fn autoconf(word: &str) -> Option<Autoconf> {
     match word {
-        "dhcp" | "on" | "any" | "both" => Some(Autoconf::Dhcp),
-        "auto6" => Some(Autoconf::RouterAdvertisement),
-        "off" | "none" => Some(Autoconf::Off),
+        "dhcp" | "on" | "any" | "both" => Some(Autoconf::DHCP),
+        "auto6" | "either6" | "link6" => Some(Autoconf::ADVERTISEMENTS),
+        "dhcp6" => Some(Autoconf::DHCP6),
+        "off" | "none" | "static" => Some(Autoconf::OFF),
         _ => None,
     }
+}
+
+/// Whether the kernel takes this as the name of an interface (`dev_valid_name` in `net/core/dev.c`).
+pub(super) fn is_interface_name(name: &str) -> bool {
+    let fits = |c: char| c.is_ascii_graphic() && !matches!(c, '/' | ':');
+    !name.is_empty() && name.len() < 16 && name != "." && name != ".." && name.chars().all(fits)
+}
+
+/// A VLAN's number (IEEE 802.1Q-2018, 9.6: 0 and 4095 are reserved).
+pub(super) fn vlan_id(number: u64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|id| (1..4095).contains(id))
+}
+
+/// `<name>:<device>`; the number at the end of the name is the VLAN's, as dracut.cmdline(7) has it.
+fn parse_vlan(value: &str) -> Result<VlanLink, &'static str> {
+    let (name, parent) = value.split_once(':').ok_or("wanted vlan=<name>:<device>")?;
+    let digits = name.len() - name.bytes().rev().take_while(u8::is_ascii_digit).count();
+    let id =
+        name[digits..].parse().ok().and_then(vlan_id).ok_or("the name does not end in a VLAN's number, 1 to 4094")?;
+    if !is_interface_name(name) || parent.is_empty() {
+        return Err("the name is not one of an interface, or there is no device");
+    }
+    Ok(VlanLink { name: name.to_owned(), parent: parent.to_owned(), id, mac: None })
+}
+
+/// `<name>:<port>,<port>[:<option>=<value>,…[:<mtu>]]`, as dracut.cmdline(7) has it.
+fn parse_bond(value: &str, params: &mut NetParams) -> Result<(), &'static str> {
+    let fields: Vec<&str> = value.split(':').collect();
+    let (name, ports) = match fields.as_slice() {
+        [name, ports, ..] if is_interface_name(name) => (*name, *ports),
+        _ => return Err("wanted bond=<name>:<device>,<device>[:<option>=<value>,…[:<mtu>]]"),
+    };
+    let ports: Vec<String> = ports.split(',').filter(|port| !port.is_empty()).map(str::to_owned).collect();
+    let mut bond = BondLink { name: name.to_owned(), ports, ..BondLink::default() };
+    for option in fields.get(2).copied().unwrap_or_default().split([',', ';']).filter(|option| !option.is_empty()) {
+        let (key, value) = option.split_once('=').ok_or("a bond's option has no value")?;
+        bond.set(key, value)?;
+    }
+    if let Some(mtu) = fields.get(3) {
+        params.mtus.push((name.to_owned(), mtu.parse().map_err(|_| "its MTU is not a number")?));
+    }
+    if bond.ports.is_empty() || fields.len() > 4 {
+        return Err("a bond has ports by name, and four fields at most");
+    }
+    params.bonds.push(bond);
+    Ok(())
+}
+
+impl BondLink {
+    /// Sets an option by the name that the kernel has for it (`Documentation/networking/bonding.rst`).
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), &'static str> {
+        match key {
+            "mode" => self.mode = Some(bond_mode(value).ok_or("its mode is none that bonds have")?),
+            "miimon" => self.miimon = Some(value.parse().map_err(|_| "its miimon is not a number of milliseconds")?),
+            "xmit_hash_policy" => {
+                self.hash = Some(match value {
+                    "layer2" => BondXmitHashPolicy::Layer2,
+                    "layer2+3" => BondXmitHashPolicy::Layer23,
+                    "layer3+4" => BondXmitHashPolicy::Layer34,
+                    "encap2+3" => BondXmitHashPolicy::Encap23,
+                    "encap3+4" => BondXmitHashPolicy::Encap34,
+                    "vlan+srcmac" => BondXmitHashPolicy::VlanSrcMac,
+                    _ => return Err("its xmit_hash_policy is none that bonds have"),
+                });
+            }
+            "lacp_rate" => self.fast_lacp = matches!(value, "fast" | "1"),
+            _ => return Err("a bond's option is not mode, miimon, xmit_hash_policy or lacp_rate"),
+        }
+        Ok(())
+    }
+}
+
+fn bond_mode(text: &str) -> Option<BondMode> {
+    Some(match text {
+        "balance-rr" | "0" => BondMode::BalanceRr,
+        "active-backup" | "1" => BondMode::ActiveBackup,
+        "balance-xor" | "2" => BondMode::BalanceXor,
+        "broadcast" | "3" => BondMode::Broadcast,
+        "802.3ad" | "4" => BondMode::Ieee8023Ad,
+        "balance-tlb" | "5" => BondMode::BalanceTlb,
+        "balance-alb" | "6" => BondMode::BalanceAlb,
+        _ => return None,
+    })
 }
 
 fn parse_ip(value: &str, params: &mut NetParams, global: &mut Option<Autoconf>) -> Result<(), &'static str> {
@@ -151,7 +321,7 @@ fn parse_ip(value: &str, params: &mut NetParams, global: &mut Option<Autoconf>) 
     let Some(client) = field(0) else {
         return match (device, own) {
             (Some(device), own) => {
-                params.devices.push((device, own.unwrap_or(Autoconf::Dhcp)));
+                params.devices.push((device, own.unwrap_or(Autoconf::DHCP)));
                 Ok(())
             }
             (None, Some(own)) => {
@@ -202,7 +372,7 @@ fn split(value: &str) -> Vec<&str> {
         .collect()
 }
 
-fn unbracketed(text: &str) -> &str {
+pub(super) fn unbracketed(text: &str) -> &str {
     text.strip_prefix('[').map_or(text, |rest| rest.trim_end_matches(']')).trim_end_matches(']')
 }
 
@@ -212,7 +382,7 @@ fn address(text: &str) -> Result<Option<IpAddr>, &'static str> {
     Ok(Some(address).filter(|address| !address.is_unspecified()))
 }
 
-fn prefix_length(text: &str, address: IpAddr) -> Result<u8, &'static str> {
+pub(super) fn prefix_length(text: &str, address: IpAddr) -> Result<u8, &'static str> {
     const WRONG: &str = "its netmask is neither a mask nor a prefix length";
     let most = if address.is_ipv4() { 32 } else { 128 };
     if let Ok(length) = text.parse::<u8>() {
@@ -255,11 +425,11 @@ mod tests {
     fn nothing_said_is_dhcp_everywhere() {
         assert_eq!(parse("console=ttyS0 quiet"), NetParams::default());
         assert_eq!(parse("ip=dhcp"), NetParams::default());
-        assert_eq!(parse("ip=:::::eth0:dhcp").autoconf("eth0", &Mac::default()), Autoconf::Dhcp);
-        assert_eq!(parse("ip=:::::eth0:dhcp").autoconf("eth1", &Mac::default()), Autoconf::Off);
-        assert_eq!(parse("ip=eth0:dhcp ip=dhcp").autoconf("eth1", &Mac::default()), Autoconf::Dhcp);
-        assert_eq!(parse("ip=off").default, Autoconf::Off);
-        assert_eq!(parse("ip=::::node-7::dhcp").default, Autoconf::Dhcp);
+        assert_eq!(parse("ip=:::::eth0:dhcp").autoconf("eth0", &Mac::default()), Autoconf::DHCP);
+        assert_eq!(parse("ip=:::::eth0:dhcp").autoconf("eth1", &Mac::default()), Autoconf::OFF);
+        assert_eq!(parse("ip=eth0:dhcp ip=dhcp").autoconf("eth1", &Mac::default()), Autoconf::DHCP);
+        assert_eq!(parse("ip=off").default, Autoconf::OFF);
+        assert_eq!(parse("ip=::::node-7::dhcp").default, Autoconf::DHCP);
     }
 
     #[test]
@@ -278,8 +448,8 @@ mod tests {
         );
         assert_eq!(params.dns.len(), 2);
         assert_eq!(params.ntp, ["192.0.2.4".parse::<IpAddr>().unwrap()]);
-        assert_eq!(params.default, Autoconf::Off);
-        assert_eq!(params.autoconf("eth1", &Mac::default()), Autoconf::Off);
+        assert_eq!(params.default, Autoconf::OFF);
+        assert_eq!(params.autoconf("eth1", &Mac::default()), Autoconf::OFF);
     }
 
     #[test]
@@ -305,12 +475,42 @@ mod tests {
              BOOTIF=01-52-54-00-12-34-56",
         );
         assert_eq!(params.addresses.len(), 2);
-        assert_eq!(params.autoconf("eth1", &Mac::default()), Autoconf::Dhcp);
-        assert_eq!(params.autoconf("eth0", &Mac::default()), Autoconf::Off);
+        assert_eq!(params.autoconf("eth1", &Mac::default()), Autoconf::DHCP);
+        assert_eq!(params.autoconf("eth0", &Mac::default()), Autoconf::OFF);
         assert_eq!(params.bootif.unwrap().to_string(), "52:54:00:12:34:56");
         let by_mac = parse("ip=192.0.2.5/24:::::52-54-00-12-34-56:none");
         let device = by_mac.addresses[0].device.as_deref().unwrap();
         assert!(names(device, "eth3", &"52:54:00:12:34:56".parse().unwrap()));
+    }
+
+    #[test]
+    fn vlans_and_bonds_are_read_as_dracut_has_them() {
+        let params = parse(
+            "vlan=eth0.100:eth0 vlan=vlan7:bond0 bond=bond0:eth0,eth1:mode=802.3ad,miimon=100:9000 ip=vlan7:dhcp",
+        );
+        assert_eq!((params.vlans[0].id, params.vlans[0].parent.as_str()), (100, "eth0"));
+        assert_eq!((params.vlans[1].id, params.vlans[1].name.as_str()), (7, "vlan7"));
+        let bond = &params.bonds[0];
+        assert_eq!((bond.mode, bond.miimon, bond.ports.len()), (Some(BondMode::Ieee8023Ad), Some(100), 2));
+        assert_eq!(params.mtus, [("bond0".to_owned(), 9000)]);
+        assert_eq!(params.modules().collect::<Vec<_>>(), ["8021q", "bonding"]);
+        assert_eq!(parse("ip=dhcp6").default, Autoconf::DHCP6);
+        assert_eq!(parse("ip=eth0:either6").autoconf("eth0", &Mac::default()), Autoconf::ADVERTISEMENTS);
+    }
+
+    #[test]
+    fn wrong_vlans_and_bonds_are_named() {
+        check_wrong("vlan=eth0", "wanted");
+        check_wrong("vlan=eth0.0:eth0", "1 to 4094");
+        check_wrong("vlan=eth0.4095:eth0", "1 to 4094");
+        check_wrong("vlan=eth0.x:eth0", "1 to 4094");
+        check_wrong("vlan=a-name-that-is-long100:eth0", "not one of an interface");
+        check_wrong("vlan=../x1:eth0", "not one of an interface");
+        check_wrong("bond=bond0", "wanted");
+        check_wrong("bond=bond0:", "ports");
+        check_wrong("bond=bond0:eth0:mode=9", "mode");
+        check_wrong("bond=bond0:eth0:fail_over_mac=1", "option");
+        check_wrong("bond=bond0:eth0::big", "MTU");
     }
 
     #[test]

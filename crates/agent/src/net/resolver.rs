@@ -1,6 +1,7 @@
 //! `/etc/resolv.conf` and the host name: what all links together say.
 
-use super::lease::{Lease, is_name};
+use super::Hints;
+use super::lease::is_name;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
@@ -9,18 +10,17 @@ use std::path::Path;
 const MOST_SERVERS: usize = 3;
 const MOST_DOMAINS: usize = 6;
 
-/// The text of `resolv.conf`, those servers first that were given, then those of `leases` in their order. `None` when
+/// The text of `resolv.conf`, those servers first that were given, then those of `hints` in their order. `None` when
 /// there is nothing to say.
-pub(super) fn resolv_conf(given: &[IpAddr], leases: &[&Lease]) -> Option<String> {
+pub(super) fn resolv_conf(given: &[IpAddr], hints: &[&Hints]) -> Option<String> {
     let mut servers: Vec<IpAddr> = Vec::new();
-    for server in given.iter().copied().chain(leases.iter().flat_map(|lease| lease.dns.iter().copied().map(IpAddr::V4)))
-    {
+    for server in given.iter().copied().chain(hints.iter().flat_map(|hints| hints.dns.iter().copied())) {
         if !servers.contains(&server) {
             servers.push(server);
         }
     }
     let mut domains: Vec<&str> = Vec::new();
-    for domain in leases.iter().flat_map(|lease| lease.search.iter()).filter(|domain| is_name(domain)) {
+    for domain in hints.iter().flat_map(|hints| hints.search.iter()).filter(|domain| is_name(domain)) {
         if !domains.contains(&domain.as_str()) {
             domains.push(domain);
         }
@@ -67,35 +67,23 @@ pub(super) fn set_hostname(name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
-    use std::time::Duration;
 
-    fn lease(dns: &[[u8; 4]], search: &[&str]) -> Lease {
-        Lease {
-            address: Ipv4Addr::new(192, 0, 2, 5),
-            prefix: 24,
-            server: Ipv4Addr::new(192, 0, 2, 1),
-            routes: Vec::new(),
-            dns: dns.iter().map(|octets| Ipv4Addr::from(*octets)).collect(),
+    fn hints(dns: &[&str], search: &[&str]) -> Hints {
+        Hints {
+            dns: dns.iter().map(|address| address.parse().unwrap()).collect(),
             search: search.iter().map(|&name| name.to_owned()).collect(),
-            ntp: Vec::new(),
-            mtu: None,
-            hostname: None,
-            renew_after: Duration::ZERO,
-            rebind_after: Duration::ZERO,
-            ends_after: Duration::ZERO,
+            ..Hints::default()
         }
     }
 
     #[test]
     fn servers_of_all_links_come_once_and_in_order() {
-        let (a, b) =
-            (lease(&[[192, 0, 2, 1]], &["a.example"]), lease(&[[192, 0, 2, 1], [192, 0, 2, 2]], &["b.example"]));
+        let (a, b) = (hints(&["192.0.2.1"], &["a.example"]), hints(&["192.0.2.1", "192.0.2.2"], &["b.example"]));
         let given = ["2001:db8::53".parse().unwrap()];
         assert_eq!(
             resolv_conf(&given, &[&a, &b]).unwrap(),
             "search a.example b.example\nnameserver 2001:db8::53\nnameserver 192.0.2.1\nnameserver 192.0.2.2\n"
         );
-        assert_eq!(resolv_conf(&[], &[&lease(&[], &["x"])]), None);
+        assert_eq!(resolv_conf(&[], &[&hints(&[], &["x"])]), None);
     }
 }

@@ -1,13 +1,12 @@
 //! The task that follows the kernel's links and configures them.
 
-use super::dhcp::{self, Report};
-use super::lease::Lease;
-use super::links::{self, Link};
-use super::params::{Autoconf, NetParams, StaticAddress, names};
-use super::{NetError, NetState, resolver};
+use super::advert::{self, Ask};
+use super::links::{self, Address, Link};
+use super::params::{Autoconf, NetParams, StaticAddress, StaticRoute};
+use super::{Hints, NetError, NetState, Report, Source, dhcp, dhcp6, resolver};
 use futures::{FutureExt, StreamExt};
-use rtnetlink::{Handle, MulticastGroup, RouteMessageBuilder};
-use std::collections::BTreeMap;
+use rtnetlink::{Handle, MulticastGroup};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -21,19 +20,19 @@ const LOOK_ANYWAY: Duration = Duration::from_secs(15);
 /// How long a link rests after it could not be configured.
 const REST: Duration = Duration::from_secs(5);
 
-/// Leases by link.
+/// What the clients of all links heard, by link.
 #[derive(Debug, Default)]
-struct Leases {
-    current: Mutex<BTreeMap<u32, Lease>>,
+struct Heard {
+    current: Mutex<BTreeMap<(u32, Source), Hints>>,
     changed: Notify,
 }
 
-impl Report for Leases {
-    fn leased(&self, link: &Link, lease: Option<&Lease>) {
+impl Report for Heard {
+    fn told(&self, link: &Link, source: Source, hints: Option<Hints>) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match lease {
-            Some(lease) => current.insert(link.index, lease.clone()),
-            None => current.remove(&link.index),
+        match hints {
+            Some(hints) => current.insert((link.index, source), hints),
+            None => current.remove(&(link.index, source)),
         };
         drop(current);
         self.changed.notify_one();
@@ -42,10 +41,14 @@ impl Report for Leases {
 
 struct Watcher {
     handle: Handle,
-    params: Arc<NetParams>,
-    leases: Arc<Leases>,
+    /// `None` until somebody says how the network is to be.
+    params: Option<NetParams>,
+    heard: Arc<Heard>,
     state: watch::Sender<NetState>,
     tasks: BTreeMap<u32, AbortHandle>,
+    /// Links for which router advertisements are switched off, and those whose MTU was set.
+    silenced: BTreeSet<u32>,
+    sized: BTreeSet<u32>,
     /// The link that gets addresses which name none.
     unnamed: Option<u32>,
     resolv_conf: Option<String>,
@@ -54,7 +57,7 @@ struct Watcher {
 
 /// Opens the netlink socket and starts the task. It ends when the sender of `stop` says so.
 pub(super) async fn start(
-    params: NetParams,
+    mut wanted: watch::Receiver<Option<NetParams>>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(Handle, watch::Receiver<NetState>), NetError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
@@ -66,17 +69,19 @@ pub(super) async fn start(
     let (state, receiver) = watch::channel(NetState::default());
     let mut watcher = Watcher {
         handle: handle.clone(),
-        params: Arc::new(params),
-        leases: Arc::default(),
+        params: None,
+        heard: Arc::default(),
         state,
         tasks: BTreeMap::new(),
+        silenced: BTreeSet::new(),
+        sized: BTreeSet::new(),
         unnamed: None,
         resolv_conf: None,
         hostname: None,
     };
     watcher.refresh().await?;
     tokio::spawn(async move {
-        let leases = Arc::clone(&watcher.leases);
+        let heard = Arc::clone(&watcher.heard);
         loop {
             tokio::select! {
                 biased;
@@ -89,7 +94,8 @@ pub(super) async fn start(
                     // What came together is looked at together.
                     while messages.next().now_or_never().flatten().is_some() {}
                 }
-                () = leases.changed.notified() => {}
+                () = heard.changed.notified() => {}
+                Ok(()) = wanted.changed() => watcher.params = wanted.borrow_and_update().clone(),
                 () = tokio::time::sleep(LOOK_ANYWAY) => {}
             }
             if let Err(error) = watcher.refresh().await {
@@ -111,20 +117,22 @@ fn warn(error: &(dyn std::error::Error + 'static), what: &str) {
 impl Watcher {
     /// Looks at all links and does what there is to do.
     async fn refresh(&mut self) -> Result<(), NetError> {
-        let links = links::list(&self.handle).await?;
-        for link in links.iter().filter(|link| !link.up) {
-            if self.params.autoconf(&link.name, &link.mac) == Autoconf::Off {
-                // The kernel would take addresses from router advertisements as soon as the link is up.
-                let switch = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name);
-                if let Err(error) = fs::write(&switch, "0\n") {
-                    tracing::debug!(switch, %error, "router advertisements not switched off");
-                }
+        let mut links = links::list(&self.handle).await?;
+        if let Some(params) = self.params.clone() {
+            self.silence(&links, &params).await;
+            self.size(&links, &params).await;
+            if make(&self.handle, &links, &params).await {
+                links = links::list(&self.handle).await?;
+                self.silence(&links, &params).await;
+                self.size(&links, &params).await;
             }
+        }
+        for link in links.iter().filter(|link| !link.up) {
             if let Err(error) = links::set_up(&self.handle, link, true).await {
                 warn(&error, "a link stays down");
             }
         }
-        self.unnamed = self.unnamed.or_else(|| self.choose_unnamed(&links));
+        links.retain(|link| link.controller.is_none());
         self.tasks.retain(|index, task| {
             let alive = links.iter().any(|link| link.index == *index && link.carrier) && !task.is_finished();
             if !alive {
@@ -132,82 +140,99 @@ impl Watcher {
             }
             alive
         });
-        for link in links.iter().filter(|link| link.carrier) {
-            if !self.tasks.contains_key(&link.index) {
-                tracing::info!(link = link.name, mac = %link.mac, "link has a carrier");
-                let task = self.configure(link.clone());
-                self.tasks.insert(link.index, task);
+        if let Some(params) = self.params.clone() {
+            self.unnamed = self.unnamed.or_else(|| choose_unnamed(&links, &params));
+            for link in links.iter().filter(|link| link.carrier) {
+                if !self.tasks.contains_key(&link.index) {
+                    tracing::info!(link = link.name, mac = %link.mac, "link has a carrier");
+                    let task = self.configure(link.clone(), &params);
+                    self.tasks.insert(link.index, task);
+                }
             }
         }
         self.publish(&links).await
     }
 
-    /// The link that the machine was booted from; when none is known, the first with a carrier.
-    fn choose_unnamed(&self, links: &[Link]) -> Option<u32> {
-        let boot = links.iter().find(|link| Some(link.mac) == self.params.bootif);
-        boot.or_else(|| links.iter().find(|link| link.carrier)).map(|link| link.index)
+    /// Switches router advertisements off where there are to be none: the kernel takes addresses from them as soon as a link
+    /// is up.
+    async fn silence(&mut self, links: &[Link], params: &NetParams) {
+        for link in links {
+            if autoconf(params, link).advertisements || !self.silenced.insert(link.index) {
+                continue;
+            }
+            let switch = format!("/proc/sys/net/ipv6/conf/{}/accept_ra", link.name);
+            if let Err(error) = fs::write(&switch, "0\n") {
+                tracing::debug!(switch, %error, "router advertisements not switched off");
+            }
+            // One may have come before it was known that there are to be none.
+            if link.up
+                && let Err(error) = links::forget_advertised(&self.handle, link).await
+            {
+                warn(&error, "an advertised address stays");
+            }
+        }
+    }
+
+    /// Sets the MTU of links, once: of cards before there are VLANs on them, which cannot have more.
+    async fn size(&mut self, links: &[Link], params: &NetParams) {
+        for link in links {
+            let wanted = params.mtus.iter().find(|(device, mtu)| link.is(device) && *mtu != link.mtu);
+            if let Some((_, mtu)) = wanted
+                && self.sized.insert(link.index)
+                && let Err(error) = links::set_mtu(&self.handle, link, *mtu).await
+            {
+                warn(&error, "an MTU is not set");
+            }
+        }
     }
 
     /// Starts to give a link its addresses.
-    fn configure(&self, link: Link) -> AbortHandle {
-        let own: Vec<StaticAddress> = self
-            .params
-            .addresses
-            .iter()
-            .filter(|address| match &address.device {
-                Some(device) => names(device, &link.name, &link.mac),
-                None => self.unnamed == Some(link.index),
-            })
-            .cloned()
-            .collect();
-        let dhcp = self.params.autoconf(&link.name, &link.mac) == Autoconf::Dhcp;
-        let metric = self.metric(&link);
-        let (handle, leases) = (self.handle.clone(), Arc::clone(&self.leases));
+    fn configure(&self, link: Link, params: &NetParams) -> AbortHandle {
+        let mine = |device: &Option<String>| match device {
+            Some(device) => link.is(device),
+            None => self.unnamed == Some(link.index),
+        };
+        let own: Vec<StaticAddress> =
+            params.addresses.iter().filter(|address| mine(&address.device)).cloned().collect();
+        let routes: Vec<StaticRoute> = params.routes.iter().filter(|route| link.is(&route.device)).cloned().collect();
+        let autoconf = autoconf(params, &link);
+        let metric = metric(params, &link);
+        let (handle, heard) = (self.handle.clone(), Arc::clone(&self.heard));
         tokio::spawn(async move {
             let keep: Vec<IpAddr> = own.iter().map(|address| address.address).collect();
-            for address in &own {
-                if let Err(error) = give(&handle, &link, address, metric).await {
-                    warn(&error, "a given address is not taken");
-                }
-            }
-            if !dhcp {
-                // The task stands for the link being configured.
-                return std::future::pending().await;
-            }
-            loop {
-                let Err(error) = dhcp::run(&link, &handle, metric, &keep, &*leases).await;
-                warn(&error, "DHCP begins again");
-                leases.leased(&link, None);
-                tokio::time::sleep(REST).await;
-            }
+            give(&handle, &link, &own, &routes, metric).await;
+            tokio::join!(
+                ask_v4(autoconf, &link, &handle, metric, &keep, &heard),
+                ask_v6(autoconf, &link, &handle, &heard)
+            );
+            // The task stands for the link being configured.
+            std::future::pending::<()>().await;
         })
         .abort_handle()
     }
 
-    /// The link that the machine was booted from goes first.
-    fn metric(&self, link: &Link) -> u32 {
-        if Some(link.mac) == self.params.bootif { 100 } else { 1000 + link.index }
-    }
-
     /// Tells everybody what there is now.
     async fn publish(&mut self, links: &[Link]) -> Result<(), NetError> {
-        let leases = self.leases.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let params = self.params.clone().unwrap_or_default();
+        let heard = self.heard.current.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut addresses = links::addresses(&self.handle, links).await?;
-        addresses.sort_by_key(|(link, address)| (self.metric(link), link.index, address.ip.is_ipv6()));
-        let boot = links.iter().find(|link| Some(link.mac) == self.params.bootif);
+        addresses.sort_by_key(|(link, address)| (metric(&params, link), link.index, address.ip.is_ipv6()));
         let mut ordered: Vec<&Link> = links.iter().collect();
-        ordered.sort_by_key(|link| self.metric(link));
-        let ordered: Vec<&Lease> = ordered.iter().filter_map(|link| leases.get(&link.index)).collect();
+        ordered.sort_by_key(|link| metric(&params, link));
+        let ordered: Vec<&Hints> = ordered
+            .iter()
+            .flat_map(|link| heard.iter().filter(|((index, _), _)| *index == link.index).map(|(_, hints)| hints))
+            .collect();
 
-        let text = resolver::resolv_conf(&self.params.dns, &ordered);
+        let text = resolver::resolv_conf(&params.dns, &ordered);
         if text != self.resolv_conf {
             if let Some(text) = &text {
                 resolver::write(Path::new("/etc/resolv.conf"), text);
             }
             self.resolv_conf = text;
         }
-        let given = self.params.addresses.iter().find_map(|address| address.hostname.as_ref());
-        let hostname = given.or_else(|| ordered.iter().find_map(|lease| lease.hostname.as_ref())).cloned();
+        let given = params.addresses.iter().find_map(|address| address.hostname.as_ref());
+        let hostname = given.or_else(|| ordered.iter().find_map(|hints| hints.hostname.as_ref())).cloned();
         if hostname != self.hostname {
             if let Some(name) = &hostname {
                 resolver::set_hostname(name);
@@ -215,11 +240,11 @@ impl Watcher {
             self.hostname = hostname;
         }
 
-        let leased = ordered.iter().flat_map(|lease| lease.ntp.iter().copied().map(IpAddr::V4));
+        let heard_ntp = ordered.iter().flat_map(|hints| hints.ntp.iter().copied());
         let state = NetState {
-            boot_link_pending: boot.is_some_and(|boot| !addresses.iter().any(|(link, _)| link.index == boot.index)),
+            boot_link_pending: self.params.is_none() || boot_link_pending(&params, links, &addresses),
             addresses: addresses.into_iter().map(|(_, address)| address).collect(),
-            ntp: self.params.ntp.iter().copied().chain(leased).collect(),
+            ntp: params.ntp.iter().copied().chain(heard_ntp).collect(),
             links: links.iter().map(|link| (link.name.clone(), link.carrier)).collect(),
         };
         self.state.send_if_modified(|current| {
@@ -233,25 +258,122 @@ impl Watcher {
     }
 }
 
-/// Gives a link an address of the command line and its route.
-async fn give(handle: &Handle, link: &Link, address: &StaticAddress, metric: u32) -> Result<(), NetError> {
-    links::add_address(handle, link, address.address, address.prefix).await?;
-    tracing::info!(link = link.name, address = %address.address, prefix = address.prefix, "address given");
-    let route = match address.gateway {
-        None => return Ok(()),
-        Some(IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .gateway(gateway)
-            .output_interface(link.index)
-            .priority(metric)
-            .build(),
-        Some(IpAddr::V6(gateway)) => RouteMessageBuilder::<Ipv6Addr>::new()
-            .gateway(gateway)
-            .output_interface(link.index)
-            .priority(metric)
-            .build(),
+/// Makes bonds and VLAN interfaces for which everything is there; returns whether there is anything new.
+async fn make(handle: &Handle, links: &[Link], params: &NetParams) -> bool {
+    let mut made = false;
+    let mut done = |result: Result<(), NetError>, name: &str| match result {
+        Ok(()) => {
+            tracing::info!(link = name, "link made");
+            made = true;
+        }
+        Err(error) => warn(&error, "a link is not made"),
     };
-    handle.route().add(route).replace().execute().await.map_err(|source| NetError::Kernel {
-        what: format!("default route of {} through {:?}", link.name, address.gateway),
-        source,
-    })
+    for bond in &params.bonds {
+        let Some(link) = links.iter().find(|link| link.name == bond.name) else {
+            done(links::make_bond(handle, bond).await, &bond.name);
+            continue;
+        };
+        let wanted = links.iter().filter(|port| bond.ports.iter().any(|device| port.is(device)));
+        for port in wanted.filter(|port| port.controller.is_none() && port.index != link.index) {
+            done(links::enslave(handle, port, link).await, &port.name);
+        }
+    }
+    for vlan in &params.vlans {
+        if links.iter().any(|link| link.name == vlan.name) {
+            continue;
+        }
+        if let Some(parent) = links.iter().find(|link| link.is(&vlan.parent)) {
+            done(links::make_vlan(handle, vlan, parent).await, &vlan.name);
+        }
+    }
+    made
+}
+
+/// What a link does.
+fn autoconf(params: &NetParams, link: &Link) -> Autoconf {
+    let own = params.devices.iter().filter(|(device, _)| link.is(device)).map(|(_, autoconf)| *autoconf);
+    own.reduce(Autoconf::or).unwrap_or(params.default)
+}
+
+/// The link that the machine was booted from goes first.
+fn metric(params: &NetParams, link: &Link) -> u32 {
+    if Some(link.mac) == params.bootif { 100 } else { 1000 + link.index }
+}
+
+/// The link that the machine was booted from; when none is known, the first with a carrier.
+fn choose_unnamed(links: &[Link], params: &NetParams) -> Option<u32> {
+    let boot = links.iter().find(|link| Some(link.mac) == params.bootif);
+    boot.or_else(|| links.iter().find(|link| link.carrier)).map(|link| link.index)
+}
+
+/// Whether the link that the machine was booted from is there, is to get an address and has none: neither itself nor a VLAN
+/// or a bond with its MAC address.
+fn boot_link_pending(params: &NetParams, links: &[Link], addresses: &[(Link, Address)]) -> bool {
+    let boot = |link: &Link| Some(link.mac) == params.bootif;
+    let expects = |link: &Link| {
+        autoconf(params, link) != Autoconf::OFF
+            || params.addresses.iter().any(|address| address.device.as_ref().is_none_or(|device| link.is(device)))
+    };
+    links.iter().any(|link| boot(link) && expects(link)) && !addresses.iter().any(|(link, _)| boot(link))
+}
+
+/// Gives a link its addresses, then its routes.
+async fn give(handle: &Handle, link: &Link, own: &[StaticAddress], routes: &[StaticRoute], metric: u32) {
+    for address in own {
+        let StaticAddress { address: ip, prefix, .. } = address;
+        match links::add_address(handle, link, *ip, *prefix).await {
+            Ok(()) => tracing::info!(link = link.name, address = %ip, prefix, "address given"),
+            Err(error) => warn(&error, "a given address is not taken"),
+        }
+    }
+    let gateways = own.iter().filter_map(|address| {
+        let gateway = address.gateway?;
+        let any: IpAddr = if gateway.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        Some(StaticRoute { device: link.name.clone(), destination: any, prefix: 0, gateway: Some(gateway) })
+    });
+    for route in routes.iter().cloned().chain(gateways) {
+        if let Err(error) = links::add_route(handle, link, &route, metric).await {
+            warn(&error, "a given route is not taken");
+        }
+    }
+}
+
+/// DHCPv4, for ever, where it is wanted.
+async fn ask_v4(autoconf: Autoconf, link: &Link, handle: &Handle, metric: u32, keep: &[IpAddr], heard: &Heard) {
+    while autoconf.dhcp {
+        let Err(error) = dhcp::run(link, handle, metric, keep, heard).await;
+        warn(&error, "DHCP begins again");
+        heard.told(link, Source::Dhcp, None);
+        tokio::time::sleep(REST).await;
+    }
+}
+
+/// Router advertisements and, as they say or as somebody said, DHCPv6; for ever.
+async fn ask_v6(autoconf: Autoconf, link: &Link, handle: &Handle, heard: &Heard) {
+    if !autoconf.advertisements && !autoconf.dhcp6 {
+        return;
+    }
+    let (ask, mut asked) = watch::channel(Ask::Nothing);
+    let listening = async {
+        // Without IPv6 in the kernel there is nothing to hear.
+        let Err(error) = advert::listen(link, &ask, heard).await;
+        tracing::debug!(link = link.name, %error, "router advertisements are not heard");
+    };
+    let asking = async {
+        loop {
+            let what = if autoconf.dhcp6 {
+                Ask::Address
+            } else {
+                match asked.wait_for(|ask| *ask != Ask::Nothing).await {
+                    Ok(ask) => *ask,
+                    Err(_) => return,
+                }
+            };
+            let Err(error) = dhcp6::run(link, handle, what, heard).await;
+            warn(&error, "DHCPv6 begins again");
+            heard.told(link, Source::Dhcp6, None);
+            tokio::time::sleep(REST).await;
+        }
+    };
+    tokio::join!(listening, asking);
 }

@@ -65,7 +65,9 @@ impl Modules {
         let folders = ["lib/modules", "usr/lib/modules"].map(|folder| root.join(folder).join(&release));
         let folder = folders.iter().find(|folder| folder.is_dir()).unwrap_or(&folders[0]).clone();
         let text = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_default();
-        let (parameters, forbidden) = from_cmdline(cmdline);
+        let (mut parameters, forbidden) = from_cmdline(cmdline);
+        // The driver makes a bond of its own accord otherwise, which nobody asked for.
+        parameters.entry("bonding".to_owned()).or_insert_with(|| vec!["max_bonds=0".to_owned()]);
         Self {
             files: modalias::parse_dependencies(&text("modules.dep")),
             soft: modalias::parse_soft_dependencies(&text("modules.softdep")),
