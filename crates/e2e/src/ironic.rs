@@ -155,6 +155,11 @@ fn settings(dir: &Path, logs: &Path) -> String {
          data_backend = database\n\
          [oslo_concurrency]\n\
          lock_path = {dir}/tmp\n\
+         [pxe]\n\
+         images_path = {dir}/images\n\
+         instance_master_path = {dir}/masters\n\
+         tftp_master_path = {dir}/masters\n\
+         tftp_root = {dir}/tftp\n\
          [redfish]\n\
          kernel_append_params = {KERNEL_PARAMETERS}\n\
          [service_catalog]\n\

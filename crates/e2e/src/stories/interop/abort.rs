@@ -4,7 +4,7 @@ use super::super::World;
 use super::disk;
 use super::site::{BOOT_LIMIT, NODE, Site};
 use crate::witness::Witness;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use std::time::Duration;
 
 /// From a verb until Ironic waits for the agent: it builds and inserts a medium before that.
@@ -47,13 +47,14 @@ pub async fn run(world: &mut World) -> Result<()> {
     site.says("writing image", before, WRITE_LIMIT).await?;
     site.expect("wait call-back").await?;
     site.client(&["node", "abort", NODE]).await?;
-    // The step is not one that Ironic interrupts: it ends first.
+    site.reaches("deploy failed", ABORT_LIMIT).await?;
+    site.free(ABORT_LIMIT).await?;
     site.world.images.throttle(None);
-    let node = site.reaches("deploy failed", ABORT_LIMIT).await?;
-    let error = node["last_error"].as_str().context("the node has no last_error")?.to_owned();
-    ensure!(error.contains("abort"), "last_error does not speak of an abort: {error}");
     site.expect("deploy failed").await?;
-    site.world.console.end(&error);
+    let history = site.history().await?;
+    ensure!(history.contains("abort"), "the node's history does not speak of an abort: {history}");
+    disk::has_no_table(&site.server)?;
+    site.world.console.end("the disk has no partition table");
 
     site.world.console.begin("the next deploy works");
     site.drive("deploy", &[]).await?;

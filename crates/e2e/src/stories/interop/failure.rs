@@ -27,11 +27,11 @@ pub async fn run(world: &mut World) -> Result<()> {
     let refused = site.drive("deploy", &[]).await;
     ensure!(refused.is_err(), "`baremetal node deploy --wait` ended well with a wrong checksum");
     let node = site.expect("deploy failed").await?;
-    let error = node["last_error"].as_str().context("the node has no last_error")?.to_owned();
+    let history = site.history().await?;
     for part in [&zeros[..16], &offered.image.sha512[..16]] {
-        ensure!(error.contains(part), "last_error names no digest {part}…: {error}");
+        ensure!(history.contains(part), "the node's history names no digest {part}…: {history}");
     }
-    site.world.console.end(&error);
+    site.world.console.end("the node's history names both digests");
 
     site.world.console.begin("the agent's logs are stored");
     let uuid = node["uuid"].as_str().context("the node has no uuid")?.to_owned();

@@ -123,6 +123,12 @@ impl<'w> Site<'w> {
         Ok(node)
     }
 
+    /// What `baremetal node history list` tells of errors. A node's `last_error` does not do: Ironic clears it when it
+    /// switches the server off after a step that failed.
+    pub(super) async fn history(&self) -> Result<String> {
+        Ok(self.world.baremetal.json(&["node", "history", "list", "--long", NODE]).await?.to_string())
+    }
+
     /// Waits until the node is in `state`.
     pub(super) async fn reaches(&mut self, state: &str, limit: Duration) -> Result<Value> {
         self.becomes(&format!("the node to be {state}"), limit, |node| node["provision_state"] == state).await
