@@ -209,7 +209,7 @@ impl<'a> Reader<'a> {
             }
             if taken == 0 && !self.transported.is_empty() {
                 let source = io::Error::new(io::ErrorKind::InvalidData, "it makes no progress");
-                return Err(DecompressError::Corrupt { at: self.at, source }.into());
+                return Err(DecompressError::Corrupt { packing: "packed", at: self.at, source }.into());
             }
         }
     }

@@ -166,7 +166,7 @@ fn step(decoder: &mut dyn Decoder, input: &[u8], room: &mut [u8]) -> Result<(usi
     let more = taken < input.len() || given == room.len();
     if more && taken == 0 && given == 0 {
         let source = io::Error::new(io::ErrorKind::InvalidData, "it makes no progress");
-        return Err(DecompressError::Corrupt { at: 0, source });
+        return Err(DecompressError::Corrupt { packing: "packed", at: 0, source });
     }
     Ok((taken, given, more))
 }

@@ -97,8 +97,8 @@ async fn other_formats_and_packings_are_refused_by_name() {
         let cause = refusal(plan(&image), 6, 512).await;
         assert!(matches!(cause, Cause::Image(ImageError::Format(found)) if found == name), "{cause:?}");
     }
-    let cause = refusal(plan(b"\x1f\x8b\x08\0aaaaaaaaaaaaaaaaaaaaaaaaaaa"), 6, 512).await;
-    assert!(matches!(cause, Cause::Decompress(DecompressError::Unsupported("gzip"))), "{cause:?}");
+    let cause = refusal(plan(b"BZh91AYaaaaaaaaaaaaaaaaaaaaaaaaaaa"), 6, 512).await;
+    assert!(matches!(cause, Cause::Decompress(DecompressError::Unsupported("bzip2"))), "{cause:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

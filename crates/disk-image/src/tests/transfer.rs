@@ -29,9 +29,9 @@ fn assert_contiguous(seen: &[Seen], len: usize) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn raw_and_zstd_images_arrive_whole_on_a_larger_disk() {
+async fn images_arrive_whole_on_a_larger_disk_however_they_are_packed() {
     let image = gpt_image(6, 512);
-    for transported in [image.clone(), zstd(&image)] {
+    for transported in [image.clone(), zstd(&image), gzip(&image), xz(&image)] {
         let server = Server::start(transported.clone(), |_| Answer::good()).await;
         let disk = FakeDisk::new(old_disk(9), 512);
         let written = write(plan_for(&server, Some(sha256(&transported))), disk.clone()).await.unwrap();
@@ -58,15 +58,15 @@ async fn an_image_as_large_as_the_disk_keeps_its_own_backup_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_at_any_64_kib_boundary_is_resumed_there() {
-    let image = gpt_image(3, 512);
-    for transported in [image.clone(), zstd(&image)] {
+    let (image, old) = (gpt_image(3, 512), old_disk(4));
+    for transported in [image.clone(), zstd(&image), gzip(&image), xz(&image)] {
         for boundary in (0..transported.len()).step_by(64 << 10) {
             let server = Server::start(transported.clone(), move |n| Answer {
                 cut: (n == 0).then_some(boundary),
                 ..Answer::good()
             })
             .await;
-            let disk = FakeDisk::new(old_disk(4), 512);
+            let disk = FakeDisk::new(old.clone(), 512);
             write(plan_for(&server, Some(sha256(&transported))), disk.clone()).await.unwrap();
             assert_holds(&disk.bytes(), &image, 1);
             let seen = server.seen();
@@ -230,9 +230,14 @@ async fn another_length_on_resume_is_another_content() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damaged_zstd_never_becomes_a_bootable_disk() {
+async fn what_is_damaged_on_the_way_never_becomes_a_bootable_disk() {
     let image = gpt_image(5, 512);
-    let packed = zstd(&image);
+    for packed in [zstd(&image), gzip(&image), xz(&image)] {
+        damage(&packed).await;
+    }
+}
+
+async fn damage(packed: &[u8]) {
     for quarter in 1..4 {
         let truncated = &packed[..packed.len() * quarter / 4];
         let disk = FakeDisk::new(old_disk(6), 512);
@@ -240,11 +245,11 @@ async fn damaged_zstd_never_becomes_a_bootable_disk() {
         assert!(matches!(error.cause, Cause::Decompress(DecompressError::Truncated { .. })), "{error:?}");
         assert!(!has_table(&disk.bytes()));
 
-        let mut flipped = packed.clone();
+        let mut flipped = packed.to_vec();
         flipped[packed.len() * quarter / 4] ^= 0x20;
         // The right digest of the good image; whoever notices first, decompressor or hash, the disk has no table.
         let mut plan = plan(&flipped);
-        plan.digest = Some(sha256(&packed));
+        plan.digest = Some(sha256(packed));
         let disk = FakeDisk::new(old_disk(6), 512);
         let error = write(plan, disk.clone()).await.unwrap_err();
         assert!(matches!(error.cause, Cause::Decompress(_) | Cause::Digest { .. } | Cause::Image(_)), "{error:?}");
