@@ -2,7 +2,9 @@
 
 use crate::command::Dispatcher;
 use crate::config::Settings;
+use crate::contain;
 use crate::extension;
+use crate::external::ExternalManager;
 use crate::logs::LogBuffer;
 use crate::manager::GenericHardwareManager;
 use crate::state::{Agent, Shared};
@@ -35,6 +37,13 @@ impl Builder {
         self
     }
 
+    /// Adds the hardware managers that are programs of their own, as [`crate::external::load`] found them.
+    #[must_use]
+    pub fn executables(mut self, managers: Vec<ExternalManager>) -> Self {
+        self.managers.extend(managers.into_iter().map(|manager| Box::new(manager) as Box<dyn HardwareManager>));
+        self
+    }
+
     /// The log that `collect_system_logs` sends.
     #[must_use]
     pub fn logs(mut self, logs: LogBuffer) -> Self {
@@ -54,7 +63,9 @@ impl Builder {
         let shared = Shared::new(self.machine, self.settings, self.ready);
         let mut managers = self.managers;
         managers.push(Box::new(GenericHardwareManager::new(Arc::clone(&shared))));
-        let agent = Agent::new(shared, Managers::load(managers)?, self.logs);
+        // A manager that panics is left out, and does not end the machine.
+        let managers = contain::marked(|| Managers::load(managers))?;
+        let agent = Agent::new(shared, managers, self.logs);
         let dispatcher = Dispatcher::new(Arc::clone(&agent), extension::standard());
         Ok((agent, dispatcher))
     }
