@@ -207,6 +207,110 @@ def quirk(recorder):
     return recorder.take()
 
 
+def edges(recorder):
+    """What no driver sends and a suite for the API asks."""
+    ask = recorder.ask
+    path = f"{COMMANDS}?agent_token={TOKEN}"
+    good = {"name": "standby.get_partition_uuids", "params": {}}
+    # Methods. Bodies of HEAD are empty, whatever the answer is.
+    for where in ("/", "/v1/", "/v1/status", path, f"{COMMANDS}{UNKNOWN}?agent_token={TOKEN}", COMMANDS, "/nothing"):
+        for method in ("HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "POST", "TRACE", "FERRIC"):
+            if method == "POST" and where in (path, COMMANDS):
+                continue
+            ask(f"{method} {where.replace(TOKEN, 'TOKEN')}", method, where)
+    # Paths.
+    for where in ("//", "/v1//", "//v1/", "/V1/", "/v1/Status", "/v1/status/x", "/v2/", "/v1/commands/a/b", "/commands",
+                  "/status/", "/%76%31/status", "/v1/%73tatus", "/v1/commands%2F", "/v1/commands/%00", "/v1/commands/%FF",
+                  "/v1/commands/%C3%A4", "/v1/../v1/status", "/v1/./status", "/v1/status?x=1&x=2", "/?%", "/v1/status#x",
+                  "/v1/commands/a%2Fb", "/favicon.ico", "/v1/commands/" + "x" * 300):
+        ask(f"GET {where[:40]}", "GET", where + ("&" if "?" in where else "?") + f"agent_token={TOKEN}")
+    # Tokens.
+    for what, query in [
+        ("twice, the right one first", f"agent_token={TOKEN}&agent_token=x"),
+        ("twice, the wrong one first", f"agent_token=x&agent_token={TOKEN}"),
+        ("escaped", "agent_token=" + "".join(f"%{ord(c):02X}" for c in TOKEN)),
+        ("in capital letters", f"agent_token={TOKEN.upper()}"),
+        ("with a space after it", f"agent_token={TOKEN}%20"),
+        ("with a zero after it", f"agent_token={TOKEN}%00"),
+        ("cut", f"agent_token={TOKEN[:-1]}"),
+        ("under a name in capitals", f"AGENT_TOKEN={TOKEN}"),
+        ("that is no UTF-8", "agent_token=%FF%FE"),
+        ("after a semicolon", f"x=1;agent_token={TOKEN}"),
+        ("in a list", f"agent_token[]={TOKEN}"),
+    ]:
+        ask(f"a token {what}", "GET", f"{COMMANDS}?{query}")
+    ask("a token in a header", "GET", COMMANDS, headers={"X-Auth-Token": TOKEN, "Authorization": f"Bearer {TOKEN}"})
+    # Waiting.
+    for value in ("TRUE", "1", "yes", "", "false", "true&wait=false", "truE%20"):
+        ask(f"wait={value}", "POST", f"{path}&wait={value}", good)
+    ask("a wait without a value", "POST", f"{path}&wait", good)
+    ask("wait on the list", "GET", f"{path}&wait=true")
+    # Bodies.
+    for what, raw in [
+        ("null", "null"), ("a number", "7"), ("true", "true"), ("a text", '"name params"'), ("white space", "  "),
+        ("two values", "{} {}"), ("NaN", '{"name": "a.b", "params": {"x": NaN}}'), ("a comment", "{/**/}"),
+        ("a trailing comma", '{"name": "nodot", "params": {},}'),
+        ("single quotes", "{'name': 'nodot', 'params': {}}"),
+        ("a byte order mark", b'\xef\xbb\xbf{"name": "nodot", "params": {}}'),
+        ("bytes that are no UTF-8", b'{"name": "nodot\xff", "params": {}}'),
+        ("Latin-1", '{"name": "nod\u00f6t", "params": {}}'.encode("latin-1")),
+        ("UTF-16", '{"name": "nodot", "params": {}}'.encode("utf-16")),
+        ("a lone surrogate", '{"name": "nod\\ud800t", "params": {}}'),
+        ("a zero in the name", '{"name": "nod\\u0000t", "params": {}}'),
+        ("a name twice", '{"name": "a.b", "name": "nodot", "params": {}}'),
+        ("keys beside", '{"name": "nodot", "params": {}, "id": "x", "more": [1]}'),
+        ("a large number", '{"name": "nodot", "params": {"x": 123456789012345678901234567890}}'),
+        ("a huge exponent", '{"name": "nodot", "params": {"x": 1e999}}'),
+    ]:
+        ask(f"a body: {what}", "POST", path, raw=raw)
+    for what, name in [
+        ("empty", ""), ("a dot", "."), ("nothing before the dot", ".sync"), ("nothing after the dot", "standby."),
+        ("space around it", " standby.sync "), ("capitals", "Standby.Sync"), ("a dunder", "standby.__class__"),
+        ("unicode", "st\u00e4ndby.sync"), ("long", "x" * 3000 + ".y"), ("a class", "base.sync"), ("image of old", "standby.cache_image"),
+        ("iscsi of old", "iscsi.start_iscsi_target"), ("dev of old", "dev.flow"),
+    ]:
+        ask(f"a name: {what}", "POST", path, {"name": name, "params": {}})
+    ask("a body as a form", "POST", path, raw="name=a.b&params=%7B%7D", headers={"Content-Type": "application/x-www-form-urlencoded"})
+    ask("a body by another charset", "POST", path, raw=json.dumps(good), headers={"Content-Type": "application/json; charset=latin-1"})
+    ask("an answer in XML, please", "GET", "/v1/status", headers={"Accept": "text/xml"})
+    ask("links follow the host that was asked", "GET", "/v1/", headers={"Host": "agent.example:1234"})
+    return recorder.take()
+
+
+def parameters(recorder):
+    """Wrong parameters of every command that can be asked without harm. Synchronous ones with unknown parameters are in
+    quirk.json."""
+    step = {"interface": "deploy", "step": "no_such_step"}
+    node = {"uuid": UNKNOWN, "properties": {}, "instance_info": {}, "driver_internal_info": {}}
+    execute = {"node": node, "ports": [], "step": step}
+    image = {"id": "i", "urls": ["http://127.0.0.1:1/i"], "checksum": "0" * 64}
+    for name, params in [
+        ("clean.execute_clean_step", {"step": step}),
+        ("clean.execute_clean_step", {}),
+        ("clean.execute_clean_step", {**execute, "clean_version": {}}),
+        ("clean.execute_clean_step", {**execute, "clean_version": {"generic_hardware_manager": "1.2", "other": "1"}}),
+        ("clean.execute_clean_step", {**execute, "clean_version": {"generic_hardware_manager": "1.2"}}),
+        ("deploy.execute_deploy_step", {**execute, "colour": "red"}),
+        ("deploy.execute_deploy_step", {**execute, "step": {"step": None}}),
+        ("service.execute_service_step", {**execute, "step": {**step, "args": None}}),
+        ("service.execute_service_step", {**execute, "step": {**step, "args": {"x": 1}}}),
+        ("image.install_bootloader", {}),
+        ("standby.prepare_image", {}),
+        ("standby.prepare_image", {"image_info": {**image, "urls": []}}),
+        ("standby.prepare_image", {"image_info": {**image, "checksum": None}}),
+        ("standby.prepare_image", {"image_info": {**image, "checksum": 7}}),
+        ("standby.prepare_image", {"image_info": {**image, "os_hash_algo": "sha256", "os_hash_value": ""}}),
+        ("flow.start_flow", {"flow": []}),
+        ("flow.start_flow", {"flow": [{}]}),
+        ("flow.start_flow", {"flow": [{"nodot": {}}]}),
+        ("flow.start_flow", {"flow": [{"standby.nothing": {}}]}),
+        ("flow.start_flow", {"flow": [{"standby.get_partition_uuids": {}}, {"poll.get_hardware_info": {}}]}),
+    ]:
+        text = json.dumps(params).replace(json.dumps(node), "NODE")
+        command(recorder, f"{name} {text}", {"name": name, "params": params}, wait=True)
+    return recorder.take()
+
+
 def inside():
     """In the namespaces: builds the rest of the jail, runs the agent, prints what it said."""
     jail()
@@ -216,6 +320,10 @@ def inside():
         recorded["checks"] = checks(recorder)
         recorded["results"] = results(recorder)
         recorded["steps"] = steps(recorder)
+    with agent() as recorder:
+        recorded["edges"] = edges(recorder)
+    with agent() as recorder:
+        recorded["parameters"] = parameters(recorder)
     with agent() as recorder:
         recorded["busy"] = busy(recorder)
     with agent() as recorder:

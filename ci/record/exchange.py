@@ -48,7 +48,8 @@ class Recorder:
             if headers:
                 request["headers"] = headers
             if raw is not None:
-                request["raw"] = raw
+                # A text holds the bytes one to one where they are no UTF-8.
+                request["raw" if isinstance(raw, str) else "bytes"] = raw if isinstance(raw, str) else raw.hex()
             elif body is not None:
                 request["body"] = body
             self.exchanges.append(self.tidy({

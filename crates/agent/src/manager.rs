@@ -75,7 +75,6 @@ impl GenericHardwareManager {
         match prepare::prepare_image(&self.shared, &image_info, configdrive, call.control.as_ref()).await {
             // The command inside the step wraps its text as it would on its own.
             Ok(text) => Ok(json!({"result": format!("prepare_image: {text}")})),
-            Err(error) if error.class == Class::CommandCancelled => Err(StepError::Cancelled),
             Err(error) if error.class == Class::CommandExecutionError => {
                 Err(StepError::Failed { class: failure_class(call.kind).name(), details: error.details })
             }

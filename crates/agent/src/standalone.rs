@@ -2,6 +2,7 @@
 
 use crate::api;
 use crate::config::Settings;
+use crate::config::settings::KeyPair;
 use crate::logs::LogBuffer;
 use crate::session::identity;
 use crate::state::{Agent, Token};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use transport::server;
-use transport::tls::{Identity, TlsError};
+use transport::tls::{Making, TlsError};
 
 /// What the server presents.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,16 +66,10 @@ pub struct Options {
 /// Why a standalone agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StandaloneError {
-    /// A PEM file.
-    #[error("read {}", path.display())]
-    Read {
-        /// Which.
-        path: PathBuf,
-        /// Cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The identity.
+    /// The identity in files.
+    #[error("take the identity that was given")]
+    Identity(#[from] identity::IdentityError),
+    /// TLS.
     #[error("set up TLS")]
     Tls(#[from] TlsError),
     /// The address.
@@ -102,15 +97,11 @@ pub async fn run(
     if settings.agent_token.is_none() {
         tracing::warn!("no token is given: documents and status are served, and every command is refused with 401");
     }
-    let (_, dispatcher) = Agent::builder(machine, settings).logs(logs).build()?;
-    let read = |path: PathBuf| match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text),
-        Err(source) => Err(StandaloneError::Read { path, source }),
-    };
+    let (agent, dispatcher) = Agent::builder(machine, settings).logs(logs).build()?;
     let identity = match options.tls {
         Tls::Off => None,
-        Tls::Auto => Some(identity::generate(options.listen.ip())?),
-        Tls::Files { certificate, key } => Some(Identity::from_pem(read(certificate)?, read(key)?)),
+        Tls::Auto => Some(identity::generate(options.listen.ip(), Making::default())?),
+        Tls::Files { certificate, key } => Some(identity::read(&KeyPair { certificate, key })?),
     };
     let tls = identity.as_ref().map(|identity| identity.server_config("1.2")).transpose()?;
     let address = options.listen;
@@ -119,7 +110,18 @@ pub async fn run(
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("serving the API at {scheme}://{local}; this machine is read and never changed");
     let router = api::router(dispatcher, tls.is_some());
-    server::serve(listener, router, server::Settings { tls, ..server::Settings::default() }, stop).await;
+    let open = stop.child_token();
+    let settings = server::Settings { tls, ..server::Settings::default() };
+    let serving = tokio::spawn(server::serve(listener, router, settings, open.clone()));
+    tokio::select! {
+        () = agent.closed() => {
+            tracing::warn!("a command closed the API; this machine stays as it is, the program waits to be ended");
+            open.cancel();
+        }
+        () = stop.cancelled() => {}
+    }
+    let _ = serving.await;
+    stop.cancelled().await;
     Ok(())
 }
 

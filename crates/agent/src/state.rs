@@ -8,6 +8,15 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 
+/// Why the agent closes its API for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closing {
+    /// Its driver locked it down: the machine leaves the network and waits to be switched off.
+    Lockdown,
+    /// The machine is a rescue system now: it stays on the network, without an API.
+    Rescue,
+}
+
 /// A secret that lets a driver give commands. It is compared in constant time and never printed.
 #[derive(Clone)]
 pub struct Token(String);
@@ -124,6 +133,7 @@ pub struct Agent {
     pub started_at: SystemTime,
     /// Rings when an asynchronous command has ended: a heartbeat is due at once.
     pub command_ended: Notify,
+    closing: watch::Sender<Option<Closing>>,
     token: RwLock<Option<Token>>,
     node_uuid: RwLock<Option<String>>,
 }
@@ -138,9 +148,26 @@ impl Agent {
             logs,
             started_at: SystemTime::now(),
             command_ended: Notify::new(),
+            closing: watch::Sender::new(None),
             token: RwLock::new(token),
             node_uuid: RwLock::new(None),
         })
+    }
+
+    /// Closes the API for good, once open requests have been answered. The first reason stays.
+    pub fn close(&self, why: Closing) {
+        self.closing.send_if_modified(|closing| closing.is_none() && closing.replace(why).is_none());
+    }
+
+    /// Why the API closes, if it does.
+    pub fn closing(&self) -> Option<Closing> {
+        *self.closing.borrow()
+    }
+
+    /// Returns when the API is to close.
+    pub async fn closed(&self) {
+        // The sender lives as long as this value, so waiting cannot fail.
+        let _ = self.closing.subscribe().wait_for(Option::is_some).await;
     }
 
     /// The UUID that the lookup told. A node document that comes with a command does not change it.

@@ -353,7 +353,7 @@ async fn an_agent_without_a_token_admits_nobody() {
 async fn unknown_paths_and_methods_are_answered_in_json() {
     let rig = rig(machine(), settings());
     let rest = Rest::serve(&rig.dispatcher).await;
-    for path in ["/nonsense", "/v2/", "/v1/commands/a/b", "/v1//status"] {
+    for path in ["/nonsense", "/v2/", "/v1/commands/a/b", "/V1/", "/v1/status/x"] {
         let answer = rest.get(path).await;
         assert_eq!(answer.status, 404, "{path}");
         assert!(answer.body["faultstring"].as_str().unwrap().starts_with("404 Not Found: "), "{path}");

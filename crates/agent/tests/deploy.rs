@@ -171,14 +171,17 @@ async fn a_cancelled_write_ends_at_once_and_leaves_no_table() {
     let step = json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info}});
     let params = json!({"step": step, "node": {"uuid": "n"}, "ports": []});
     let started = lab.rest.command("deploy.execute_deploy_step", params, false).await.body;
-    let record = lab.rig.dispatcher.get(started["id"].as_str().unwrap()).unwrap();
+    let id = started["id"].as_str().unwrap();
+    let record = lab.rig.dispatcher.get(id).unwrap();
     while record.to_result().progress.is_none_or(|progress| progress.done < 4 << 20) {
         assert!(record.is_running(), "{:?}", record.to_result());
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
-    record.cancel();
-    record.wait().await;
-    let result = serde_json::to_value(record.to_result()).unwrap();
+    let path = format!("/v1/commands/{id}?wait=true&agent_token={}", support::TOKEN);
+    let result = lab.rest.send(http::Method::DELETE, &path, "").await.body;
+    assert_eq!(result["command_status"], "FAILED", "{result}");
     assert_eq!(result["command_error"]["type"], "CommandCancelled", "{result}");
+    let details = result["command_error"]["details"].as_str().unwrap();
+    assert!(details.contains("without a partition table"), "{details}");
     assert!(lab.first_sectors().iter().all(|byte| *byte == 0), "the disk has a table");
 }

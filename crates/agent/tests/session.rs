@@ -4,6 +4,7 @@
 
 mod support;
 
+use agent::state::Closing;
 use agent::{Dispatcher, Settings, session};
 use axum::Router;
 use axum::body::Bytes;
@@ -116,7 +117,9 @@ async fn next_heartbeat(ears: &mut mpsc::UnboundedReceiver<Heard>) -> (String, S
     }
 }
 
-fn run(rig: &support::Rig, stop: &CancellationToken) -> tokio::task::JoinHandle<Result<(), session::SessionError>> {
+type Ended = Result<Option<Closing>, session::SessionError>;
+
+fn run(rig: &support::Rig, stop: &CancellationToken) -> tokio::task::JoinHandle<Ended> {
     let (agent, dispatcher, stop) = (Arc::clone(&rig.agent), Arc::clone(&rig.dispatcher), stop.clone());
     tokio::spawn(async move { session::run(&agent, &dispatcher, &stop).await })
 }

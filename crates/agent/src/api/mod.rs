@@ -5,6 +5,7 @@
 mod documents;
 
 use crate::command::{AgentError, Class, Dispatcher, Record};
+use crate::contain;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -41,53 +42,77 @@ pub fn router(dispatcher: Arc<Dispatcher>, tls: bool) -> Router {
 }
 
 /// What a path means.
-enum Route<'a> {
+#[derive(Debug, PartialEq, Eq)]
+enum Route {
     Root,
     V1,
     Status,
     Commands,
-    Command(&'a str),
+    Command(String),
 }
 
-impl<'a> Route<'a> {
-    fn of(path: &'a str) -> Option<Self> {
-        let path = path.strip_prefix('/')?;
-        let path = path.strip_suffix('/').unwrap_or(path);
-        let path = match path {
-            "" => return Some(Self::Root),
-            "v1" => return Some(Self::V1),
-            path => path.strip_prefix("v1/").unwrap_or(path),
-        };
-        match path {
-            "status" => Some(Self::Status),
-            "commands" => Some(Self::Commands),
-            path => path.strip_prefix("commands/").filter(|id| !id.is_empty() && !id.contains('/')).map(Self::Command),
+impl Route {
+    /// Reads a path: escapes are decoded, and slashes too many do not count.
+    fn of(path: &str) -> Option<Self> {
+        let segments = path.split('/').filter(|segment| !segment.is_empty());
+        let segments: Vec<_> =
+            segments.map(|segment| percent_encoding::percent_decode_str(segment).decode_utf8_lossy()).collect();
+        let segments: Vec<&str> = segments.iter().map(AsRef::as_ref).collect();
+        match segments.as_slice() {
+            [] => Some(Self::Root),
+            ["v1"] => Some(Self::V1),
+            // Without a version the only one is meant.
+            ["v1", "status"] | ["status"] => Some(Self::Status),
+            ["v1", "commands"] | ["commands"] => Some(Self::Commands),
+            ["v1", "commands", id] | ["commands", id] => Some(Self::Command((*id).to_owned())),
+            _ => None,
+        }
+    }
+
+    /// The methods that it answers, for `Allow`.
+    fn methods(&self) -> &'static str {
+        match self {
+            Self::Root | Self::V1 | Self::Status => "GET, HEAD",
+            Self::Commands => "GET, HEAD, POST",
+            Self::Command(_) => "DELETE, GET, HEAD",
         }
     }
 }
 
 /// An answer that is not a success.
-struct Fault(HttpFault, StatusCode);
+struct Fault {
+    body: HttpFault,
+    status: StatusCode,
+    /// The methods that would be answered, where the method is what is wrong.
+    allow: Option<&'static str>,
+}
 
 impl Fault {
     /// A fault of HTTP itself, in the words of the server that the protocol grew up on.
     fn http(status: StatusCode, text: &str) -> Self {
         let reason = status.canonical_reason().unwrap_or_default();
-        Self(HttpFault::new(status.as_u16(), format!("{} {reason}: {text}", status.as_u16())), status)
+        let body = HttpFault::new(status.as_u16(), format!("{} {reason}: {text}", status.as_u16()));
+        Self { body, status, allow: None }
     }
 }
 
 impl From<AgentError> for Fault {
     fn from(error: AgentError) -> Self {
         let status = StatusCode::from_u16(error.class.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        Self(error.to_fault(), status)
+        Self { body: error.to_fault(), status, allow: None }
     }
 }
 
 async fn answer(State(api): State<Api>, request: Request) -> Response {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
-    let answer = api.route(request).await.unwrap_or_else(|Fault(body, status)| json(status, &body));
+    let answer = contain::request(api.route(request)).await.unwrap_or_else(|fault| {
+        let mut answer = json(fault.status, &fault.body);
+        if let Some(methods) = fault.allow {
+            answer.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(methods));
+        }
+        answer
+    });
     tracing::debug!(%method, path, status = answer.status().as_u16(), "request");
     answer
 }
@@ -111,7 +136,7 @@ impl Api {
                 let commands = self.dispatcher.list().iter().map(|record| record.to_result()).collect();
                 Ok(json(StatusCode::OK, &wire::agent::CommandList { commands }))
             }
-            Route::Command(id) if reads => {
+            Route::Command(ref id) if reads => {
                 self.admit(&request)?;
                 let record = self.dispatcher.get(id)?;
                 Ok(shown(&record, wants_to_wait(&request)).await)
@@ -122,9 +147,16 @@ impl Api {
                 let record = self.dispatcher.submit(self.read(request).await?).await?;
                 Ok(shown(&record, wait).await)
             }
+            // An addition of ours: a driver that gives up on a command need not wait for its end.
+            Route::Command(ref id) if *request.method() == Method::DELETE => {
+                self.admit(&request)?;
+                let record = self.dispatcher.cancel(id)?;
+                Ok(shown(&record, wants_to_wait(&request)).await)
+            }
             Route::Root | Route::V1 | Route::Status | Route::Commands | Route::Command(_) => {
                 let text = "The method is not allowed for the requested URL.";
-                Err(Fault::http(StatusCode::METHOD_NOT_ALLOWED, text))
+                let allow = Some(route.methods());
+                Err(Fault { allow, ..Fault::http(StatusCode::METHOD_NOT_ALLOWED, text) })
             }
         }
     }

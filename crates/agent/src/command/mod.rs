@@ -5,6 +5,7 @@ pub mod error;
 pub mod params;
 pub mod record;
 
+use crate::contain;
 use crate::extension::{Call, Command, Extension, Mode};
 use crate::state::Agent;
 pub use error::{AgentError, Class};
@@ -44,7 +45,7 @@ impl Dispatcher {
         match tokio::spawn(async move { this.submit_in_turn(request).await }).await {
             Ok(answer) => answer,
             Err(error) => {
-                tracing::error!(command = name, %error, "a command panicked");
+                tracing::error!(command = name, %error, "a submission panicked");
                 Err(AgentError::failed(format!("{name} ended unexpectedly: {error}")))
             }
         }
@@ -53,23 +54,27 @@ impl Dispatcher {
     async fn submit_in_turn(self: Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
         let _turn = self.turn.lock().await;
         let CommandRequest { name, params } = request;
-        let Some((extension_name, command_name)) = name.split_once('.') else {
-            let details = "Command name must be of the form <extension>.<name>";
-            return Err(AgentError::new(Class::InvalidCommandError, details));
-        };
+        let (extension_name, command_name) = split(&name)?;
         // Before anything is looked up: a driver that talks to a busy agent has to hear that, whatever it says.
         if let Some(last) = self.last().filter(|last| last.is_running()) {
             return Err(AgentError::new(Class::AgentIsBusy, format!("executing command {}", last.name())));
         }
-        let (extension, command) = self.find(extension_name, command_name)?;
+        let (extension, command) = find(&self.extensions, extension_name, command_name)?;
         params::check_types(command, &params)?;
-        if let Some(validate) = command.validate {
-            validate(&self.agent, &params)?;
-        }
         // Names only: values may be secrets.
         let names: Vec<&str> = params.keys().map(String::as_str).collect();
         tracing::info!(command = name, params = ?names, "command");
         let record = Record::begin(command.name);
+        if let Some(validate) = command.validate
+            && let Err(error) = validate(&self.agent, &params)
+        {
+            if error.class.refuses_content() {
+                return Err(error);
+            }
+            self.finish(&record, Err(error));
+            self.remember(&record);
+            return Ok(record);
+        }
         let call = Call {
             agent: Arc::clone(&self.agent),
             params,
@@ -81,7 +86,7 @@ impl Dispatcher {
             Mode::Sync => {
                 let outcome = match misfit {
                     Some(text) => Err(AgentError::new(Class::TypeError, text)),
-                    None => (command.run)(call).await.map(|value| record::wrap(command.name, false, value)),
+                    None => run_contained(command, call).await,
                 };
                 match outcome {
                     Err(error) if error.class.refuses_content() => return Err(error),
@@ -102,11 +107,7 @@ impl Dispatcher {
     async fn run(&self, command: &'static Command, call: Call, misfit: Option<String>, record: Arc<Record>) {
         let outcome = match misfit {
             Some(text) => Err(AgentError::failed(text)),
-            // A task of its own turns a panic of a step into a failed command.
-            None => match tokio::spawn((command.run)(call)).await {
-                Ok(outcome) => outcome.map(|value| record::wrap(command.name, true, value)),
-                Err(error) => Err(AgentError::failed(format!("{} ended unexpectedly: {error}", command.name))),
-            },
+            None => run_contained(command, call).await,
         };
         self.finish(&record, outcome);
         self.agent.command_ended.notify_one();
@@ -120,23 +121,6 @@ impl Dispatcher {
             }
         }
         record.end(outcome);
-    }
-
-    fn find(
-        &self,
-        extension_name: &str,
-        command_name: &str,
-    ) -> Result<(&'static Extension, &'static Command), AgentError> {
-        let extension = self
-            .extensions
-            .iter()
-            .find(|extension| extension.name == extension_name)
-            .ok_or_else(|| AgentError::not_found("Extension", extension_name))?;
-        let command =
-            extension.commands.iter().find(|command| command.name == command_name).ok_or_else(|| {
-                AgentError::new(Class::InvalidCommandError, format!("Unknown command: {command_name}"))
-            })?;
-        Ok((extension, command))
     }
 
     fn remember(&self, record: &Arc<Record>) {
@@ -162,8 +146,52 @@ impl Dispatcher {
         found.ok_or_else(|| AgentError::not_found("Command Result", id))
     }
 
+    /// Asks the command with this id to stop at its next safe point. One that has ended stays as it is.
+    pub fn cancel(&self, id: &str) -> Result<Arc<Record>, AgentError> {
+        let record = self.get(id)?;
+        if record.is_running() {
+            tracing::warn!(command = record.name(), id, "the command is to stop");
+            record.cancel();
+        }
+        Ok(record)
+    }
+
     /// The agent that commands work on.
     pub fn agent(&self) -> &Arc<Agent> {
         &self.agent
+    }
+}
+
+/// The names of extension and command in `<extension>.<name>`.
+pub(crate) fn split(name: &str) -> Result<(&str, &str), AgentError> {
+    name.split_once('.').ok_or_else(|| {
+        let details = "Command name must be of the form <extension>.<name>";
+        AgentError::new(Class::InvalidCommandError, details)
+    })
+}
+
+/// Extension and command of these names.
+pub(crate) fn find(
+    extensions: &[&'static Extension],
+    extension_name: &str,
+    command_name: &str,
+) -> Result<(&'static Extension, &'static Command), AgentError> {
+    let extension = extensions
+        .iter()
+        .find(|extension| extension.name == extension_name)
+        .ok_or_else(|| AgentError::not_found("Extension", extension_name))?;
+    let command = extension
+        .commands
+        .iter()
+        .find(|command| command.name == command_name)
+        .ok_or_else(|| AgentError::new(Class::InvalidCommandError, format!("Unknown command: {command_name}")))?;
+    Ok((extension, command))
+}
+
+/// Runs a command to its end; one that panics has failed.
+async fn run_contained(command: &'static Command, call: Call) -> Result<Value, AgentError> {
+    match contain::command((command.run)(call)).await {
+        Ok(outcome) => outcome.map(|value| record::wrap(command.name, command.mode == Mode::Async, value)),
+        Err(panic) => Err(AgentError::failed(format!("{} ended unexpectedly: panic: {panic}", command.name))),
     }
 }

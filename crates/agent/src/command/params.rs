@@ -13,8 +13,12 @@ pub enum Kind {
     MaybeObject,
     /// A text or null.
     MaybeText,
+    /// A text.
+    Text,
     /// A boolean or null.
     MaybeBool,
+    /// A list.
+    List,
     /// Anything: what Ironic sends here has had several shapes.
     Any,
 }
@@ -25,7 +29,9 @@ impl Kind {
             Self::Object => value.is_object(),
             Self::MaybeObject => value.is_object() || value.is_null(),
             Self::MaybeText => value.is_string() || value.is_null(),
+            Self::Text => value.is_string(),
             Self::MaybeBool => value.is_boolean() || value.is_null(),
+            Self::List => value.is_array(),
             Self::Any => true,
         }
     }
@@ -35,7 +41,9 @@ impl Kind {
             Self::Object => "an object",
             Self::MaybeObject => "an object or null",
             Self::MaybeText => "a string or null",
+            Self::Text => "a string",
             Self::MaybeBool => "a boolean or null",
+            Self::List => "a list",
             Self::Any => "anything",
         }
     }

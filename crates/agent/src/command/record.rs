@@ -67,6 +67,11 @@ impl Record {
         let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
+    /// Why it failed; `None` while it runs and when it succeeded.
+    pub fn failure(&self) -> Option<AgentError> {
+        self.state().error.clone()
+    }
+
     /// Asks the command to stop at its next safe point. It ends as [`Class::CommandCancelled`], or as it would have
     /// ended when there is no safe point left.
     pub fn cancel(&self) {

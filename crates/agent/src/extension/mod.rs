@@ -3,15 +3,18 @@
 
 pub mod clean;
 pub mod deploy;
+pub mod flow;
 pub mod image;
 pub mod log;
 pub mod poll;
+pub mod rescue;
 pub mod service;
 pub mod standby;
 pub mod steps;
+pub mod system;
 
 use crate::command::params::Param;
-use crate::command::{AgentError, Record};
+use crate::command::{AgentError, Class, Record};
 use crate::state::Agent;
 use hardware::StepControl;
 use serde_json::{Map, Value};
@@ -47,7 +50,8 @@ pub struct Command {
     pub run: fn(Call) -> CommandFuture,
 }
 
-/// A look at the parameters of a command.
+/// A look at the parameters of a command. An error about the content refuses the command; any other one is recorded as its
+/// failure.
 pub type Validator = fn(&Agent, &Map<String, Value>) -> Result<(), AgentError>;
 
 /// How a command runs.
@@ -80,6 +84,11 @@ impl Call {
         self.params.remove(name).unwrap_or_default()
     }
 
+    /// The command was asked to stop and did, before `what`.
+    pub fn cancelled(&self, what: &str) -> AgentError {
+        AgentError::new(Class::CommandCancelled, format!("stopped on request before {what}"))
+    }
+
     /// Takes a text out; `None` when it was not given or null.
     pub fn take_text(&mut self, name: &str) -> Option<String> {
         match self.take(name) {
@@ -94,10 +103,13 @@ pub fn standard() -> Vec<&'static Extension> {
     vec![
         &clean::EXTENSION,
         &deploy::EXTENSION,
+        &flow::EXTENSION,
         &image::EXTENSION,
         &log::EXTENSION,
         &poll::EXTENSION,
+        &rescue::EXTENSION,
         &service::EXTENSION,
         &standby::EXTENSION,
+        &system::EXTENSION,
     ]
 }

@@ -63,6 +63,19 @@ pub static EXTENSION: Extension = Extension {
             },
         },
         Command {
+            name: "execute_bootc_install",
+            mode: Mode::Async,
+            params: &[
+                required("image_source", Kind::Text),
+                optional("instance_info", Kind::MaybeObject),
+                optional("pull_secret", Kind::MaybeText),
+                optional("configdrive", Kind::MaybeText),
+            ],
+            open_ended: false,
+            validate: None,
+            run: |call| Box::pin(async move { Err(bootc(call)) }),
+        },
+        Command {
             name: "get_partition_uuids",
             mode: Mode::Sync,
             params: &[],
@@ -72,6 +85,17 @@ pub static EXTENSION: Extension = Extension {
         },
     ],
 };
+
+/// bootc images are installed by podman, out of the image itself: this ramdisk has no podman, and programs of an image are
+/// not run here.
+fn bootc(mut call: Call) -> AgentError {
+    let image = call.take_text("image_source").unwrap_or_default();
+    let details = format!(
+        "Download of image {image} failed: Failed to pull container image: podman is not in this ramdisk; deploy a disk \
+         image instead"
+    );
+    AgentError::new(Class::ImageDownloadError, details)
+}
 
 /// How long an answer may take to leave a machine that is about to end.
 const ANSWER_TIME: Duration = Duration::from_secs(1);
@@ -85,7 +109,10 @@ async fn end(call: Call, action: PowerAction, command: &str) -> Result<Value, Ag
         tracing::warn!(error = %transport::client::chain(&error), "flushing before the end failed");
     }
     // The answer to whoever asked leaves first.
-    tokio::time::sleep(ANSWER_TIME).await;
+    tokio::select! {
+        () = tokio::time::sleep(ANSWER_TIME) => {}
+        () = call.control.cancelled() => return Err(call.cancelled("the machine ended")),
+    }
     shared
         .on_machine(move |machine| machine.power(action))
         .await

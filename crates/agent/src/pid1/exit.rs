@@ -60,9 +60,13 @@ pub(super) fn set_policy(cmdline: &str) {
     ON_FAILURE.store(policy as u8, Ordering::Relaxed);
 }
 
-/// Makes a panic anywhere end the machine: half an agent is worse than none.
+/// Makes a panic end the machine, half an agent being worse than none; but a command that panics has just failed.
 pub(super) fn set_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
+        if crate::contain::is_contained() {
+            tracing::error!(%panic, "panic");
+            return;
+        }
         exit(Exit::Failed(format!("panic: {panic}")));
     }));
 }

@@ -27,7 +27,11 @@ const AFTER_FAILURE: f64 = 5.0;
 /// has ended. Commands that end while one is on its way cause one more, not several. There is no giving up.
 pub async fn run(agent: &Agent, ironic: &Ironic, announcement: Announcement, stop: &CancellationToken) {
     loop {
-        let seconds = match send(agent, ironic, &announcement).await {
+        let sent = tokio::select! {
+            sent = send(agent, ironic, &announcement) => sent,
+            () = stop.cancelled() => return,
+        };
+        let seconds = match sent {
             Ok(()) => agent.shared.settings().heartbeat_timeout.as_secs_f64() * rand::random_range(SHARE),
             Err(reason) => {
                 tracing::warn!("heartbeat failed: {reason}");

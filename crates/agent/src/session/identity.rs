@@ -2,12 +2,14 @@
 
 use super::ironic::Ironic;
 use crate::config::Settings;
+use crate::config::settings::KeyPair;
 use crate::state::Agent;
 use http::Uri;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 use tokio::net::{UdpSocket, lookup_host};
-use transport::tls::{Identity, TlsError};
+use transport::tls::{Identity, Making, TlsError};
 
 /// No address was found.
 #[derive(Debug, thiserror::Error)]
@@ -90,11 +92,38 @@ fn is_usable(address: IpAddr) -> bool {
     }
 }
 
+/// An identity in PEM files could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// A file.
+    #[error("read {}", path.display())]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// What is in it, or the making of a new one.
+    #[error("set up TLS")]
+    Tls(#[from] TlsError),
+}
+
+/// Reads a PEM file.
+pub fn read_pem(path: &Path) -> Result<String, IdentityError> {
+    std::fs::read_to_string(path).map_err(|source| IdentityError::Read { path: path.to_owned(), source })
+}
+
+/// The identity in two PEM files.
+pub fn read(files: &KeyPair) -> Result<Identity, IdentityError> {
+    Ok(Identity::from_pem(read_pem(&files.certificate)?, read_pem(&files.key)?))
+}
+
 /// A new identity for that address; its common name is the host name.
-pub fn generate(address: IpAddr) -> Result<Identity, TlsError> {
+pub fn generate(address: IpAddr, making: Making) -> Result<Identity, TlsError> {
     let uname = rustix::system::uname();
     let hostname = uname.nodename().to_str().ok().filter(|name| !name.is_empty() && *name != "(none)");
-    Identity::generate(hostname.unwrap_or("ferric-agent"), address, SystemTime::now())
+    Identity::make(hostname.unwrap_or("ferric-agent"), address, SystemTime::now(), making)
 }
 
 /// `<protocol>://<host>:<port>`, an IPv6 address in brackets.

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use std::sync::{Mutex, PoisonError};
 use tokio::sync::OnceCell;
 use transport::client::{self, Client, ClientError, Reply, Trust};
-use transport::tls::TlsError;
+use transport::tls::{Identity, TlsError};
 use wire::ironic::{VERSION_HEADER, Version};
 
 /// Assumed when the driver does not tell.
@@ -33,6 +33,7 @@ impl Ironic {
     /// A client with the URLs and the trust of the settings.
     pub fn new(settings: &Settings) -> Result<Self, TlsError> {
         let base = client::Settings {
+            identity: shown(settings),
             connect_timeout: settings.http_request_timeout,
             timeout: settings.http_request_timeout,
             ..client::Settings::default()
@@ -150,6 +151,17 @@ pub fn client<'a>(
         tracing::error!(error = %client::chain(&error), "extra authorities are not usable and not trusted");
         with(Trust::Public)
     })
+}
+
+/// What the agent shows to the driver. It is for the driver alone: image servers do not get to see it.
+fn shown(settings: &Settings) -> Option<Identity> {
+    match super::identity::read(settings.client_identity.as_ref()?) {
+        Ok(identity) => Some(identity),
+        Err(error) => {
+            tracing::error!(error = %client::chain(&error), "the agent's certificate cannot be shown to the driver");
+            None
+        }
+    }
 }
 
 /// Certificates beside the public roots, PEM.

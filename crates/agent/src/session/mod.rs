@@ -8,14 +8,16 @@ pub mod lookup;
 
 use crate::api;
 use crate::command::Dispatcher;
-use crate::state::Agent;
+use crate::config::Settings;
+use crate::contain;
+use crate::state::{Agent, Closing};
 use ironic::Ironic;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use transport::server;
-use transport::tls::Identity;
+use transport::tls::{Identity, Making};
 
 /// Why a session ended.
 #[derive(Debug, thiserror::Error)]
@@ -31,7 +33,7 @@ pub enum SessionError {
     Address(#[source] identity::AddressError),
     /// The agent's own identity.
     #[error("make the agent's TLS identity")]
-    Identity(#[source] transport::tls::TlsError),
+    Identity(#[source] identity::IdentityError),
     /// The API's port.
     #[error("listen on {address}")]
     Listen {
@@ -41,6 +43,9 @@ pub enum SessionError {
         #[source]
         source: std::io::Error,
     },
+    /// A fault of the agent itself.
+    #[error("the session ended unexpectedly: {0}")]
+    Panicked(String),
 }
 
 impl SessionError {
@@ -50,13 +55,39 @@ impl SessionError {
     }
 }
 
-/// Checks in with the driver that the settings name, then serves the API and sends heartbeats until `stop`. An agent that
-/// knows no driver serves the API alone.
+/// Checks in with the driver that the settings name, then serves the API and sends heartbeats until `stop`, or until a
+/// command closes the API: the result tells which one. An agent that knows no driver serves the API alone.
 pub async fn run(
     agent: &Arc<Agent>,
     dispatcher: &Arc<Dispatcher>,
     stop: &CancellationToken,
+) -> Result<Option<Closing>, SessionError> {
+    let open = stop.child_token();
+    // Whatever ends the session, nothing of it keeps the port.
+    let _guard = open.clone().drop_guard();
+    let session = check_in_and_serve(Arc::clone(agent), Arc::clone(dispatcher), open.clone());
+    // A panic ends the session alone: a node that checks in anew is better than a machine that starts again.
+    let mut session = tokio::spawn(contain::request(session));
+    let ended = tokio::select! {
+        ended = &mut session => ended,
+        () = agent.closed() => {
+            // Open requests, that of the closing command among them, are answered before this ends.
+            open.cancel();
+            session.await
+        }
+    };
+    match ended {
+        Ok(ended) => ended.map(|()| agent.closing()),
+        Err(error) => Err(SessionError::Panicked(error.to_string())),
+    }
+}
+
+async fn check_in_and_serve(
+    agent: Arc<Agent>,
+    dispatcher: Arc<Dispatcher>,
+    stop: CancellationToken,
 ) -> Result<(), SessionError> {
+    let (agent, dispatcher, stop) = (&agent, &dispatcher, &stop);
     let settings = agent.shared.settings();
     let ironic = Arc::new(Ironic::new(&settings).map_err(SessionError::Tls)?);
     let mut uuid = None;
@@ -69,24 +100,39 @@ pub async fn run(
         // Once: a second session of the same boot is the same machine.
         agent.shared.change_settings(|settings| settings.inspection_callback_urls.clear());
     }
+    let given = settings.listen_tls.as_ref().map(identity::read).transpose().map_err(SessionError::Identity)?;
     if settings.is_standalone() {
-        return serve(agent, dispatcher, None, stop).await?.finished().await;
+        return serve(agent, dispatcher, given.as_ref(), stop).await?.finished().await;
     }
     lookup::run(agent, &ironic, uuid.as_deref()).await.map_err(SessionError::Lookup)?;
     let settings = agent.shared.settings();
     let host = identity::advertised_host(agent, &ironic, &settings).await.map_err(SessionError::Address)?;
-    let auto_tls = settings.enable_auto_tls && ironic.version().await >= ironic::VERIFY_CA_VERSION;
-    let identity = match host.parse::<IpAddr>() {
-        Ok(address) if auto_tls => Some(identity::generate(address).map_err(SessionError::Identity)?),
-        Ok(_) | Err(_) => None,
+    let generated = match given {
+        Some(_) => None,
+        None => generate(&ironic, &settings, &host).await?,
     };
+    let identity = given.as_ref().or(generated.as_ref());
     let protocol = if identity.is_some() { "https" } else { settings.advertise_protocol.as_str() };
     let callback_url = identity::callback_url(protocol, &host, settings.advertise_port);
-    let serving = serve(agent, dispatcher, identity.as_ref(), stop).await?;
-    let announcement =
-        heartbeat::Announcement { callback_url, certificate: identity.map(|identity| identity.certificate) };
+    let serving = serve(agent, dispatcher, identity, stop).await?;
+    // A driver that is to believe a given certificate has its authority; only a generated one has to be sent.
+    let certificate = generated.map(|identity| identity.certificate);
+    let announcement = heartbeat::Announcement { callback_url, certificate };
     heartbeat::run(agent, &ironic, announcement, stop).await;
     serving.finished().await
+}
+
+/// An identity of the agent's own, where the driver can be told its certificate and there is an address to make it for.
+async fn generate(ironic: &Ironic, settings: &Settings, host: &str) -> Result<Option<Identity>, SessionError> {
+    if !settings.enable_auto_tls || ironic.version().await < ironic::VERIFY_CA_VERSION {
+        return Ok(None);
+    }
+    let Ok(address) = host.parse::<IpAddr>() else {
+        tracing::warn!(host, "no TLS: ipa-advertise-host is not an address that a certificate could be made for");
+        return Ok(None);
+    };
+    let making = Making { curve: settings.tls_curve, skew: settings.tls_clock_skew };
+    identity::generate(address, making).map(Some).map_err(|error| SessionError::Identity(error.into()))
 }
 
 /// The API, being served.
@@ -107,8 +153,10 @@ async fn serve(
     stop: &CancellationToken,
 ) -> Result<Serving, SessionError> {
     let settings = agent.shared.settings();
-    let tls = identity.map(|identity| identity.server_config(&settings.tls_min_version));
-    let tls = tls.transpose().map_err(SessionError::Identity)?;
+    let clients = settings.client_authority.as_deref().map(identity::read_pem);
+    let clients = clients.transpose().map_err(SessionError::Identity)?;
+    let tls = identity.map(|identity| identity.server_config_for(&settings.tls_min_version, clients.as_deref()));
+    let tls = tls.transpose().map_err(|error| SessionError::Identity(error.into()))?;
     let listener = listen(settings.listen_host, settings.listen_port).await?;
     tracing::info!(port = settings.listen_port, tls = tls.is_some(), "serving the API");
     let router = api::router(Arc::clone(dispatcher), tls.is_some());

@@ -47,7 +47,7 @@ pub fn rig(machine: SimMachine, settings: Settings) -> Rig {
 pub struct Rest {
     base: String,
     client: Client,
-    _stop: tokio_util::sync::DropGuard,
+    _stop: Option<tokio_util::sync::DropGuard>,
 }
 
 /// Status and body of an answer.
@@ -65,14 +65,39 @@ impl Rest {
         let router = api::router(Arc::clone(dispatcher), false);
         tokio::spawn(server::serve(listener, router, server::Settings::default(), stop.clone()));
         let client = Client::new(client::Settings::default()).unwrap();
-        Self { base, client, _stop: stop.drop_guard() }
+        Self { base, client, _stop: Some(stop.drop_guard()) }
+    }
+
+    /// A client of an API that somebody else serves.
+    pub fn at(base: String) -> Self {
+        Self { base, client: Client::new(client::Settings::default()).unwrap(), _stop: None }
+    }
+
+    /// The status of a GET, if anybody answers.
+    pub async fn try_get(&self, path: &str) -> Option<u16> {
+        let request = Request::get(format!("{}{path}", self.base)).body(Full::new(Bytes::new())).unwrap();
+        self.client.send(request).await.ok().map(|reply| reply.status.as_u16())
     }
 
     pub async fn send(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
-        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let (status, _, body) = self.ask(method, path, &[], body).await;
+        Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) }
+    }
+
+    /// Sends any request; status, headers and bytes of the answer.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> (u16, http::HeaderMap, Bytes) {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         let reply = self.client.send(request.body(Full::new(body.into())).unwrap()).await.unwrap();
-        let body = serde_json::from_slice(&reply.body).unwrap_or(Value::Null);
-        Answer { status: reply.status.as_u16(), body }
+        (reply.status.as_u16(), reply.headers, reply.body)
     }
 
     pub async fn get(&self, path: &str) -> Answer {

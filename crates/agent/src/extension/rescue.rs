@@ -1,0 +1,101 @@
+//! `rescue`: the machine becomes a rescue system that its owner logs in to.
+
+use super::{Call, Command, Extension, Mode};
+use crate::command::AgentError;
+use crate::command::params::{Kind, optional};
+use crate::root_disk;
+use crate::state::Closing;
+use rustix::fs::{Mode as Permissions, OFlags};
+use serde_json::Value;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+/// The extension.
+pub static EXTENSION: Extension = Extension {
+    name: "rescue",
+    python_class: "RescueExtension",
+    commands: &[Command {
+        name: "finalize_rescue",
+        mode: Mode::Sync,
+        params: &[optional("rescue_password", Kind::Text), optional("hashed", Kind::MaybeBool)],
+        open_ended: false,
+        validate: None,
+        run: |call| Box::pin(finalize_rescue(call)),
+    }],
+};
+
+/// Where the rescue system of the ramdisk looks for the password. A ramdisk without one does not have the folder.
+const PASSWORD_FILE: &str = "etc/ipa-rescue-config/ipa-rescue-password";
+/// Tells that this machine was rescued.
+const MARKER: &str = "etc/.rescued";
+
+/// Hands the password to the ramdisk's rescue system, and closes the API: what comes next is the tenant's.
+async fn finalize_rescue(mut call: Call) -> Result<Value, AgentError> {
+    root_disk::may_write(&call.agent.shared, "finalize_rescue")?;
+    let password = call.take_text("rescue_password").unwrap_or_default();
+    let hashed = call.take("hashed").as_bool().unwrap_or_default();
+    let crypted = crypted(&password, hashed)?;
+    tokio::task::spawn_blocking(move || rescue(Path::new("/"), &crypted))
+        .await
+        .map_err(|error| failed(&error.to_string()))?
+        .map_err(|error| failed(&error.to_string()))?;
+    tracing::info!("this machine is a rescue system now; its API closes");
+    call.agent.close(Closing::Rescue);
+    Ok(Value::Null)
+}
+
+fn failed(reason: &str) -> AgentError {
+    AgentError::failed(format!(
+        "Rescue Operation failed when writing the hashed rescue password to the password file. Error {reason}"
+    ))
+}
+
+/// The password as crypt(5) has it. One that is not hashed would have to be hashed here; drivers hash it since 2020.
+fn crypted(password: &str, hashed: bool) -> Result<String, AgentError> {
+    if !hashed {
+        return Err(failed("the password is not hashed: send its crypt(5) form, with hashed true"));
+    }
+    let is_crypt = password.starts_with('$') && password.chars().all(|c| c.is_ascii_graphic() && c != ':');
+    // It goes into the shadow file of the rescue system: a colon or a line break would change another field of it.
+    if is_crypt { Ok(password.to_owned()) } else { Err(failed("the password is not in the form of crypt(5)")) }
+}
+
+/// Writes the password for root alone, and the marker.
+fn rescue(root: &Path, crypted: &str) -> io::Result<()> {
+    let path = root.join(PASSWORD_FILE);
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(&path, flags, Permissions::RUSR | Permissions::WUSR)
+        .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", path.display())))?;
+    std::fs::File::from(file).write_all(crypted.as_bytes())?;
+    if let Err(error) = std::fs::File::create(root.join(MARKER)) {
+        tracing::warn!(%error, "the marker of the rescue could not be written");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn the_password_is_written_for_root_alone() {
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(rescue(root.path(), "$5$x").unwrap_err().kind(), io::ErrorKind::NotFound);
+        std::fs::create_dir_all(root.path().join("etc/ipa-rescue-config")).unwrap();
+        rescue(root.path(), "$5$salt$hash").unwrap();
+        let file = root.path().join(PASSWORD_FILE);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "$5$salt$hash");
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(root.path().join(MARKER).exists());
+    }
+
+    #[test]
+    fn a_password_that_would_change_the_shadow_file_is_refused() {
+        assert!(crypted("$5$salt$hash", true).is_ok());
+        for wrong in ["", "plain", "$5$salt$ha:sh", "$5$salt\nroot::0:0", "$5$sält"] {
+            assert!(crypted(wrong, true).is_err(), "{wrong}");
+        }
+        assert!(crypted("plain", false).is_err());
+    }
+}
