@@ -49,10 +49,13 @@ pub fn run(args: &Args) -> Result<()> {
             Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
             Err(error) => checks.check("list of stories", || Err(error)),
         });
-        report.stage("all: tests that need root and a loop device", 5 * MINUTE, |checks| {
+        report.stage("all: tests that need root", 5 * MINUTE, |checks| {
             checks.check("direct writes to a block device", || {
                 let ignored = ["test", "--locked", "--package=disk-image", "--", "--ignored"];
                 cmd::run(cargo().args(ignored))
+            });
+            checks.check("networks in namespaces", || {
+                cmd::run(cargo().args(["test", "--locked", "--package=agent", "--test=network", "--", "--ignored"]))
             });
         });
         report.stage("all: reproducible ramdisk", 20 * MINUTE, |checks| {
