@@ -6,7 +6,9 @@ use flate2::write::GzEncoder;
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -104,26 +106,26 @@ impl<'a> MakeWriter<'a> for LogBuffer {
     }
 }
 
-/// Starts logging to standard error and to the buffer that is returned. `filter` is a level or directives of tracing; one
-/// that cannot be read is named in the log and `info` is used. Only the first call of a process has an effect.
+/// Starts logging to standard error and to the buffer that is returned. `filter` is a level or `target=level` directives
+/// separated by commas; one that cannot be read is named in the log and `info` is used. Only the first call of a process has an effect.
 pub fn start(filter: &str) -> LogBuffer {
-    start_on(filter, io::stderr)
+    start_on(filter, LevelFilter::TRACE, io::stderr)
 }
 
-/// As [`start`], with another place than standard error. Lines there begin with the seconds since the start: the clock
+/// As [`start`], with another place than standard error, where only lines up to `level` go. Lines there begin with the seconds since the start: the clock
 /// of a machine that just booted means little.
-pub fn start_on<W>(filter: &str, console: W) -> LogBuffer
+pub fn start_on<W>(filter: &str, level: LevelFilter, console: W) -> LogBuffer
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let buffer = LogBuffer::default();
-    let (directives, problem) = match EnvFilter::try_new(quiet_libraries(filter)) {
+    let (directives, problem) = match quiet_libraries(filter).parse() {
         Ok(directives) => (directives, None),
-        Err(error) => (EnvFilter::new(quiet_libraries("info")), Some(error)),
+        Err(error) => (Targets::new().with_default(tracing::Level::INFO), Some(error)),
     };
     let uptime = tracing_subscriber::fmt::time::uptime();
     let console = tracing_subscriber::fmt::layer().with_timer(uptime).with_writer(console);
-    let console = console.with_ansi(false).with_target(false);
+    let console = console.with_ansi(false).with_target(false).with_filter(level);
     let memory = tracing_subscriber::fmt::layer().with_writer(buffer.clone()).with_ansi(false).with_target(false);
     let _ = tracing_subscriber::registry().with(directives).with(console).with(memory).try_init();
     if let Some(error) = problem {
@@ -172,19 +174,23 @@ fn read_kernel_log() -> io::Result<Vec<u8>> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut device = std::fs::OpenOptions::new().read(true).custom_flags(nonblocking).open("/dev/kmsg")?;
-    let mut log = Vec::new();
+    let mut log = VecDeque::new();
     let mut record = vec![0; 8192];
-    while log.len() < KERNEL_LOG_CAP {
+    loop {
         match device.read(&mut record) {
             Ok(0) => break,
-            Ok(length) => log.extend(&record[..length]),
+            Ok(length) => {
+                log.extend(&record[..length]);
+                // The newest lines tell why somebody asks for them.
+                log.drain(..log.len().saturating_sub(KERNEL_LOG_CAP));
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             // The ring moved on while it was being read (EPIPE): go on at its new beginning.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(log)
+    Ok(log.into())
 }
 
 #[cfg(test)]

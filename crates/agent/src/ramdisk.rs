@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::level_filters::LevelFilter;
 
 /// How long the kernel may take to have random numbers.
 const ENTROPY_LIMIT: Duration = Duration::from_secs(120);
@@ -51,8 +52,9 @@ pub fn main(extend: impl FnOnce(Builder) -> Builder) -> ! {
     };
     let cmdline = fs::read_to_string("/proc/cmdline").unwrap_or_default();
     let words = Words::parse(&cmdline);
-    let filter = Settings::resolve(&words, &Words::default()).log;
-    let buffer = logs::start_on(&filter, move || console.clone());
+    let said = Settings::resolve(&words, &Words::default());
+    let level = said.console.unwrap_or(LevelFilter::TRACE);
+    let buffer = logs::start_on(&said.log, level, move || console.clone());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "ferric-agent");
     let devices = pid1::start(&cmdline);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
