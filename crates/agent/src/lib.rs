@@ -8,7 +8,6 @@ pub mod checksum;
 pub mod command;
 pub mod config;
 pub mod contain;
-pub mod contain;
 pub mod extension;
 pub mod external;
 pub mod logs;
