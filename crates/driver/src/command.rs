@@ -55,6 +55,20 @@ pub enum Command {
         /// Recompute interfaces that are not named.
         reset_interfaces: bool,
     },
+    /// `POST vmedia`: the image becomes a CD of the machine.
+    InsertMedia {
+        /// Where the BMC gets it from.
+        url: String,
+    },
+    /// `DELETE vmedia`: whatever is inserted is taken out.
+    EjectMedia,
+    /// `PUT states/raid`: the configuration that cleaning shall make.
+    TargetRaid(Map<String, Value>),
+    /// `PUT states/console`.
+    Console {
+        /// On or off.
+        on: bool,
+    },
 }
 
 /// Arguments of provision verbs; which verb takes which is checked by the API.

@@ -45,6 +45,14 @@ pub enum Fault {
     /// Somebody works on it, or it is in a state in which it must not be changed: try later.
     #[error("{0}")]
     Conflict(String),
+    /// It is not what the request was made from any more.
+    #[error("it was changed since it was read: If-Match says {expected}, now it is {found}; read it again")]
+    Changed {
+        /// What the request says.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
     /// Not with the node's present settings (protected).
     #[error("{0}")]
     Forbidden(String),
@@ -90,6 +98,7 @@ impl Fault {
             Self::MethodNotAllowed { .. } => 405,
             Self::NotAcceptable(_) | Self::Version(_) => 406,
             Self::Conflict(_) => 409,
+            Self::Changed { .. } => 412,
             Self::TooLarge(_) => 413,
             Self::Range { .. } => 416,
             Self::Internal(_) => 500,

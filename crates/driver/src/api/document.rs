@@ -1,11 +1,12 @@
 //! Documents from what is stored: node, port, history entry. Secrets are masked here and nowhere else.
 
-use super::versions::{self, AVAILABLE, BOOT_MODE, Field, INSPECT_WAIT, NODE_FIELDS, PORT_FIELDS};
+use super::resource::Resource;
+use super::versions::{self, AVAILABLE, BOOT_MODE, Field, INSPECT_WAIT, Kind, NODE_FIELDS, PORT_FIELDS};
 use crate::fault::Fault;
 use jiff::Timestamp;
 use lifecycle::provision::State;
 use serde_json::{Map, Value, json};
-use store::{JournalEntry, Node, Port};
+use store::{JournalEntry, Node, Port, Record};
 use wire::ironic::Version;
 use wire::ramdisk::MASK;
 
@@ -252,6 +253,31 @@ fn port_field(context: Context<'_>, port: &Port, name: &str) -> Value {
         "available_for_dynamic_portgroup" => port.attributes.get(name).cloned().unwrap_or(json!(true)),
         name => port.attributes.get(name).cloned().unwrap_or_default(),
     }
+}
+
+/// The document of a record.
+pub(super) fn record(context: Context<'_>, resource: &Resource, record: &Record, wanted: &Wanted) -> Value {
+    let path = format!("{}/{}", resource.path, record.uuid);
+    let value = |field: &Field| match field.name {
+        "uuid" => json!(record.uuid),
+        "created_at" => time(record.created_at),
+        "updated_at" => maybe_time(record.updated_at),
+        "node_uuid" => json!(record.node),
+        "links" => links(context.base, &path),
+        name @ ("nodes" | "ports") => links(context.base, &format!("{path}/{name}")),
+        // Who may not know what a rule does may not read it either.
+        "actions" | "conditions" if record.fields.get("sensitive") == Some(&Value::Bool(true)) => Value::Null,
+        name => match (record.fields.get(name), field.create) {
+            (Some(value), _) if matches!(name, "steps" | "properties" | "internal_info" | "actions") => {
+                masked_value(value)
+            }
+            (Some(value), _) => value.clone(),
+            (None, kind) => kind.map_or(Value::Null, Kind::empty),
+        },
+    };
+    let chosen = resource.fields.iter().filter(|field| versions::has(context.version, field.since));
+    let chosen = chosen.filter(|field| wanted.has(field.name));
+    Value::Object(chosen.map(|field| (field.name.to_owned(), value(field))).collect())
 }
 
 /// Longest text of an event in a list without details.

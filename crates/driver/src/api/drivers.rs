@@ -110,7 +110,7 @@ impl<S: Store> Api<S> {
     }
 }
 
-fn find(call: &Call) -> Result<&'static HardwareType, Fault> {
+pub(super) fn find(call: &Call) -> Result<&'static HardwareType, Fault> {
     let name = call.segment(0);
     HARDWARE_TYPES.iter().find(|kind| kind.name == name).ok_or_else(|| {
         Fault::NotFound(format!("Could not find the following driver(s) or hardware type(s): {}.", short(name)))

@@ -2,7 +2,7 @@
 
 use super::document::Wanted;
 use super::request::{Call, Query, short};
-use super::versions::{DETAIL, FIELDS, Field};
+use super::versions::{FIELDS, Field};
 use crate::fault::Fault;
 use serde_json::{Map, Value, json};
 use store::{Page, SortDirection};
@@ -53,23 +53,33 @@ pub(super) fn wanted(query: &mut Query, fields: &[Field], version: Version) -> R
     }
 }
 
-/// Takes `fields` and `detail` of a list; `short` are the fields without either.
+/// Takes `fields` and `detail` of a list; `short` are the fields without either, all when there are none. `since`: the
+/// version that brought `detail`; unset where there is none.
 pub(super) fn wanted_of_list(
     query: &mut Query,
     fields: &[Field],
-    version: Version,
+    call: &Call,
     detail: bool,
     short: &[&str],
+    since: Option<u16>,
 ) -> Result<Wanted, Fault> {
-    let asked = query.flag("detail")?;
-    if asked.is_some() && version.0 < DETAIL {
-        return Err(Fault::not_acceptable());
-    }
-    match (detail || asked == Some(true), wanted(query, fields, version)?) {
+    let asked = match since {
+        Some(since) => {
+            let asked = query.flag("detail")?;
+            if asked.is_some() {
+                call.need(since)?;
+            }
+            asked
+        }
+        None => None,
+    };
+    match (detail || asked == Some(true), wanted(query, fields, call.version)?) {
         (true, Wanted::Only(_)) => {
             Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()))
         }
-        (false, Wanted::All) => Ok(Wanted::Only(short.iter().map(|name| (*name).to_owned()).collect())),
+        (false, Wanted::All) if !short.is_empty() => {
+            Ok(Wanted::Only(short.iter().map(|name| (*name).to_owned()).collect()))
+        }
         (_, wanted) => Ok(wanted),
     }
 }

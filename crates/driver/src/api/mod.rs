@@ -2,22 +2,36 @@
 //! checked ([`request`]), one file per resource turns it into a command or a query, and [`document`] renders what comes
 //! back. What came with which version is in [`versions`]; HTTP codes are in [`crate::fault`].
 
+mod allocations;
 mod boot_file;
+mod chassis;
 mod conductors;
+mod deploy_templates;
 mod document;
 mod drivers;
+mod events;
+mod inspection_rules;
 mod list;
+mod node_hardware;
 mod node_parts;
 mod node_states;
 mod nodes;
 mod patch;
+mod portgroups;
 mod ports;
 mod ramdisk;
 mod reply;
 mod request;
+mod resource;
 mod root;
 mod routes;
+mod runbooks;
+mod shards;
+mod steps;
+mod vendor;
 mod versions;
+mod volumes;
+mod why;
 
 pub use routes::Audience;
 
@@ -146,6 +160,7 @@ impl<S: Store> Api<S> {
             Endpoint::NodeBootDeviceShow => self.show_boot_device(call).await,
             Endpoint::NodeBootDeviceSet => self.set_boot_device(call).await,
             Endpoint::NodeBootDevices => self.list_boot_devices(call).await,
+            Endpoint::NodeWhy => self.show_why(call).await,
             Endpoint::NodeInventory => self.show_inventory(call).await,
             Endpoint::NodeHistoryList => self.list_history(call).await,
             Endpoint::NodeHistoryShow => self.show_history(call).await,
@@ -155,6 +170,45 @@ impl<S: Store> Api<S> {
             Endpoint::NodeTraitAdd => self.add_trait(call).await,
             Endpoint::NodeTraitRemove => self.remove_trait(call).await,
             Endpoint::NodePorts => self.list_node_ports(call).await,
+            Endpoint::NodeRecords(kind) => self.list_records_of_node(call, kind).await,
+            Endpoint::NodeVolume => self.show_volume(call, true).await,
+            Endpoint::NodeAllocation => self.show_node_allocation(call).await,
+            Endpoint::NodeAllocationDelete => self.delete_node_allocation(call).await,
+            Endpoint::NodeChildren => self.list_children(call).await,
+            Endpoint::NodeVifs => self.list_vifs(call).await,
+            Endpoint::NodeVifAttach => self.attach_vif(call).await,
+            Endpoint::NodeVifDetach => self.detach_vif(call).await,
+            Endpoint::NodeVmedia => self.list_virtual_media(call).await,
+            Endpoint::NodeVmediaAttach => self.attach_virtual_media(call).await,
+            Endpoint::NodeVmediaDetach => self.detach_virtual_media(call).await,
+            Endpoint::NodeBios => self.list_bios(call).await,
+            Endpoint::NodeBiosSetting => self.show_bios_setting(call).await,
+            Endpoint::NodeFirmware => self.list_firmware(call).await,
+            Endpoint::NodeIndicators => self.list_indicators(call).await,
+            Endpoint::NodeIndicatorShow => self.show_indicator(call).await,
+            Endpoint::NodeIndicatorSet => self.set_indicator(call).await,
+            Endpoint::NodeInjectNmi => self.inject_nmi(call).await,
+            Endpoint::NodeRaid => self.set_target_raid(call).await,
+            Endpoint::NodeBootMode => self.set_boot_mode(call).await,
+            Endpoint::NodeSecureBoot => self.set_secure_boot(call).await,
+            Endpoint::NodeConsoleShow => self.show_console(call).await,
+            Endpoint::NodeConsoleSet => self.set_console(call).await,
+            Endpoint::NodeVendorMethods => self.list_node_vendor_methods(call).await,
+            Endpoint::NodeVendorPassthru => self.node_vendor_passthru(call).await,
+            Endpoint::DriverVendorMethods => self.list_driver_vendor_methods(call),
+            Endpoint::DriverVendorPassthru => self.driver_vendor_passthru(call),
+            Endpoint::DriverRaid => self.show_raid_properties(call),
+            Endpoint::Record(deed, kind) => self.record(call, deed, kind).await,
+            Endpoint::ChassisNodes => self.list_chassis_nodes(call).await,
+            Endpoint::PortgroupPorts => self.list_portgroup_ports(call).await,
+            Endpoint::RunbookTraits => self.show_runbook_traits(call).await,
+            Endpoint::RunbookTraitsReplace => self.replace_runbook_traits(call).await,
+            Endpoint::RunbookTraitsClear => self.clear_runbook_traits(call).await,
+            Endpoint::RunbookTraitAdd => self.add_runbook_trait(call).await,
+            Endpoint::RunbookTraitRemove => self.remove_runbook_trait(call).await,
+            Endpoint::Volume => self.show_volume(call, false).await,
+            Endpoint::ShardList => self.list_shards(call).await,
+            Endpoint::EventCreate => self.take_events(call),
             Endpoint::PortCreate => self.create_port(call).await,
             Endpoint::PortList => self.list_ports(call, false).await,
             Endpoint::PortListDetail => self.list_ports(call, true).await,
@@ -184,6 +238,15 @@ impl<S: Store> Api<S> {
 
     async fn find_node(&self, ident: &NodeIdent) -> Result<Node, Fault> {
         self.conductor.find(ident).await
+    }
+
+    /// A node that is not there is the fault of the body that names it: 400, as Ironic has it.
+    async fn need_node(&self, node: Uuid) -> Result<(), Fault> {
+        match self.conductor.store().node(node).await {
+            Ok(_) => Ok(()),
+            Err(store::StoreError::NotFound { .. }) => Err(Fault::Invalid(format!("Node {node} could not be found."))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The document of a node, with what its running step reports.

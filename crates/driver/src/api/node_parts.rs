@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
-use store::Store;
+use store::{NodeFilter, Page, PortFilter, Store};
 
 /// Most traits of a node, and their longest name; Ironic's.
 const MAX_TRAITS: usize = 50;
@@ -94,19 +94,7 @@ impl<S: Store> Api<S> {
     /// `PUT /v1/nodes/<node>/traits`
     pub(super) async fn replace_traits(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let mut body = Arguments::new(call.object(false)?);
-        let Some(Value::Array(list)) = body.take("traits") else {
-            return Err(Fault::Invalid("Schema error for traits: 'traits' must be a list of strings".to_owned()));
-        };
-        body.finish()?;
-        let mut traits = Vec::new();
-        for item in list {
-            let Value::String(name) = item else {
-                return Err(Fault::Invalid("Schema error for traits: 'traits' must be a list of strings".to_owned()));
-            };
-            traits.push(name);
-        }
-        self.set_traits(&call, traits).await
+        self.set_traits(&call, read_traits(&call)?).await
     }
 
     /// `DELETE /v1/nodes/<node>/traits`
@@ -137,20 +125,8 @@ impl<S: Store> Api<S> {
         self.set_traits(&call, rest).await
     }
 
-    async fn set_traits(&self, call: &Call, mut traits: Vec<String>) -> Result<Response<Body>, Fault> {
-        traits.sort();
-        traits.dedup();
-        if traits.len() > MAX_TRAITS {
-            return Err(Fault::Invalid(format!("A node cannot have more than {MAX_TRAITS} traits")));
-        }
-        if let Some(bad) = traits.iter().find(|name| !is_trait(name)) {
-            return Err(Fault::Invalid(format!(
-                "Invalid trait \"{}\": a custom trait is CUSTOM_ followed by A-Z, 0-9 and _, a standard one begins with \
-                 another upper-case word and _",
-                short(bad)
-            )));
-        }
-        self.conductor.command(&call.node()?, Command::Traits(traits)).await?;
+    async fn set_traits(&self, call: &Call, traits: Vec<String>) -> Result<Response<Body>, Fault> {
+        self.conductor.command(&call.node()?, Command::Traits(check_traits(traits)?)).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 
@@ -159,12 +135,50 @@ impl<S: Store> Api<S> {
         let node = self.node(&call).await?;
         let query = std::mem::take(&mut call.query);
         let path = format!("nodes/{}/ports", node.uuid);
-        self.ports_document(&call, query, Some(node.uuid), false, &path).await
+        let filter = PortFilter { node: Some(node.uuid), ..PortFilter::default() };
+        self.ports_document(&call, query, filter, false, &path).await
+    }
+
+    /// `GET /v1/nodes/<node>/children`
+    pub(super) async fn list_children(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        std::mem::take(&mut call.query).finish()?;
+        let node = self.node(&call).await?;
+        let filter = NodeFilter { parent_node: Some(node.uuid), ..NodeFilter::default() };
+        let children = self.conductor.store().nodes(&filter, &Page::default()).await?;
+        let children: Vec<_> = children.into_iter().map(|child| child.uuid).collect();
+        Ok(reply::json(StatusCode::OK, &json!({"children": children})))
+    }
+}
+
+/// Reads the body `{"traits": […]}`.
+pub(super) fn read_traits(call: &Call) -> Result<Vec<String>, Fault> {
+    let invalid = || Fault::Invalid("Schema error for traits: 'traits' must be a list of strings".to_owned());
+    let mut body = Arguments::new(call.object(false)?);
+    let Some(Value::Array(list)) = body.take("traits") else { return Err(invalid()) };
+    body.finish()?;
+    let text = |item| if let Value::String(text) = item { Ok(text) } else { Err(invalid()) };
+    list.into_iter().map(text).collect()
+}
+
+/// Traits in their order, each once; refuses what is none and what is too many.
+pub(super) fn check_traits(mut traits: Vec<String>) -> Result<Vec<String>, Fault> {
+    traits.sort();
+    traits.dedup();
+    if traits.len() > MAX_TRAITS {
+        return Err(Fault::Invalid(format!("There cannot be more than {MAX_TRAITS} traits")));
+    }
+    match traits.iter().find(|name| !is_trait(name)) {
+        None => Ok(traits),
+        Some(bad) => Err(Fault::Invalid(format!(
+            "Invalid trait \"{}\": a custom trait is CUSTOM_ followed by A-Z, 0-9 and _, a standard one begins with \
+             another upper-case word and _",
+            short(bad)
+        ))),
     }
 }
 
 /// Whether a text is the name of a trait (os-traits): upper-case words joined by `_`, at least two.
-fn is_trait(name: &str) -> bool {
+pub(super) fn is_trait(name: &str) -> bool {
     let byte = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     name.len() <= MAX_TRAIT
         && name.bytes().all(byte)

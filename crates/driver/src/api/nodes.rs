@@ -2,7 +2,7 @@
 
 use super::document::Wanted;
 use super::request::{self, Call, Query, short};
-use super::versions::{ENROLL, NODE_FIELDS, NODE_FILTERS, RESET_INTERFACES};
+use super::versions::{DETAIL, ENROLL, NODE_CONDUCTOR, NODE_FIELDS, NODE_FILTERS, RESET_INTERFACES};
 use super::{Api, list, patch, reply};
 use crate::command::Command;
 use crate::fault::Fault;
@@ -34,17 +34,37 @@ impl<S: Store> Api<S> {
 
     /// `GET /v1/nodes`, `GET /v1/nodes/detail`
     pub(super) async fn list_nodes(&self, mut call: Call, detail: bool) -> Result<Response<Body>, Fault> {
-        let mut query = std::mem::take(&mut call.query);
-        let original = std::mem::take(&mut query.original);
-        let wanted = list::wanted_of_list(&mut query, NODE_FIELDS, call.version, detail, SHORT)?;
-        let page = list::page(&mut query)?;
-        let filter = node_filter(&call, &mut query)?;
-        query.finish()?;
-        let nodes = self.conductor.store().nodes(&filter, &page).await?;
-        let last = nodes.last().map(|node| node.uuid);
-        let entries = nodes.iter().map(|node| self.node_document(&call, node, &wanted)).collect();
+        let query = std::mem::take(&mut call.query);
         let path = if detail { "nodes/detail" } else { "nodes" };
-        let document = list::document(&call, &original, "nodes", path, &page, entries, last);
+        self.nodes_document(&call, query, NodeFilter::default(), detail, path).await
+    }
+
+    /// A list of nodes that match `filter` and what the query adds to it.
+    pub(super) async fn nodes_document(
+        &self,
+        call: &Call,
+        mut query: Query,
+        filter: NodeFilter,
+        detail: bool,
+        path: &str,
+    ) -> Result<Response<Body>, Fault> {
+        let original = std::mem::take(&mut query.original);
+        let wanted = list::wanted_of_list(&mut query, NODE_FIELDS, call, detail, SHORT, Some(DETAIL))?;
+        let page = list::page(&mut query)?;
+        // There is one conductor, so either all nodes are its own or none of them is.
+        let elsewhere = match query.take("conductor").filter(|name| !name.is_empty()) {
+            None => false,
+            Some(name) => {
+                call.need(NODE_CONDUCTOR)?;
+                name != self.conductor.hostname()
+            }
+        };
+        let filter = node_filter(call, &mut query, filter)?;
+        query.finish()?;
+        let nodes = if elsewhere { Vec::new() } else { self.conductor.store().nodes(&filter, &page).await? };
+        let last = nodes.last().map(|node| node.uuid);
+        let entries = nodes.iter().map(|node| self.node_document(call, node, &wanted)).collect();
+        let document = list::document(call, &original, "nodes", path, &page, entries, last);
         Ok(reply::json(StatusCode::OK, &document))
     }
 
@@ -54,7 +74,7 @@ impl<S: Store> Api<S> {
         let wanted = list::wanted(&mut query, NODE_FIELDS, call.version)?;
         query.finish()?;
         let node = self.node(&call).await?;
-        Ok(reply::json(StatusCode::OK, &self.node_document(&call, &node, &wanted)))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &self.node_document(&call, &node, &wanted)), node.version))
     }
 
     /// `PATCH /v1/nodes/<node>`
@@ -75,7 +95,8 @@ impl<S: Store> Api<S> {
             ));
         }
         let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces }).await?;
-        Ok(reply::json(StatusCode::OK, &self.node_document(&call, &node, &Wanted::All)))
+        let document = self.node_document(&call, &node, &Wanted::All);
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
     }
 
     /// `DELETE /v1/nodes/<node>`
@@ -122,9 +143,9 @@ fn new_node(fields: Map<String, Value>) -> Node {
     node
 }
 
-/// Takes the filters of a list of nodes.
-fn node_filter(call: &Call, query: &mut Query) -> Result<NodeFilter, Fault> {
-    let mut filter = NodeFilter::default();
+/// Takes the filters of a list of nodes. Nodes that are part of another are listed when they are asked for.
+fn node_filter(call: &Call, query: &mut Query, mut filter: NodeFilter) -> Result<NodeFilter, Fault> {
+    let mut children = false;
     for (name, since) in NODE_FILTERS {
         // An empty text is no filter, so that clients can send all of them; but the group without a name is `""`.
         let given = query.take(name).filter(|text| !text.is_empty() || *name == "conductor_group");
@@ -133,9 +154,13 @@ fn node_filter(call: &Call, query: &mut Query) -> Result<NodeFilter, Fault> {
         let mut one = Query::of(name, text.clone());
         match *name {
             "instance_uuid" => filter.instance_uuid = one.uuid(name)?,
+            "chassis_uuid" => filter.chassis_uuid = one.uuid(name)?,
+            "parent_node" => filter.parent_node = one.uuid(name)?,
             "associated" => filter.associated = one.flag(name)?,
             "maintenance" => filter.maintenance = one.flag(name)?,
             "retired" => filter.retired = one.flag(name)?,
+            "sharded" => filter.sharded = one.flag(name)?,
+            "include_children" => children = one.flag(name)?.unwrap_or_default(),
             "provision_state" => filter.provision_state = Some(state(&text)?),
             "driver" => filter.driver = Some(text),
             "resource_class" => filter.resource_class = Some(text),
@@ -143,8 +168,16 @@ fn node_filter(call: &Call, query: &mut Query) -> Result<NodeFilter, Fault> {
             "conductor_group" => filter.conductor_group = Some(text.to_lowercase()),
             "owner" => filter.owner = Some(text),
             "lessee" => filter.lessee = Some(text),
+            "project" => filter.project = Some(text),
+            "shard" => filter.shards = Some(text.split(',').map(str::to_owned).collect()),
+            "instance_name" => filter.instance_name = Some(text),
             _ => filter.description_contains = Some(text),
         }
+    }
+    if children {
+        filter.parent_node = None;
+    } else if filter.parent_node.is_none() {
+        filter.child = Some(false);
     }
     Ok(filter)
 }

@@ -1,7 +1,7 @@
 //! Patches: RFC 6902 with `add`, `replace` and `remove`, on fields that can be patched.
 
 use super::request::{self, Call, short};
-use super::versions::{self, Field, Kind};
+use super::versions::{self, Field};
 use crate::command::{PatchOp, PatchOperation};
 use crate::fault::Fault;
 use serde_json::{Map, Value};
@@ -69,7 +69,7 @@ fn read_operation(
         return Err(Fault::not_acceptable());
     }
     let value = match (op, value) {
-        (PatchOp::Remove, None | Some(Value::Null)) if kind == Kind::Required && path.len() == 1 => {
+        (PatchOp::Remove, None | Some(Value::Null)) if kind.is_required() && path.len() == 1 => {
             return Err(invalid(what, format_args!("{root} cannot be removed")));
         }
         (PatchOp::Remove, _) => None,
@@ -81,7 +81,7 @@ fn read_operation(
         }
         (PatchOp::Add | PatchOp::Replace, Some(value)) => Some(value),
     };
-    if path.len() > 1 && kind != Kind::Object {
+    if path.len() > 1 && !kind.has_parts() {
         return Err(invalid(what, format_args!("{root} has no parts")));
     }
     Ok(PatchOperation { op, path, value })
@@ -108,33 +108,62 @@ fn read_path(pointer: &str) -> Option<Vec<String>> {
 /// Applies operations to the fields of a document. A field that is removed is left out; it then has its default.
 pub(super) fn apply(document: &mut Map<String, Value>, operations: &[PatchOperation]) -> Result<(), Fault> {
     for operation in operations {
-        let path: Vec<&str> = operation.path.iter().map(String::as_str).collect();
-        let [parents @ .., last] = path.as_slice() else { continue };
-        let cannot = |why: &str| {
-            let op = op_name(operation.op);
-            Fault::Invalid(format!("Couldn't apply patch '{op} /{}'. Reason: {why}", short(&path.join("/"))))
+        let cannot = |why: String| {
+            let (op, path) = (op_name(operation.op), operation.path.join("/"));
+            Fault::Invalid(format!("Couldn't apply patch '{op} /{}'. Reason: {why}", short(&path)))
         };
-        let mut place = &mut *document;
-        for parent in parents {
-            let next = place.get_mut(*parent).ok_or_else(|| cannot(&format!("there is no \"{}\"", short(parent))))?;
-            place = next.as_object_mut().ok_or_else(|| cannot(&format!("\"{}\" is no object", short(parent))))?;
-        }
-        let root = parents.is_empty();
-        match (operation.op, &operation.value) {
-            (PatchOp::Remove, _) => {
-                if place.remove(*last).is_none() && !root {
-                    return Err(cannot(&format!("can't remove a non-existent object '{}'", short(last))));
-                }
-            }
-            (PatchOp::Replace, _) if !root && !place.contains_key(*last) => {
-                return Err(cannot(&format!("can't replace a non-existent object '{}'", short(last))));
-            }
-            (_, value) => {
-                place.insert((*last).to_owned(), value.clone().unwrap_or_default());
+        let Some((root, parts)) = operation.path.split_first() else { continue };
+        let value = operation.value.clone();
+        match parts.split_last() {
+            None => match value {
+                Some(value) => drop(document.insert(root.clone(), value)),
+                None => drop(document.remove(root)),
+            },
+            Some((last, parents)) => {
+                let start = document.get_mut(root).ok_or_else(|| cannot(format!("there is no \"{}\"", short(root))))?;
+                let place = descend(start, parents).map_err(cannot)?;
+                operate(place, last, operation.op, value).map_err(cannot)?;
             }
         }
     }
     Ok(())
+}
+
+fn descend<'a>(start: &'a mut Value, parents: &[String]) -> Result<&'a mut Value, String> {
+    parents.iter().try_fold(start, |place, part| {
+        let next = match place {
+            Value::Object(object) => object.get_mut(part),
+            Value::Array(list) => part.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
+            _ => None,
+        };
+        next.ok_or_else(|| format!("there is no \"{}\"", short(part)))
+    })
+}
+
+/// One operation on a part of an object or a list.
+fn operate(place: &mut Value, last: &str, op: PatchOp, value: Option<Value>) -> Result<(), String> {
+    let missing = || format!("can't {} a non-existent object '{}'", op_name(op), short(last));
+    match place {
+        Value::Object(object) => match (op, value) {
+            (PatchOp::Remove, _) => object.remove(last).map(drop).ok_or_else(missing),
+            (PatchOp::Replace, _) if !object.contains_key(last) => Err(missing()),
+            (_, value) => {
+                object.insert(last.to_owned(), value.unwrap_or_default());
+                Ok(())
+            }
+        },
+        Value::Array(list) => {
+            let index = if last == "-" { Some(list.len()) } else { last.parse::<usize>().ok() };
+            match (op, index) {
+                (PatchOp::Add, Some(index)) if index <= list.len() => list.insert(index, value.unwrap_or_default()),
+                (PatchOp::Remove, Some(index)) if index < list.len() => drop(list.remove(index)),
+                (PatchOp::Replace, Some(index)) if index < list.len() => list[index] = value.unwrap_or_default(),
+                _ => return Err(format!("index '{}' is not in the list", short(last))),
+            }
+            Ok(())
+        }
+        _ => Err(format!("what \"{}\" would be part of is neither an object nor a list", short(last))),
+    }
 }
 
 #[cfg(test)]

@@ -2,14 +2,14 @@
 
 use super::document::{self, Wanted};
 use super::request::{self, Call, Query, short};
-use super::versions::{NODE_NAMES, PORT_FIELDS, PORT_NODE_IDENT};
+use super::versions::{DETAIL, NODE_NAMES, PORT_FIELDS, PORT_FILTERS, PORT_NODE_IDENT, PORTGROUP_FILTER};
 use super::{Api, list, patch, reply};
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use store::{Port, PortFilter, Store};
+use store::{Port, PortFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 
 /// Fields of a list without details.
@@ -27,6 +27,7 @@ impl<S: Store> Api<S> {
             return Err(Fault::Invalid("Schema error for port: 'node_uuid' is a required property".to_owned()));
         };
         self.need_node(node).await?;
+        self.need_portgroup(node, fields.get("portgroup_uuid")).await?;
         let uuid = fields.get("uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok());
         let mut port = Port::new(uuid.unwrap_or_else(Uuid::new_v4), node, "", Timestamp::now());
         set(&mut port, fields);
@@ -47,28 +48,69 @@ impl<S: Store> Api<S> {
             (None, None) => None,
         };
         let path = if detail { "ports/detail" } else { "ports" };
-        self.ports_document(&call, query, node, detail, path).await
+        let mut filter = PortFilter { node, ..PortFilter::default() };
+        if let Some(portgroup) = query.take("portgroup") {
+            call.need(PORTGROUP_FILTER)?;
+            filter.portgroup = Some(self.portgroup(&portgroup).await?);
+        }
+        self.ports_document(&call, query, filter, detail, path).await
     }
 
-    /// A list of ports, for the two routes that have one.
+    /// A list of ports that match `filter` and what the query adds to it.
     pub(super) async fn ports_document(
         &self,
         call: &Call,
         mut query: Query,
-        node: Option<Uuid>,
+        mut filter: PortFilter,
         detail: bool,
         path: &str,
     ) -> Result<Response<Body>, Fault> {
         let original = std::mem::take(&mut query.original);
-        let wanted = list::wanted_of_list(&mut query, PORT_FIELDS, call.version, detail, SHORT)?;
+        let wanted = list::wanted_of_list(&mut query, PORT_FIELDS, call, detail, SHORT, Some(DETAIL))?;
         let page = list::page(&mut query)?;
         let address = query.take("address").map(|text| request::mac(&text).ok_or_else(|| request::not_mac(&text)));
-        let filter = PortFilter { node, addresses: address.transpose()?.map(|address| vec![address]) };
+        filter.addresses = address.transpose()?.map(|address| vec![address]);
+        for (name, since) in PORT_FILTERS {
+            let Some(text) = query.take(name).filter(|text| !text.is_empty()) else { continue };
+            call.need(*since)?;
+            match *name {
+                "shard" => filter.shards = Some(text.split(',').map(str::to_owned).collect()),
+                "conductor_groups" => {
+                    filter.conductor_groups = Some(text.split(',').map(|name| name.trim().to_lowercase()).collect());
+                }
+                _ => filter.name = Some(text),
+            }
+        }
         query.finish()?;
         let ports = self.conductor.store().ports(&filter, &page).await?;
         let last = ports.last().map(|port| port.uuid);
         let entries = ports.iter().map(|port| document::port(self.context(call), port, &wanted)).collect();
         Ok(reply::json(StatusCode::OK, &list::document(call, &original, "ports", path, &page, entries, last)))
+    }
+
+    /// A portgroup by UUID or name.
+    async fn portgroup(&self, text: &str) -> Result<Uuid, Fault> {
+        let store = self.conductor.store();
+        let found = match Uuid::try_parse(text) {
+            Ok(uuid) => store.record(RecordKind::Portgroup, uuid).await,
+            Err(_) => store.record_by_name(RecordKind::Portgroup, text).await,
+        };
+        Ok(found?.uuid)
+    }
+
+    /// The portgroup that a port shall be part of: one of the port's node, or it is the body's fault.
+    async fn need_portgroup(&self, node: Uuid, portgroup: Option<&Value>) -> Result<(), Fault> {
+        let Some(uuid) = portgroup.and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok()) else {
+            return Ok(());
+        };
+        match self.conductor.store().record(RecordKind::Portgroup, uuid).await {
+            Ok(record) if record.node == Some(node) => Ok(()),
+            Ok(_) => {
+                Err(Fault::Invalid(format!("Port can not be part of portgroup {uuid}, which is of another node.")))
+            }
+            Err(StoreError::NotFound { .. }) => Err(Fault::Invalid(format!("Portgroup {uuid} could not be found."))),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// `GET /v1/ports/<port>`
@@ -101,6 +143,7 @@ impl<S: Store> Api<S> {
         if node != port.node_uuid {
             self.need_node(node).await?;
         }
+        self.need_portgroup(node, fields.get("portgroup_uuid")).await?;
         let mut changed = Port::new(port.uuid, node, &port.address, port.created_at);
         changed.internal_info = port.internal_info;
         // What this version does not know is not touched.
@@ -131,15 +174,6 @@ impl<S: Store> Api<S> {
         std::mem::take(&mut call.query).finish()?;
         self.conductor.delete_port(port_uuid(&call)?).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
-    }
-
-    /// A port of a node that is not there is the port's fault: 400, as Ironic has it.
-    async fn need_node(&self, node: Uuid) -> Result<(), Fault> {
-        match self.conductor.store().node(node).await {
-            Ok(_) => Ok(()),
-            Err(store::StoreError::NotFound { .. }) => Err(Fault::Invalid(format!("Node {node} could not be found."))),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Turns `node_ident` of a creation into `node_uuid`.

@@ -29,6 +29,14 @@ pub(super) fn located(mut response: Response<Body>, location: &str) -> Response<
     response
 }
 
+/// Adds the version of what is in the reply, for `If-Match` of a later change.
+pub(super) fn tagged(mut response: Response<Body>, version: u64) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
 /// The reply to a request that was not done. Errors of the API itself and of its router have two shapes, which clients
 /// tell apart; both are JSON text inside JSON.
 pub(super) fn fault(fault: &Fault) -> Response<Body> {
@@ -65,6 +73,7 @@ fn is_router(fault: &Fault) -> bool {
         | Fault::Forbidden(_)
         | Fault::NotAcceptable(_)
         | Fault::Unavailable(_)
+        | Fault::Changed { .. }
         | Fault::Internal(_) => false,
     }
 }

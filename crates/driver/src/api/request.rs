@@ -97,6 +97,17 @@ impl Call {
         node_ident(self.segment(0), self.has(versions::NODE_NAMES))
     }
 
+    /// Refuses a request whose `If-Match` (RFC 9110, 13.1.1) names none of the present version.
+    pub(super) fn check_version_tag(&self, version: u64) -> Result<(), Fault> {
+        let Some(wanted) = self.headers.get(http::header::IF_MATCH) else { return Ok(()) };
+        let wanted = wanted.to_str().unwrap_or_default();
+        let found = format!("\"{version}\"");
+        if wanted.split(',').map(str::trim).any(|tag| tag == "*" || tag == found) {
+            return Ok(());
+        }
+        Err(Fault::Changed { expected: short(wanted), found })
+    }
+
     /// The body as JSON; nothing at all is an empty object when `optional`.
     pub(super) fn json(&self, optional: bool) -> Result<Value, Fault> {
         if optional && self.body.is_empty() {
@@ -221,8 +232,17 @@ pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Resu
     let name = field.name;
     let invalid = |why: String| Err(Fault::Invalid(format!("Schema error for {what}: {name} {why}")));
     match (kind, value) {
-        (Kind::Required | Kind::Mac, Value::Null) => invalid("must be a string, not null".to_owned()),
+        (kind, Value::Null) if kind.is_required() => invalid("must be given and not null".to_owned()),
         (_, Value::Null) => Ok(Value::Null),
+        (Kind::RequiredList, Value::Array(list)) if list.is_empty() => {
+            invalid("must have at least one entry".to_owned())
+        }
+        (Kind::List | Kind::RequiredList, value @ Value::Array(_)) => Ok(value),
+        (Kind::Texts, Value::Array(list)) if list.iter().all(Value::is_string) => Ok(Value::Array(list)),
+        (Kind::List | Kind::RequiredList, value) => Err(wrong(what, name, "a list", &value)),
+        (Kind::Texts, value) => Err(wrong(what, name, "a list of strings", &value)),
+        (Kind::Integer | Kind::RequiredInteger, value) if value.is_i64() => Ok(value),
+        (Kind::Integer | Kind::RequiredInteger, value) => Err(wrong(what, name, "a whole number", &value)),
         (Kind::Object, value @ Value::Object(_)) => Ok(value),
         (Kind::Object, value) => Err(wrong(what, name, "an object", &value)),
         (Kind::Flag, value @ Value::Bool(_)) => Ok(value),
@@ -236,15 +256,21 @@ pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Resu
             Kind::Required if text.is_empty() || text.len() > 255 => {
                 invalid("must have 1 to 255 characters".to_owned())
             }
-            Kind::Uuid => match Uuid::try_parse(&text) {
+            Kind::Uuid | Kind::RequiredUuid => match Uuid::try_parse(&text) {
                 Ok(uuid) => Ok(Value::String(uuid.to_string())),
                 Err(_) => invalid(format!("must be a UUID, not \"{}\"", short(&text))),
             },
-            Kind::Mac => match mac(&text) {
+            Kind::Mac | Kind::OptionalMac => match mac(&text) {
                 Some(mac) => Ok(Value::String(mac)),
                 None => Err(not_mac(&text)),
             },
             Kind::Name => check_name(text).map(Value::String),
+            Kind::LogicalName if text.is_empty() => Ok(Value::Null),
+            Kind::LogicalName if !is_name(&text) || Uuid::try_parse(&text).is_ok() => Err(Fault::Invalid(format!(
+                "Cannot use invalid name '{}' for a {what}: it must have 1 to 255 letters, digits, \"-\", \".\", \"_\" or \
+                 \"~\" and not look like a UUID",
+                short(&text)
+            ))),
             _ => Ok(Value::String(text)),
         },
         (_, value) => Err(wrong(what, name, "a string", &value)),
@@ -331,7 +357,7 @@ pub(super) fn created(
             checked.insert(field.name.to_owned(), value);
         }
     }
-    for field in fields.iter().filter(|field| matches!(field.create, Some(Kind::Required | Kind::Mac))) {
+    for field in fields.iter().filter(|field| field.create.is_some_and(Kind::is_required)) {
         if !checked.contains_key(field.name) {
             return Err(Fault::Invalid(format!("Schema error for {what}: '{}' is a required property", field.name)));
         }

@@ -2,6 +2,7 @@
 //! Routes carry theirs in [`super::routes`], verbs in [`lifecycle::provision::Verb::since`].
 //! Source: Ironic 39 REST API version history, and `VERSIONED_FIELDS` of its API.
 
+use serde_json::{Map, Value};
 use wire::ironic::Version;
 
 /// A field of a document, its shape in a request, and the version that brought it.
@@ -28,10 +29,57 @@ pub(super) enum Kind {
     Object,
     /// A UUID, or null.
     Uuid,
+    /// A UUID that must be there.
+    RequiredUuid,
     /// A MAC address.
     Mac,
+    /// A MAC address, or null.
+    OptionalMac,
     /// A name, or null.
     Name,
+    /// A name of anything but a node, or null.
+    LogicalName,
+    /// A whole number, or null.
+    Integer,
+    /// A whole number that must be there.
+    RequiredInteger,
+    /// A list, or null.
+    List,
+    /// A list of at least one entry that must be there.
+    RequiredList,
+    /// A list of texts, or null.
+    Texts,
+}
+
+impl Kind {
+    /// Whether it must be there.
+    pub(super) fn is_required(self) -> bool {
+        matches!(self, Self::Required | Self::RequiredUuid | Self::Mac | Self::RequiredInteger | Self::RequiredList)
+    }
+
+    /// Whether it has parts that a patch can reach.
+    pub(super) fn has_parts(self) -> bool {
+        matches!(self, Self::Object | Self::List | Self::RequiredList | Self::Texts)
+    }
+
+    /// What is served when nothing is set.
+    pub(super) fn empty(self) -> Value {
+        match self {
+            Self::Object => Value::Object(Map::new()),
+            Self::List | Self::RequiredList | Self::Texts => Value::Array(Vec::new()),
+            Self::Required
+            | Self::Text(_)
+            | Self::Flag
+            | Self::Uuid
+            | Self::RequiredUuid
+            | Self::Mac
+            | Self::OptionalMac
+            | Self::Name
+            | Self::LogicalName
+            | Self::Integer
+            | Self::RequiredInteger => Value::Null,
+        }
+    }
 }
 
 const ANY: Kind = Kind::Text(255);
@@ -141,6 +189,127 @@ pub(super) const PORT_FIELDS: &[Field] = &[
     served("links", 1),
 ];
 
+/// Every record's.
+const UUID: Field = Field { name: "uuid", since: 1, create: Some(Kind::Uuid), patch: None };
+const CREATED_AT: Field = served("created_at", 1);
+const UPDATED_AT: Field = served("updated_at", 1);
+const LINKS: Field = served("links", 1);
+const EXTRA: Field = field("extra", 1, Kind::Object);
+const NODE_UUID: Field = field("node_uuid", 1, Kind::RequiredUuid);
+
+/// Only set at creation.
+const fn made(name: &'static str, since: u16, kind: Kind) -> Field {
+    Field { name, since, create: Some(kind), patch: None }
+}
+
+/// Fields of a chassis.
+pub(super) const CHASSIS_FIELDS: &[Field] =
+    &[UUID, CREATED_AT, UPDATED_AT, field("description", 1, ANY), EXTRA, LINKS, served("nodes", 1)];
+
+/// Fields of a portgroup.
+pub(super) const PORTGROUP_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("address", 1, Kind::OptionalMac),
+    EXTRA,
+    served("internal_info", 1),
+    field("mode", 26, ANY),
+    field("name", 1, Kind::LogicalName),
+    field("properties", 26, Kind::Object),
+    field("standalone_ports_supported", 1, Kind::Flag),
+    NODE_UUID,
+    field("physical_network", 102, Kind::Text(64)),
+    field("category", 103, Kind::Text(80)),
+    served("dynamic_portgroup", 111),
+    LINKS,
+    served("ports", 1),
+];
+
+/// Fields of an allocation.
+pub(super) const ALLOCATION_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    made("candidate_nodes", 1, Kind::Texts),
+    EXTRA,
+    served("last_error", 1),
+    field("name", 1, Kind::LogicalName),
+    made("owner", 60, ANY),
+    made("resource_class", 1, Kind::Text(80)),
+    served("state", 1),
+    made("traits", 1, Kind::Texts),
+    served("node_uuid", 1),
+    LINKS,
+];
+
+/// Fields of a deploy template.
+pub(super) const DEPLOY_TEMPLATE_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("name", 1, Kind::Required),
+    EXTRA,
+    field("steps", 1, Kind::RequiredList),
+    LINKS,
+];
+
+/// Fields of a runbook.
+pub(super) const RUNBOOK_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("name", 1, Kind::Required),
+    field("description", 112, ANY),
+    field("disable_ramdisk", 1, Kind::Flag),
+    EXTRA,
+    field("owner", 1, ANY),
+    field("public", 1, Kind::Flag),
+    field("steps", 1, Kind::RequiredList),
+    served("traits", 112),
+    LINKS,
+];
+
+/// Fields of an inspection rule.
+pub(super) const INSPECTION_RULE_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("actions", 1, Kind::RequiredList),
+    field("conditions", 1, Kind::List),
+    field("description", 1, ANY),
+    field("phase", 1, ANY),
+    field("priority", 1, Kind::Integer),
+    field("sensitive", 1, Kind::Flag),
+    LINKS,
+];
+
+/// Fields of a volume connector.
+pub(super) const VOLUME_CONNECTOR_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("connector_id", 1, Kind::Required),
+    EXTRA,
+    field("type", 1, Kind::Required),
+    NODE_UUID,
+    LINKS,
+];
+
+/// Fields of a volume target.
+pub(super) const VOLUME_TARGET_FIELDS: &[Field] = &[
+    UUID,
+    CREATED_AT,
+    UPDATED_AT,
+    field("boot_index", 1, Kind::RequiredInteger),
+    EXTRA,
+    field("properties", 1, Kind::Object),
+    field("volume_id", 1, Kind::Required),
+    field("volume_type", 1, Kind::Required),
+    NODE_UUID,
+    LINKS,
+];
+
 /// Filters of the list of nodes.
 pub(super) const NODE_FILTERS: &[(&str, u16)] = &[
     ("instance_uuid", 1),
@@ -155,7 +324,17 @@ pub(super) const NODE_FILTERS: &[(&str, u16)] = &[
     ("description_contains", 51),
     ("retired", 61),
     ("lessee", 65),
+    ("project", 65),
+    ("shard", 82),
+    ("sharded", 82),
+    ("parent_node", 83),
+    ("include_children", 83),
+    ("instance_name", 104),
+    ("chassis_uuid", 1),
 ];
+
+/// Filters of the list of ports, besides node, portgroup and address.
+pub(super) const PORT_FILTERS: &[(&str, u16)] = &[("shard", SHARDS), ("name", 88), ("conductor_groups", 99)];
 
 /// Whether `version` has what came with `1.since`.
 pub(super) fn has(version: Version, since: u16) -> bool {
@@ -177,6 +356,28 @@ pub(super) const FIELDS: u16 = 8;
 pub(super) const ENROLL: u16 = 11;
 /// Lookup and heartbeat.
 pub(super) const RAMDISK: u16 = 22;
+/// Portgroups.
+pub(super) const PORTGROUPS: u16 = 23;
+/// Ports are listed by their portgroup.
+pub(super) const PORTGROUP_FILTER: u16 = 24;
+/// Volumes.
+pub(super) const VOLUMES: u16 = 32;
+/// Allocations.
+pub(super) const ALLOCATIONS: u16 = 52;
+/// Deploy templates.
+pub(super) const DEPLOY_TEMPLATES: u16 = 55;
+/// Names and other fields of allocations are patched.
+pub(super) const ALLOCATION_PATCH: u16 = 57;
+/// An allocation of a node that has an instance already.
+pub(super) const ALLOCATION_BACKFILL: u16 = 58;
+/// Shards.
+pub(super) const SHARDS: u16 = 82;
+/// Runbooks.
+pub(super) const RUNBOOKS: u16 = 92;
+/// Inspection rules.
+pub(super) const INSPECTION_RULES: u16 = 96;
+/// Traits, descriptions and free names of runbooks.
+pub(super) const RUNBOOK_TRAITS: u16 = 112;
 /// Soft power actions and their timeout.
 pub(super) const SOFT_POWER: u16 = 27;
 /// Hardware types: `type`, `detail`, default and enabled interfaces of drivers.
@@ -193,6 +394,8 @@ pub(super) const ABORT_INSPECT: u16 = 41;
 pub(super) const DETAIL: u16 = 43;
 /// `reset_interfaces` of a patch.
 pub(super) const RESET_INTERFACES: u16 = 45;
+/// Nodes are listed by their conductor.
+pub(super) const NODE_CONDUCTOR: u16 = 49;
 /// `configdrive` as an object.
 pub(super) const CONFIGDRIVE_OBJECT: u16 = 56;
 /// `vendor_data` of a config drive.
@@ -201,6 +404,10 @@ pub(super) const VENDOR_DATA: u16 = 59;
 pub(super) const AGENT_TOKEN: u16 = 62;
 /// `agent_verify_ca` of a heartbeat.
 pub(super) const AGENT_VERIFY_CA: u16 = 68;
+/// `port_uuid` and `portgroup_uuid` of a VIF.
+pub(super) const VIF_PORTS: u16 = 67;
+/// `detail` and `fields` of BIOS settings.
+pub(super) const BIOS_FIELDS: u16 = 74;
 /// `deploy_steps` of a deploy.
 pub(super) const DEPLOY_STEPS: u16 = 69;
 /// `disable_ramdisk` of `clean`.
@@ -232,6 +439,19 @@ mod tests {
             };
             fields.iter().map(line).collect::<String>()
         };
-        insta::assert_snapshot!(format!("nodes\n{}\nports\n{}", lines(NODE_FIELDS), lines(PORT_FIELDS)));
+        let tables = [
+            ("nodes", NODE_FIELDS),
+            ("ports", PORT_FIELDS),
+            ("chassis", CHASSIS_FIELDS),
+            ("portgroups", PORTGROUP_FIELDS),
+            ("allocations", ALLOCATION_FIELDS),
+            ("deploy templates", DEPLOY_TEMPLATE_FIELDS),
+            ("runbooks", RUNBOOK_FIELDS),
+            ("inspection rules", INSPECTION_RULE_FIELDS),
+            ("volume connectors", VOLUME_CONNECTOR_FIELDS),
+            ("volume targets", VOLUME_TARGET_FIELDS),
+        ];
+        let text: Vec<String> = tables.iter().map(|(name, fields)| format!("{name}\n{}", lines(fields))).collect();
+        insta::assert_snapshot!(text.join("\n"));
     }
 }

@@ -1,0 +1,52 @@
+//! Steps of templates and runbooks: `{interface, step, args, priority}` or `order` in the place of the latter.
+
+use super::request::short;
+use crate::fault::Fault;
+use crate::hardware_type::Interface;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Most steps of a template.
+const MAX_STEPS: usize = 1000;
+
+/// Checks a list of steps whose place is told by the key `rank`.
+pub(super) fn check(what: &str, steps: Option<&Value>, rank: &str) -> Result<(), Fault> {
+    let invalid = |why: String| Err(Fault::Invalid(format!("Schema error for {what}: {why}")));
+    let steps = steps.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if steps.len() > MAX_STEPS {
+        return invalid(format!("more than {MAX_STEPS} steps"));
+    }
+    let mut seen = BTreeSet::new();
+    for (number, step) in steps.iter().enumerate() {
+        let Value::Object(step) = step else { return invalid(format!("step {number} must be an object")) };
+        if let Some(stranger) = step.keys().find(|key| !["interface", "step", "args", rank].contains(&key.as_str())) {
+            return invalid(format!("'{}' of step {number} is unexpected", short(stranger)));
+        }
+        let text = |key: &str| step.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        let (Some(interface), Some(name)) = (text("interface"), text("step")) else {
+            return invalid(format!("'interface' and 'step' of step {number} are required and must be strings"));
+        };
+        if Interface::from_name(interface).is_none() {
+            return invalid(format!("'{}' of step {number} is no interface", short(interface)));
+        }
+        if !step.get("args").is_some_and(Value::is_object) {
+            return invalid(format!("'args' of step {number} is required and must be an object"));
+        }
+        let rank_fits = match step.get(rank) {
+            Some(Value::Number(number)) => number.as_u64().is_some(),
+            Some(Value::String(text)) => text.parse::<u64>().is_ok(),
+            _ => false,
+        };
+        if !rank_fits {
+            return invalid(format!("'{rank}' of step {number} is required and must be a whole number, not negative"));
+        }
+        // A runbook may do the same step twice, a template runs each once.
+        if rank == "priority" && !seen.insert((interface, name)) {
+            let (interface, name) = (short(interface), short(name));
+            return invalid(format!(
+                "duplicate deploy steps: each may be given once, {interface}.{name} is given again"
+            ));
+        }
+    }
+    Ok(())
+}
