@@ -99,6 +99,25 @@ fn end(action: PowerAction) -> io::Result<()> {
     power::end(action)
 }
 
+/// The product with its order number behind it, as lshw writes it: drivers keep what ironic-python-agent took from there.
+fn product(tree: &Tree) -> String {
+    let name = tree.text("/sys/class/dmi/id/product_name").unwrap_or_default();
+    match tree.text("/sys/class/dmi/id/product_sku") {
+        Some(number) if !name.is_empty() => format!("{name} ({number})"),
+        _ => name,
+    }
+}
+
+/// The variable `SecureBoot` (UEFI 2.10, 3.3): four bytes of attributes, as efivarfs puts before every variable, and one
+/// that is 1 when it is on.
+fn secure_boot(tree: &Tree) -> Option<bool> {
+    const VARIABLE: &str = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    match tree.bytes(VARIABLE).ok()?.as_slice() {
+        [_, _, _, _, on] => Some(*on == 1),
+        _ => None,
+    }
+}
+
 /// `sda` of `/dev/sda`; in sysfs a `!` stands for a slash.
 fn kernel_name(node: &str) -> &str {
     node.strip_prefix("/dev/").unwrap_or(node)
@@ -119,7 +138,7 @@ impl Machine for LinuxMachine {
             bmc_v6address: bmc.v6,
             bmc_mac: bmc.mac,
             system_vendor: SystemVendor {
-                product_name: dmi("product_name"),
+                product_name: product(tree),
                 serial_number: dmi("product_serial"),
                 manufacturer: dmi("sys_vendor"),
                 firmware: Firmware {
@@ -131,6 +150,7 @@ impl Machine for LinuxMachine {
             boot: BootInfo {
                 current_boot_mode: if uefi { BootMode::Uefi } else { BootMode::Bios },
                 pxe_interface: self.pxe_interface.clone(),
+                secure_boot: secure_boot(tree),
             },
             hostname: tree.text("/proc/sys/kernel/hostname").unwrap_or_default(),
         })
@@ -234,5 +254,7 @@ fn reread(file: &File, device: &DeviceId) -> Result<(), MachineError> {
     }
 }
 
+#[cfg(test)]
+mod fixtures;
 #[cfg(test)]
 mod tests;

@@ -152,6 +152,9 @@ pub struct BootInfo {
     pub current_boot_mode: BootMode,
     /// The interface it was booted from, in the form of `BOOTIF`.
     pub pxe_interface: Option<String>,
+    /// Whether the firmware verified what it started (UEFI Secure Boot). Ours: left out where the firmware does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secure_boot: Option<bool>,
 }
 
 /// The firmware interface of this boot.
