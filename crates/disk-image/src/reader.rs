@@ -90,6 +90,10 @@ impl<'a> Reader<'a> {
 
     /// Fills `into` with the bytes from `at` on and returns how many there are: fewer only at the end of the image.
     pub(crate) async fn read(&mut self, at: u64, into: &mut [u8]) -> Result<usize, ReadError> {
+        // A server that is asked for what lies behind the end answers with an error.
+        if self.len().is_some_and(|len| at >= len) {
+            return Ok(0);
+        }
         let mut failures = 0;
         loop {
             let error = match self.attempt(at, into).await {

@@ -2,6 +2,7 @@
 
 mod disk_faults;
 mod drive;
+mod hostile;
 mod image;
 mod qcow2;
 mod refusals;

@@ -98,9 +98,9 @@ pub(crate) async fn load(reader: &mut Reader<'_>, memory: u64, disk: &Geometry) 
     loader.read_l2(reader).await?;
     let workers = loader.finish(reader.len())?;
     let Loader { header, tables, mut extents, gaps, .. } = loader;
-    let head = read_head(reader, &header, &extents).await?;
     extents.sort_unstable_by_key(|extent| extent.file);
     check_overlaps(&header, &tables, &extents)?;
+    let head = read_head(reader, &header, &extents).await?;
     Ok(Map { header, tables, extents, gaps, head, workers })
 }
 
@@ -341,12 +341,10 @@ impl Loader {
 }
 
 /// Reads what the image has at the start of its disk.
-async fn read_head(reader: &mut Reader<'_>, header: &Header, by_disk: &[Extent]) -> Result<Vec<u8>, Cause> {
+async fn read_head(reader: &mut Reader<'_>, header: &Header, extents: &[Extent]) -> Result<Vec<u8>, Cause> {
     let len = header.size.min(HEAD);
     let mut head = vec![0; len as usize];
-    let mut parts: Vec<_> = by_disk.iter().take_while(|extent| extent.disk < len).copied().collect();
-    parts.sort_unstable_by_key(|extent| extent.file);
-    for extent in parts {
+    for extent in extents.iter().filter(|extent| extent.disk < len) {
         let to = extent.disk as usize;
         let end = (extent.disk + extent.disk_len(header)).min(len) as usize;
         if !extent.is_packed() {

@@ -97,6 +97,69 @@ async fn the_first_mib_comes_last_and_after_a_flush() {
     assert_eq!(log[backup.unwrap() - 1], Event::Flush);
 }
 
+/// A loss of power leaves any subset of the writes since the last flush, each of them whole, in part or not at all.
+/// On a disk that held a bootable system before, none of these states has a table, unless the image is complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_loss_of_power_leaves_a_disk_that_boots_before_it_is_complete() {
+    let (image, old) = (gpt_image(6, 512), old_disk(9));
+    let lab = super::qcow2::Lab::new(image.clone());
+    for plan in [plan(&image), plan(&lab.convert("cluster_size=256k", true))] {
+        let disk = FakeDisk::new(old.clone(), 512);
+        write(plan, disk.clone()).await.unwrap();
+        let log = disk.state.lock().unwrap().log.clone();
+        let (mut safe, mut since, mut dice, mut cleared) = (old.clone(), Vec::new(), 7_u32, false);
+        for event in &log {
+            match event {
+                Event::Write { offset, bytes } => since.push((*offset as usize, bytes)),
+                Event::Flush => {
+                    for (offset, bytes) in since.drain(..) {
+                        safe[offset..offset + bytes.len()].copy_from_slice(bytes);
+                    }
+                    // Before the first flush, the old system may still be there.
+                    cleared = true;
+                    continue;
+                }
+            }
+            for _ in 0..8 {
+                let mut state = safe.clone();
+                for (offset, bytes) in &since {
+                    dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let sectors = bytes.len() / 512;
+                    let len = match dice >> 30 {
+                        0 => 0,
+                        1 => (dice as usize >> 8) % (sectors + 1) * 512,
+                        _ => bytes.len(),
+                    };
+                    state[*offset..*offset + len].copy_from_slice(&bytes[..len]);
+                }
+                let boots = has_table(&state) || state[..MIB].iter().any(|&byte| byte != 0);
+                if cleared && boots {
+                    assert!(state[MIB..5 * MIB] == image[MIB..5 * MIB], "a table came before the data");
+                }
+            }
+        }
+        assert!(has_table(&safe) && safe[MIB..5 * MIB] == image[MIB..5 * MIB]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qcow2_on_a_disk_that_fails_leaves_no_table_and_the_next_attempt_succeeds() {
+    let lab = super::qcow2::Lab::new(super::qcow2::mixed_image(7));
+    for compressed in [false, true] {
+        let qcow2 = lab.convert("", compressed);
+        for (errno, at_mib) in [(EIO, 1), (ENOSPC, 2), (EIO, 5), (EIO, 8)] {
+            let disk = FakeDisk::new(old_disk(9), 512);
+            disk.set(|state| (state.fail_write, state.at_most) = (Some((at_mib << 20, errno, 1)), Some(4096)));
+            let error = write(plan(&qcow2), disk.clone()).await.unwrap_err();
+            let Cause::Disk(cause) = &error.cause else { panic!("{error:?}") };
+            assert_eq!(cause.source.raw_os_error(), Some(errno));
+            assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false), "{at_mib}");
+            write(plan(&qcow2), disk.clone()).await.unwrap();
+            assert_holds(&disk.bytes(), &lab.raw, 2);
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn zeros_are_written_over_old_data() {
     let mut image = gpt_image(6, 512);
