@@ -1,7 +1,7 @@
 //! `cargo xtask interop PEER [STORY…]`: stories with a program that people run today in place of one of ours.
 
 use crate::python::{self, System};
-use crate::{cmd, e2e};
+use crate::{e2e, sdk};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -25,6 +25,8 @@ pub struct Args {
 enum Peer {
     /// Ironic, in place of ferricd: it drives our ramdisk
     Ironic,
+    /// openstacksdk's own functional tests of bare metal, against ferricd; a story is a part of a test's name
+    Sdk,
 }
 
 impl Peer {
@@ -32,17 +34,21 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Ironic => "ironic",
+            Self::Sdk => "sdk",
         }
     }
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    if let Peer::Sdk = args.peer {
+        return sdk::run(&args.stories, args.list);
+    }
     let peer = args.peer.name();
     if args.list {
         return e2e::list(&["--peer", peer]);
     }
     let environment = match args.peer {
-        Peer::Ironic => python::environment("ironic", System::Hidden)?,
+        Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
     };
     let (program, artifacts) = e2e::prepare(&args.evidence)?;
     let mut stories = Command::new(program);

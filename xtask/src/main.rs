@@ -15,6 +15,7 @@ mod peer;
 mod python;
 mod ramdisk;
 mod release;
+mod sdk;
 mod setup;
 
 #[derive(Parser)]
