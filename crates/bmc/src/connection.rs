@@ -61,6 +61,7 @@ impl Connection {
         };
         let client = Client::new(transport::client::Settings {
             trust,
+            identity: None,
             connect_timeout: limits.connect,
             timeout: limits.request,
             body_limit: limits.reply_bytes,

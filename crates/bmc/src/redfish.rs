@@ -142,6 +142,10 @@ impl Power for Redfish {
     async fn set_power(&self, state: PowerState) -> Result<(), OutOfBandError> {
         Ok(self.turn(state).await?)
     }
+
+    async fn shut_down(&self, within: Duration) -> Result<(), OutOfBandError> {
+        Ok(Redfish::shut_down(self, within).await?)
+    }
 }
 
 impl BootControl for Redfish {
@@ -153,6 +157,17 @@ impl BootControl for Redfish {
         };
         self.set_boot(BootRequest { target, once: !persistent, mode: Some(BootMode::Uefi) }).await?;
         Ok(())
+    }
+
+    async fn boot_device(&self) -> Result<Option<(BootDevice, bool)>, OutOfBandError> {
+        let set = self.boot_override().await?;
+        let device = match set.target.as_str() {
+            "Pxe" => BootDevice::Pxe,
+            "Hdd" => BootDevice::Disk,
+            "Cd" => BootDevice::Cdrom,
+            _ => return Ok(None),
+        };
+        Ok(Some((device, !set.once)))
     }
 }
 

@@ -3,12 +3,15 @@
 //!
 //! A flag wins over a variable, a variable over the file, the file over the default.
 
-use crate::conductor::{AddPorts, Settings as ConductorSettings};
+use crate::conductor::{AddPorts, KeepLogs, Settings as ConductorSettings};
 use crate::effect::cmdline::Parameters;
 use clap::Parser;
+use lifecycle::provision::Deadlines;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +50,10 @@ pub enum ConfigError {
 pub enum Auth {
     /// Not at all; on loopback only.
     None,
+    /// By user and password.
+    #[serde(rename = "http_basic")]
+    #[value(name = "http_basic")]
+    HttpBasic,
 }
 
 /// The form of log lines.
@@ -98,6 +105,7 @@ impl Literal for Auth {
     fn literal(&self) -> String {
         match self {
             Self::None => "\"none\"".to_owned(),
+            Self::HttpBasic => "\"http_basic\"".to_owned(),
         }
     }
 }
@@ -109,6 +117,28 @@ impl Literal for LogFormat {
             Self::Json => "\"json\"".to_owned(),
         }
     }
+}
+
+/// What `ferricd` does besides serving.
+#[derive(Debug, clap::Subcommand)]
+pub enum Task {
+    /// The database in the data folder; a driver may run on it meanwhile
+    #[command(subcommand)]
+    Db(DbTask),
+}
+
+/// What is done to the database.
+#[derive(Debug, clap::Subcommand)]
+pub enum DbTask {
+    /// Look whether every page, reference and document is sound; ends with 1 when something is not
+    Check,
+    /// Bring the schema up to date, as every start does
+    Upgrade,
+    /// Copy it as it is at one moment
+    Backup {
+        /// The file to make
+        file: PathBuf,
+    },
 }
 
 /// Declares the settings: for each its documentation, name, variable, type and default; `optional` ones have none.
@@ -129,6 +159,9 @@ macro_rules! settings {
             pub print_config: bool,
             $( $(#[doc = $doc])+ #[arg(long, env = $env)] pub $name: Option<$type>, )+
             $( $(#[doc = $odoc])+ #[arg(long, env = $oenv)] pub $oname: Option<$otype>, )+
+            /// What to do in place of serving.
+            #[command(subcommand)]
+            pub command: Option<Task>,
         }
 
         #[derive(Debug, Default, Deserialize)]
@@ -180,7 +213,8 @@ settings! {
         listen ["FERRIC_LISTEN"]: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 6385));
         /// Folder of everything that has to survive: the database ferric.db and boot media. Made when it is not there.
         data_dir ["FERRIC_DATA_DIR"]: PathBuf = PathBuf::from("/var/lib/ferric");
-        /// How operators prove who they are. "none" believes everybody and is refused unless listen is on loopback.
+        /// How operators prove who they are: "none" believes everybody and is refused unless listen is on loopback;
+        /// "http_basic" asks for a user of http_basic_auth_user_file and its password.
         auth ["FERRIC_AUTH"]: Auth = Auth::None;
         /// Form of log lines: "text" or "json".
         log_format ["FERRIC_LOG_FORMAT"]: LogFormat = LogFormat::Text;
@@ -198,8 +232,41 @@ settings! {
         add_ports ["FERRIC_ADD_PORTS"]: String = "pxe".to_owned();
         /// Parameters added to the ramdisk's kernel command line.
         kernel_append_params ["FERRIC_KERNEL_APPEND_PARAMS"]: String = String::new();
+        /// Priorities of automated clean steps in place of the agent's: "erase_devices=0,raid.delete_configuration=95".
+        /// A step is named with or without its interface; 0 turns it off.
+        clean_step_priority_override ["FERRIC_CLEAN_STEP_PRIORITY_OVERRIDE"]: String = String::new();
+        /// Whether a ramdisk stays on after inspection and cleaning, so that the next flow needs no boot. A node may say
+        /// otherwise in driver_info/fast_track.
+        fast_track ["FERRIC_FAST_TRACK"]: bool = false;
+        /// Seconds without a heartbeat after which such a ramdisk is not used.
+        fast_track_timeout ["FERRIC_FAST_TRACK_TIMEOUT"]: u64 = 300;
+        /// When a ramdisk's logs are kept: "always", "on_failure" or "never".
+        deploy_logs_collect ["FERRIC_DEPLOY_LOGS_COLLECT"]: String = "on_failure".to_owned();
+        /// Most nodes that are deployed at once; one more is answered 503.
+        max_concurrent_deploy ["FERRIC_MAX_CONCURRENT_DEPLOY"]: u64 = 250;
+        /// Most nodes that are cleaned at once; one more is answered 503.
+        max_concurrent_clean ["FERRIC_MAX_CONCURRENT_CLEAN"]: u64 = 50;
+        /// Seconds between two looks at the power state of a node; 0 for never.
+        sync_power_state_interval ["FERRIC_SYNC_POWER_STATE_INTERVAL"]: u64 = 120;
+        /// How often in a row the power state may not be readable before the node is set aside.
+        power_state_sync_max_retries ["FERRIC_POWER_STATE_SYNC_MAX_RETRIES"]: u64 = 3;
+        /// Whether a machine whose power is not as recorded is switched back; otherwise what it is in is recorded.
+        force_power_state_during_sync ["FERRIC_FORCE_POWER_STATE_DURING_SYNC"]: bool = true;
+        /// Seconds between two looks at a node that was set aside because its BMC did not answer.
+        power_failure_recovery_interval ["FERRIC_POWER_FAILURE_RECOVERY_INTERVAL"]: u64 = 300;
+        /// Seconds that an operating system has to shut down after a soft power off.
+        soft_power_off_timeout ["FERRIC_SOFT_POWER_OFF_TIMEOUT"]: u64 = 600;
+        /// Limits of states in seconds, in place of those in docs/state-machine.md:
+        /// "deploy_callback_timeout=3600,clean_callback_timeout=0"; 0 for none.
+        deadlines ["FERRIC_DEADLINES"]: String = String::new();
     }
     optional {
+        /// Users for http_basic, a line each as `htpasswd -B` writes it. Read again when it changes.
+        http_basic_auth_user_file ["FERRIC_HTTP_BASIC_AUTH_USER_FILE"]: PathBuf, like "\"/etc/ferric/htpasswd\"";
+        /// Certificate chain (PEM) of the API for operators, which then serves TLS 1.2 and 1.3 only. Needs tls_key.
+        tls_certificate ["FERRIC_TLS_CERTIFICATE"]: PathBuf, like "\"/etc/ferric/tls.pem\"";
+        /// Private key (PEM) of tls_certificate.
+        tls_key ["FERRIC_TLS_KEY"]: PathBuf, like "\"/etc/ferric/tls.key\"";
         /// A second address and port, for agents and BMCs alone: lookup, heartbeat, inspection and boot files.
         agent_listen ["FERRIC_AGENT_LISTEN"]: SocketAddr, like "\"192.0.2.1:6386\"";
         /// URL under which agents and BMCs reach the driver. Needed where they listen on an unspecified address or come
@@ -207,6 +274,8 @@ settings! {
         api_url ["FERRIC_API_URL"]: String, like "\"http://192.0.2.1:6386\"";
         /// Folder with the ramdisk: vmlinuz, initramfs, ferric.efi, ferric.iso.
         ramdisk_dir ["FERRIC_RAMDISK_DIR"]: PathBuf, like "\"/usr/share/ferric/ramdisk\"";
+        /// Folder for the logs of ramdisks; logs in data_dir when unset.
+        deploy_logs_dir ["FERRIC_DEPLOY_LOGS_DIR"]: PathBuf, like "\"/var/log/ferric/deploy\"";
         /// Name under which this driver owns nodes; the machine's host name when unset.
         hostname ["FERRIC_HOSTNAME"]: String, like "\"ferric-1\"";
     }
@@ -243,6 +312,12 @@ impl Config {
                 ),
             );
         }
+        if self.auth == Auth::HttpBasic && self.http_basic_auth_user_file.is_none() {
+            return invalid("http_basic_auth_user_file", "auth = \"http_basic\" needs a file of users".to_owned());
+        }
+        if self.tls_certificate.is_some() != self.tls_key.is_some() {
+            return invalid("tls_key", "tls_certificate and tls_key go together; set both or none".to_owned());
+        }
         if self.agent_listen == Some(self.listen) && self.listen.port() != 0 {
             return invalid(
                 "agent_listen",
@@ -258,6 +333,9 @@ impl Config {
             return invalid("api_url", format!("\"{url}\" does not begin with http:// or https://"));
         }
         self.ports_setting()?;
+        self.clean_step_priorities()?;
+        self.keep_logs()?;
+        self.limits()?;
         Ok(())
     }
 
@@ -285,7 +363,11 @@ impl Config {
                 setting: "api_url",
                 reason: format!("agents are served on {address}, which no agent can reach; say the URL that they can"),
             }),
-            None => Ok(format!("http://{}", host(address))),
+            None => {
+                let tls = self.tls_certificate.is_some() && self.agent_listen.is_none();
+                let scheme = if tls { "https" } else { "http" };
+                Ok(format!("{scheme}://{}", host(address)))
+            }
         }
     }
 
@@ -304,8 +386,68 @@ impl Config {
         settings.automated_clean = self.automated_clean;
         settings.heartbeat_timeout = self.heartbeat_timeout;
         settings.add_ports = self.ports_setting()?;
+        settings.clean_step_priorities = self.clean_step_priorities()?;
+        settings.fast_track = self.fast_track;
+        settings.fast_track_timeout = Duration::from_secs(self.fast_track_timeout);
+        settings.keep_logs = self.keep_logs()?;
+        if let Some(folder) = &self.deploy_logs_dir {
+            settings.logs_dir.clone_from(folder);
+        }
+        settings.max_concurrent_deploy = usize::try_from(self.max_concurrent_deploy).unwrap_or(usize::MAX);
+        settings.max_concurrent_clean = usize::try_from(self.max_concurrent_clean).unwrap_or(usize::MAX);
+        settings.sync_power_state_interval = Duration::from_secs(self.sync_power_state_interval);
+        settings.power_state_sync_max_retries = u32::try_from(self.power_state_sync_max_retries).unwrap_or(u32::MAX);
+        settings.force_power_state_during_sync = self.force_power_state_during_sync;
+        settings.power_failure_recovery_interval = Duration::from_secs(self.power_failure_recovery_interval.max(1));
+        settings.soft_power_off_timeout = Duration::from_secs(self.soft_power_off_timeout);
+        settings.deadlines = self.limits()?;
         Ok(settings)
     }
+
+    fn clean_step_priorities(&self) -> Result<BTreeMap<String, i64>, ConfigError> {
+        let setting = "clean_step_priority_override";
+        let pairs = pairs(setting, &self.clean_step_priority_override, "erase_devices=0")?;
+        Ok(pairs.into_iter().map(|(step, priority)| (step, i64::from(priority))).collect())
+    }
+
+    fn keep_logs(&self) -> Result<KeepLogs, ConfigError> {
+        Ok(match self.deploy_logs_collect.as_str() {
+            "always" => KeepLogs::Always,
+            "on_failure" => KeepLogs::OnFailure,
+            "never" => KeepLogs::Never,
+            other => {
+                let reason = format!("\"{other}\" is none of always, on_failure, never");
+                return Err(ConfigError::Invalid { setting: "deploy_logs_collect", reason });
+            }
+        })
+    }
+
+    fn limits(&self) -> Result<Deadlines, ConfigError> {
+        let setting = "deadlines";
+        let mut limits = Deadlines::default();
+        for (name, seconds) in pairs(setting, &self.deadlines, "deploy_callback_timeout=1800")? {
+            let set = limits.set(&name, u64::from(seconds));
+            set.map_err(|error| ConfigError::Invalid { setting, reason: error.to_string() })?;
+        }
+        Ok(limits)
+    }
+}
+
+/// Reads `name=number,name=number`.
+fn pairs(setting: &'static str, text: &str, example: &str) -> Result<Vec<(String, u32)>, ConfigError> {
+    let read = |pair: &str| {
+        let (name, number) = pair.split_once('=')?;
+        let (name, number) = (name.trim(), number.trim().parse().ok()?);
+        (!name.is_empty()).then(|| (name.to_owned(), number))
+    };
+    text.split(',')
+        .map(str::trim)
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let reason = || format!("\"{pair}\" is not a name and a whole number like {example}");
+            read(pair).ok_or_else(|| ConfigError::Invalid { setting, reason: reason() })
+        })
+        .collect()
 }
 
 fn parse(path: &Path, text: &str) -> Result<File, ConfigError> {
@@ -363,9 +505,28 @@ mod tests {
         for file in ["lissten = 1", "listen = 1", "heartbeat_timeout = \"x\"", "listen ="] {
             assert!(matches!(load(file, &[]), Err(ConfigError::Syntax { .. })), "{file}");
         }
-        for file in ["heartbeat_timeout = 1", "api_url = \"ftp://x\"", "add_ports = \"some\""] {
+        for file in [
+            "heartbeat_timeout = 1",
+            "api_url = \"ftp://x\"",
+            "add_ports = \"some\"",
+            "clean_step_priority_override = \"erase_devices\"",
+            "clean_step_priority_override = \"erase_devices=x\"",
+            "deadlines = \"deploy_callbak_timeout=1\"",
+            "deploy_logs_collect = \"sometimes\"",
+        ] {
             assert!(matches!(load(file, &[]), Err(ConfigError::Invalid { .. })), "{file}");
         }
+    }
+
+    #[test]
+    fn priorities_and_deadlines_reach_the_conductor() {
+        let file = "clean_step_priority_override = \"erase_devices = 0, raid.create=95\"\n\
+                    deadlines = \"deploy_callback_timeout=60\"\n";
+        let settings = load(file, &[]).unwrap().conductor("127.0.0.1:1".parse().unwrap()).unwrap();
+        let priorities = BTreeMap::from([("erase_devices".to_owned(), 0), ("raid.create".to_owned(), 95)]);
+        assert_eq!(settings.clean_step_priorities, priorities);
+        let limit = settings.deadlines.limit(lifecycle::provision::State::DeployWait);
+        assert_eq!(limit, Some(Duration::from_secs(60)));
     }
 
     #[test]

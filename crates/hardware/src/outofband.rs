@@ -1,6 +1,7 @@
 //! A machine seen from outside: what a BMC can do, as traits that Redfish, fakes and simulators implement.
 
 use std::future::Future;
+use std::time::Duration;
 
 /// Whether a machine has power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub trait Power: Send + Sync {
 
     /// Makes it so, and returns when it is so.
     fn set_power(&self, state: PowerState) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+
+    /// Asks the operating system to shut down, and returns when the machine is off; fails when it is not within that
+    /// time.
+    fn shut_down(&self, within: Duration) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
 }
 
 /// Choice of what a machine boots.
@@ -59,6 +64,9 @@ pub trait BootControl: Send + Sync {
         device: BootDevice,
         persistent: bool,
     ) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+
+    /// What it boots next, and whether for good; `None` where the BMC does not say or names something else.
+    fn boot_device(&self) -> impl Future<Output = Result<Option<(BootDevice, bool)>, OutOfBandError>> + Send;
 }
 
 /// Media that a machine can boot from without having them.

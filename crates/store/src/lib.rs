@@ -19,6 +19,7 @@ pub use model::{
 pub use record::{Record, RecordChange, RecordFilter, RecordKind};
 pub use sqlite::SqliteStore;
 
+use lifecycle::provision::State;
 use std::future::Future;
 use uuid::Uuid;
 
@@ -160,6 +161,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// Nodes of a filter, one page; in the order of the page.
     fn nodes(&self, filter: &NodeFilter, page: &Page) -> impl Future<Output = Result<Vec<Node>, StoreError>> + Send;
+
+    /// How many nodes are in one of these states.
+    fn count_nodes(&self, states: &[State]) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// Changes a node; returns it with its new version.
     fn commit(&self, epoch: Epoch, commit: Commit) -> impl Future<Output = Result<Node, StoreError>> + Send;

@@ -3,6 +3,7 @@
 use crate::model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
 use crate::record::{Record, RecordChange, RecordFilter, RecordKind};
 use crate::{Commit, Epoch, FlowChange, HISTORY_KEPT, Store, StoreError};
+use lifecycle::provision::State;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use uuid::Uuid;
@@ -153,6 +154,10 @@ impl Store for MemoryStore {
         let content = self.lock();
         let rows = Rows { rows: &content.nodes, uuid: |node| node.uuid, keys: Node::SORT_KEYS, what: "node" };
         rows.page(page, |node, key| node.sort_value(key), |node| node_matches(node, filter))
+    }
+
+    async fn count_nodes(&self, states: &[State]) -> Result<usize, StoreError> {
+        Ok(self.lock().nodes.values().filter(|node| states.contains(&node.provision_state)).count())
     }
 
     async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {

@@ -1,11 +1,13 @@
 //! A store in SQLite: one file, no set-up, every commit on the disk before it is acknowledged.
 
+pub mod maintenance;
 mod records;
 
 use crate::model::{FlowRecord, Inventory, JournalEntry, Node, NodeFilter, Page, Port, PortFilter, SortDirection};
 use crate::record::{Record, RecordFilter, RecordKind};
 use crate::{Commit, Epoch, FlowChange, HISTORY_KEPT, Store, StoreError};
 use jiff::Timestamp;
+use lifecycle::provision::State;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
@@ -423,6 +425,17 @@ impl Store for SqliteStore {
         push_page(&mut query, page, "nodes WHERE", expression);
         let rows = query.build().fetch_all(&self.readers).await.map_err(failed("list nodes"))?;
         rows.iter().map(node_of).collect()
+    }
+
+    async fn count_nodes(&self, states: &[State]) -> Result<usize, StoreError> {
+        let mut query = QueryBuilder::new("SELECT count(*) FROM nodes WHERE provision_state IN (");
+        let mut list = query.separated(", ");
+        for state in states {
+            list.push_bind(state.as_str());
+        }
+        query.push(")");
+        let count: i64 = query.build_query_scalar().fetch_one(&self.readers).await.map_err(failed("count nodes"))?;
+        Ok(usize::try_from(count).unwrap_or_default())
     }
 
     async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {

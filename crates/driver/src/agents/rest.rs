@@ -25,8 +25,8 @@ const KEPT: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(60);
 /// Agents are on the same site: one that cannot be connected to in this time is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The largest answer: a list of steps or of results.
-const LARGEST: usize = 4 << 20;
+/// The largest answer: the logs of a ramdisk, in base64.
+const LARGEST: usize = 32 << 20;
 
 impl Agents for RestAgents {
     fn reach(&self, address: &AgentAddress) -> Result<Arc<dyn Agent>, AgentError> {
@@ -38,7 +38,8 @@ impl Agents for RestAgents {
             Some(pem) => Trust::Only(pem.clone()),
             None => Trust::Public,
         };
-        let settings = Settings { trust, connect_timeout: CONNECT_TIMEOUT, timeout: TIMEOUT, body_limit: LARGEST };
+        let settings =
+            Settings { trust, identity: None, connect_timeout: CONNECT_TIMEOUT, timeout: TIMEOUT, body_limit: LARGEST };
         let client = Client::new(settings).map_err(|error| AgentError::Protocol(chain(&error)))?;
         let agent = Arc::new(RestAgent { client, address: address.clone() });
         if known.len() >= KEPT {

@@ -8,9 +8,10 @@ use super::Conductor;
 use super::change::{Draft, Failure};
 use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
 use super::secret::masked;
+use super::verbs::abort_service;
 use crate::agents::{Agent, AgentAddress, AgentError};
 use crate::fault::Fault;
-use crate::flow::{Action, Flow, clean, configdrive, deploy, image, reboot_after};
+use crate::flow::{Action, Flow, FlowKind, clean, configdrive, deploy, image, reboot_after, steps};
 use hardware::{Step, StepKind};
 use lifecycle::provision::Event;
 use serde_json::{Map, Value, json};
@@ -100,12 +101,14 @@ impl<S: Store> Conductor<S> {
             }
             Action::InstallBootloader => {
                 let uuid = |key: &str| flow.partitions.get(key).cloned().unwrap_or(Value::Null);
+                let uefi = deploy::boots_uefi(node);
                 // A whole-disk image brings its own ESP, which the agent finds by itself.
+                let made_esp = uefi && image::is_partition(node).unwrap_or_default();
                 let params = json!({
                     "root_uuid": uuid("root uuid"),
-                    "efi_system_part_uuid": null,
+                    "efi_system_part_uuid": if made_esp { uuid("efi system partition uuid") } else { Value::Null },
                     "prep_boot_part_uuid": null,
-                    "target_boot_mode": "uefi",
+                    "target_boot_mode": if uefi { "uefi" } else { "bios" },
                 });
                 let params = params.as_object().cloned().unwrap_or_default();
                 ("image.install_bootloader".to_owned(), params, None)
@@ -194,8 +197,9 @@ impl<S: Store> Conductor<S> {
         }
     }
 
-    /// The agent's managers are not those whose steps were asked for: ask again. Cleaning begins anew with the new
-    /// steps; a deploy repeats the step that was refused, for a step that was not carried out must not be passed over.
+    /// The agent's managers are not those whose steps were asked for: ask again. Automated cleaning begins anew with the
+    /// new steps; all else repeats the step that was refused, for a step that was not carried out must not be passed
+    /// over.
     async fn mismatch(&self, node: &Node, flow: &Flow, action: &Action, command: &str) -> Result<Turn, Fault> {
         if flow.mismatches >= MISMATCHES {
             let text = "the versions of the agent's hardware managers keep changing".to_owned();
@@ -212,7 +216,7 @@ impl<S: Store> Conductor<S> {
             flow.settled.push(command.to_owned());
             let kind = flow.kind;
             match action {
-                Action::ExecuteStep { kind: StepKind::Clean, .. } => {
+                Action::ExecuteStep { kind: StepKind::Clean, .. } if flow.chosen.is_none() => {
                     let is_start = |action: &Action| matches!(action, Action::GetSteps { .. });
                     let start = flow.actions.iter().position(is_start).unwrap_or(flow.cursor);
                     flow.cursor = start;
@@ -240,6 +244,9 @@ impl<S: Store> Conductor<S> {
             if !place.is_in(draft) {
                 return Ok(());
             }
+            if flow.kind == FlowKind::Service {
+                return abort_service(draft);
+            }
             draft.fail(&Failure { text: text.clone(), event: Event::Abort, power_off: true })
         })
         .await?;
@@ -263,15 +270,26 @@ impl<S: Store> Conductor<S> {
             .map_err(|text| fatal(format!("the agent's list of steps is not understood: {text}")))?;
         let offered: Vec<Step> = list.steps.into_values().flatten().collect();
         let rest = flow.actions.get(flow.cursor + 1..).unwrap_or_default().to_vec();
-        let rest = match kind {
+        let chosen = match &flow.chosen {
+            Some(chosen) if insert => {
+                let complete = steps::complete(kind, chosen, &offered);
+                Some(complete.map_err(|errors| fatal(format!("nothing was begun: {errors}")))?)
+            }
+            _ => None,
+        };
+        let rest = match (kind, chosen) {
             _ if !insert => rest,
-            StepKind::Clean => {
+            (StepKind::Deploy, chosen) => deploy::with_steps(node, rest, offered, chosen.unwrap_or_default()),
+            (StepKind::Clean, None) => {
                 let mut plan = clean::automated_steps(offered, &self.settings.clean_step_priorities);
                 plan.extend(rest);
                 plan
             }
-            StepKind::Deploy => deploy::with_agent_steps(rest, offered),
-            StepKind::Service => rest,
+            (StepKind::Clean | StepKind::Service, chosen) => {
+                let mut plan = steps::actions(node, kind, &chosen.unwrap_or_default(), true);
+                plan.extend(rest);
+                plan
+            }
         };
         let versions = Some(list.hardware_manager_version);
         Ok(Outcome { settled, versions, rest: Some(rest), ..Outcome::default() })

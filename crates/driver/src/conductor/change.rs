@@ -4,6 +4,7 @@
 use super::Conductor;
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, plan_cleanup};
+use hardware::StepKind;
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, step, target_after};
 use serde_json::{Map, Value};
@@ -26,6 +27,10 @@ const OF_THE_AGENT: [&str; 7] = [
 
 /// Key of the virtual CD's place in `driver_internal_info`; a secret, since the CD holds the agent's token.
 pub(super) const BOOT_MEDIA: &str = "boot_media_secret";
+
+/// Key of the hash of a rescue password in `instance_info`, as in Ironic; there until the rescue is over. The password
+/// itself is not kept.
+pub(super) const RESCUE_HASH: &str = "hashed_rescue_password";
 
 /// Why a flow ended badly.
 #[derive(Debug, Clone)]
@@ -70,7 +75,9 @@ impl Draft {
     pub(super) fn transition(&mut self, event: Event) -> Result<(), Fault> {
         let row = step(self.node.provision_state, event)
             .map_err(|refused| Fault::Internal(format!("node {}: {refused}", self.node.uuid)))?;
-        let keeps_target = row.next.kind() == Kind::Failed;
+        // Manual cleaning has a target of its own, which it keeps on its way through the states of cleaning.
+        let cleans = matches!(row.state, State::Cleaning | State::CleanWait | State::CleanHold);
+        let keeps_target = cleans || row.next.kind() == Kind::Failed;
         let explicit = if keeps_target { self.node.target_provision_state } else { None };
         self.note("INFO", "transition", format!("{} -> {} ({event})", row.state, row.next));
         self.node.provision_state = row.next;
@@ -81,7 +88,31 @@ impl Draft {
 
     /// Begins a flow; a cleanup that still runs is dropped, the new flow tidies up by itself.
     pub(super) fn begin(&mut self, kind: FlowKind, actions: Vec<Action>) {
-        self.flow = Some(Flow::new(Uuid::new_v4(), kind, actions));
+        self.flow = Some(Flow::new(Uuid::new_v4(), kind, actions, self.now));
+    }
+
+    /// Records the power state; a change is worth a line in the history.
+    pub(super) fn set_power(&mut self, state: &str) {
+        let before = self.node.power_state.replace(state.to_owned());
+        if before.as_deref() != Some(state) {
+            let before = before.as_deref().unwrap_or("unknown");
+            self.note("INFO", "power", format!("{before} -> {state}"));
+        }
+    }
+
+    /// Shows the step that runs, without its arguments.
+    pub(super) fn show_step(&mut self, action: &Action) {
+        let kind = match action {
+            Action::ExecuteStep { kind, .. } => Some(*kind),
+            _ => self.flow.as_ref().and_then(|flow| flow.kind.steps()),
+        };
+        let (Some(kind), Some(step)) = (kind, action.step()) else { return };
+        let shown = serde_json::to_value(step).unwrap_or(Value::Null);
+        match kind {
+            StepKind::Clean => self.node.clean_step = shown,
+            StepKind::Deploy => self.node.deploy_step = shown,
+            StepKind::Service => self.node.service_step = shown,
+        }
     }
 
     /// Forgets what an agent said: it is gone, or shall not be listened to any more.
@@ -117,15 +148,33 @@ impl Draft {
         }
         self.note("ERROR", was.as_str(), failure.text.clone());
         self.node.last_error = Some(failure.text.clone());
-        if was.kind() != Kind::Stable && self.node.provision_state == State::CleanFailed && step_ran {
-            self.node.maintenance = true;
-            self.node.maintenance_reason = Some(failure.text.clone());
-            self.node.fault = Some("clean failure".to_owned());
+        let fault = match self.node.provision_state {
+            State::CleanFailed => Some("clean failure"),
+            // Ironic leaves a service that failed in the ramdisk without a fault; nothing tells it from a refused one.
+            State::ServiceFailed => Some("service failure"),
+            _ => None,
+        };
+        if let Some(fault) = fault.filter(|_| step_ran) {
+            self.set_aside(fault, &failure.text);
         }
-        self.end();
+        if was == State::Adopting {
+            // What was read of a machine that could not be adopted is not to be relied on.
+            self.node.power_state = None;
+        }
+        self.end(false);
         let plan = match kind {
-            Some(FlowKind::Inspect | FlowKind::Clean | FlowKind::Deploy) => plan_cleanup(&self.node, failure.power_off),
-            Some(FlowKind::Verify | FlowKind::Undeploy | FlowKind::Power | FlowKind::Cleanup) | None => Vec::new(),
+            Some(FlowKind::Inspect | FlowKind::Clean | FlowKind::Deploy | FlowKind::Rescue | FlowKind::Service) => {
+                plan_cleanup(&self.node, failure.power_off)
+            }
+            Some(
+                FlowKind::Verify
+                | FlowKind::Undeploy
+                | FlowKind::Adopt
+                | FlowKind::Unrescue
+                | FlowKind::Power
+                | FlowKind::Cleanup,
+            )
+            | None => Vec::new(),
         };
         if !plan.is_empty() {
             self.begin(FlowKind::Cleanup, plan);
@@ -133,12 +182,24 @@ impl Draft {
         Ok(())
     }
 
-    /// The flow is over.
-    pub(super) fn end(&mut self) {
-        self.flow = None;
-        self.forget_agent();
+    /// Sets the node aside for a failure that somebody has to look at.
+    pub(super) fn set_aside(&mut self, fault: &str, reason: &str) {
+        self.node.maintenance = true;
+        self.node.fault = Some(fault.to_owned());
+        self.node.maintenance_reason.get_or_insert_with(|| reason.to_owned());
+    }
+
+    /// The flow is over. `keep_agent`: its ramdisk stays for the next flow.
+    pub(super) fn end(&mut self, keep_agent: bool) {
+        if !keep_agent {
+            self.forget_agent();
+        }
+        if self.flow.take().is_some_and(|flow| flow.kind == FlowKind::Rescue) {
+            self.node.instance_info.remove(RESCUE_HASH);
+        }
         self.node.clean_step = Value::Object(Map::new());
         self.node.deploy_step = Value::Object(Map::new());
+        self.node.service_step = Value::Object(Map::new());
         self.node.target_power_state = None;
     }
 
@@ -159,11 +220,16 @@ impl Draft {
     }
 }
 
-/// The answer to a request for a node that is being worked on.
-pub(super) fn locked(node: &Node) -> Fault {
+/// The answer to a request for a node that is being worked on: who holds it, for what and since when.
+pub(super) fn locked(node: &Node, flow: Option<&Flow>) -> Fault {
     let host = node.reservation.as_deref().unwrap_or("this conductor");
+    let what = flow.map_or_else(String::new, |flow| {
+        let action = flow.current().map_or_else(|| "finish".to_owned(), Action::describe);
+        let since = flow.intent.as_ref().map_or(flow.since, |intent| intent.since);
+        format!(" It is held for the flow \"{}\", which is to {action} since {since:.0}.", flow.kind.as_str())
+    });
     Fault::Conflict(format!(
-        "Node {} is locked by host {host}, please retry after the current operation is completed.",
+        "Node {} is locked by host {host}, please retry after the current operation is completed.{what}",
         node.uuid
     ))
 }

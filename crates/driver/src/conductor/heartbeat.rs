@@ -14,7 +14,7 @@ use super::change::Draft;
 use super::secret::same;
 use crate::command::NodeIdent;
 use crate::fault::Fault;
-use lifecycle::provision::HeartbeatEffect;
+use lifecycle::provision::{HeartbeatEffect, Kind};
 use serde_json::Value;
 use std::sync::Arc;
 use store::Store;
@@ -39,7 +39,11 @@ impl<S: Store> Conductor<S> {
         let (this, ident) = (self.clone(), ident.clone());
         self.detached(async move {
             let uuid = this.find(&ident).await?.uuid;
-            let (_, _, effect) = this.change(uuid, |draft| record(draft, &heartbeat)).await?;
+            let record = |draft: &mut Draft| {
+                let fast_track = this.settings.fast_track_of(&draft.node);
+                record(draft, &heartbeat, fast_track)
+            };
+            let (_, _, effect) = this.change(uuid, record).await?;
             match effect {
                 HeartbeatEffect::Act => this.wake(uuid),
                 HeartbeatEffect::Record => {}
@@ -81,7 +85,7 @@ impl<S: Store> Conductor<S> {
     }
 }
 
-fn record(draft: &mut Draft, heartbeat: &Heartbeat) -> Result<HeartbeatEffect, Fault> {
+fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<HeartbeatEffect, Fault> {
     let info = &draft.node.driver_internal_info;
     let stored = |key: &str| info.get(key).and_then(Value::as_str);
     let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
@@ -99,7 +103,7 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat) -> Result<HeartbeatEffect, F
     {
         return invalid("Detected change in ramdisk provided \"agent_verify_ca\".");
     }
-    let effect = draft.node.provision_state.heartbeat(false);
+    let effect = draft.node.provision_state.heartbeat(fast_track);
     if effect == HeartbeatEffect::Ignore {
         return Ok(effect);
     }
@@ -117,6 +121,9 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat) -> Result<HeartbeatEffect, F
             draft.node.driver_internal_info.insert(key.to_owned(), Value::from(value.as_str()));
         }
     }
-    draft.node.provision_updated_at = Some(draft.now);
+    // A hold waits for a person, and nothing else waits in a stable state: neither is put off by a machine.
+    if matches!(draft.node.provision_state.kind(), Kind::Working | Kind::Waiting) {
+        draft.node.provision_updated_at = Some(draft.now);
+    }
     Ok(effect)
 }

@@ -37,7 +37,8 @@ impl<S: Store> Conductor<S> {
             let restrict = this.settings.restrict_lookup;
             let answer = this
                 .change(uuid, |draft| {
-                    if restrict && !draft.node.provision_state.allows_lookup(false) {
+                    let fast_track = this.settings.fast_track_of(&draft.node);
+                    if restrict && !draft.node.provision_state.allows_lookup(fast_track) {
                         return Err(not_found());
                     }
                     Ok(give_token(draft, request.token))

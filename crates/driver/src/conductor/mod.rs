@@ -6,28 +6,42 @@
 //! | `change.rs` | load → change → commit, again when somebody else was quicker; transitions and history |
 //! | `worker.rs` | one task a node while its flow has something to do; deadlines |
 //! | `runner.rs` | one turn of a flow: intent, effect, outcome |
+//! | `waits.rs` | waits for an agent, an operator, a time |
+//! | `ramdisk.rs` | a ramdisk that stays, ends, is logged into; its logs |
+//! | `why.rs` | why a node is where it is |
+//! | `power.rs` | power as operators ask for it, and as it turns out to be |
 //! | `agent_call.rs` | commands to agents: sent once, adopted after a restart |
 //! | `heartbeat.rs` | **what happens on a heartbeat** |
 //! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
-//! | `patch.rs`, `ports.rs` | changes that start no flow |
+//! | `patch.rs`, `ports.rs`, `records.rs`, `devices.rs` | changes that start no flow |
+//! | `allocations.rs` | finding a node for a claim |
 //!
 //! Nothing is held while something is waited for: there is no lock on a node, only commits that name the version they
 //! were made from. A wake-up carries no data; whoever is woken reads the store, so none can be lost.
 
 mod agent_call;
+mod allocations;
 mod change;
+mod devices;
 mod heartbeat;
 mod inspection;
 mod lookup;
 mod patch;
 mod ports;
+mod power;
+mod ramdisk;
+mod records;
 mod runner;
 mod secret;
 mod settings;
 mod verbs;
+mod waits;
+mod why;
 mod worker;
 
+pub use ramdisk::KeepLogs;
 pub use settings::{AddPorts, Clock, Parts, Settings, SystemClock};
+pub use why::{Heard, Hold, Possible, Until, Why, Work};
 
 use crate::command::{Command, NodeIdent};
 use crate::fault::Fault;
@@ -66,6 +80,7 @@ pub struct Conductor<S> {
     started: Timestamp,
     workers: Workers,
     progress: Mutex<HashMap<Uuid, Progress>>,
+    watch: power::Watch,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -78,8 +93,10 @@ impl<S: Store> Conductor<S> {
     pub async fn start(store: Arc<S>, settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
         let epoch = store.take_over(&settings.hostname).await.map_err(StartError::Store)?;
         let flows = store.flows().await.map_err(StartError::Store)?;
+        let (watch, asked) = power::Watch::new();
         let conductor = Arc::new(Self {
             epoch,
+            watch,
             started: parts.clock.now(),
             store,
             settings,
@@ -93,6 +110,8 @@ impl<S: Store> Conductor<S> {
         for flow in flows {
             conductor.wake(flow.node);
         }
+        conductor.tasks.spawn(conductor.clone().watch_power(asked));
+        conductor.resume_allocations().await.map_err(StartError::Store)?;
         Ok(conductor)
     }
 
@@ -113,7 +132,9 @@ impl<S: Store> Conductor<S> {
         let now = self.parts.clock.now();
         node.created_at = now;
         node.provision_updated_at = None;
-        Ok(self.store.create_node(self.epoch, node).await?)
+        let node = self.store.create_node(self.epoch, node).await?;
+        self.watch_node(node.uuid);
+        Ok(node)
     }
 
     /// Removes a node, where its state allows that.
@@ -129,7 +150,8 @@ impl<S: Store> Conductor<S> {
             return Err(Fault::Conflict(format!("Node {} is associated with an instance.", node.uuid)));
         }
         if node.reservation.is_some() && !node.maintenance {
-            return Err(change::locked(&node));
+            let (_, flow) = self.load(node.uuid).await?;
+            return Err(change::locked(&node, flow.as_ref()));
         }
         if !node.provision_state.allows_delete(node.maintenance) {
             return Err(Fault::Conflict(format!(
@@ -155,13 +177,17 @@ impl<S: Store> Conductor<S> {
         self.detached(async move {
             match command {
                 Command::Provision { verb, arguments } => this.provision(&ident, verb, arguments).await,
-                Command::Power { target, .. } => this.power(&ident, target).await,
+                Command::Power { target, timeout } => this.power(&ident, target, timeout).await,
                 Command::Maintenance { on, reason } => this.maintenance(&ident, on, reason).await,
                 Command::BootDevice { device, persistent } => this.boot_device(&ident, &device, persistent).await,
                 Command::Traits(traits) => this.set_traits(&ident, traits).await,
                 Command::Patch { operations, reset_interfaces } => {
                     this.patch(&ident, &operations, reset_interfaces).await
                 }
+                Command::InsertMedia { url } => this.virtual_media(&ident, Some(&url)).await,
+                Command::EjectMedia => this.virtual_media(&ident, None).await,
+                Command::TargetRaid(config) => this.target_raid(&ident, config).await,
+                Command::Console { on } => this.console(&ident, on).await,
             }
         })
         .await
@@ -190,6 +216,11 @@ impl<S: Store> Conductor<S> {
     /// The number of this conductor's ownership; when the store has a newer one, another conductor has taken over.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// The time by the conductor's clock.
+    pub fn now(&self) -> Timestamp {
+        self.parts.clock.now()
     }
 
     /// The settings in force.
@@ -264,8 +295,9 @@ impl<S: Store> Conductor<S> {
             }
         };
         let node = self.find(ident).await?;
-        if self.store.flow(node.uuid).await?.is_some() || node.reservation.is_some() {
-            return Err(change::locked(&node));
+        let (node, flow) = self.load(node.uuid).await?;
+        if flow.is_some() || node.reservation.is_some() {
+            return Err(change::locked(&node, flow.as_ref()));
         }
         if let Some(problem) = hardware_type::validate(&node).first_problem(&[Interface::Management]) {
             return Err(Fault::Invalid(problem));
@@ -297,7 +329,7 @@ impl From<StoreError> for Fault {
                 }
                 Self::NotFound(format!("{name} {id} could not be found."))
             }
-            StoreError::Conflict { .. } => Self::Conflict(error.to_string()),
+            StoreError::Conflict { .. } | StoreError::RecordConflict { .. } => Self::Conflict(error.to_string()),
             StoreError::SortKey { .. } => Self::Invalid(error.to_string()),
             StoreError::Fenced { .. } => {
                 tracing::error!(%error, "this conductor owns the store no longer");

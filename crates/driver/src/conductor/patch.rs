@@ -1,8 +1,8 @@
 //! Changing a node's attributes: RFC 6902 operations on the part of the node that may be changed.
 
-use super::Conductor;
 use super::change::{Draft, locked};
 use super::verbs::set_maintenance;
+use super::{Conductor, allocations};
 use crate::command::{NodeIdent, PatchOp, PatchOperation};
 use crate::fault::Fault;
 use crate::hardware_type::{Interface, compose};
@@ -32,7 +32,7 @@ impl<S: Store> Conductor<S> {
         let uuid = self.find(ident).await?.uuid;
         let set = |draft: &mut Draft| {
             if draft.node.reservation.is_some() {
-                return Err(locked(&draft.node));
+                return Err(locked(&draft.node, draft.flow.as_ref()));
             }
             draft.node.traits.clone_from(&traits);
             Ok(())
@@ -43,8 +43,8 @@ impl<S: Store> Conductor<S> {
 }
 
 fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
+    gate(draft)?;
     let node = &draft.node;
-    gate(node)?;
     let mut document = document_of(node);
     let defaults = document_of(&Node::new(node.uuid, &node.driver, node.created_at));
     for operation in operations {
@@ -52,15 +52,27 @@ fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: boo
     }
     let mut changed = draft.node.clone();
     write_back(&mut changed, &document)?;
+    // Until clients know the field, an instance's name is where they have always put it.
+    let display = changed.instance_info.get("display_name").filter(|name| name.as_str().is_some_and(|n| !n.is_empty()));
+    if let Some(display) = display.cloned()
+        && !changed.attributes.contains_key("instance_name")
+        && operations.iter().any(|operation| operation.path.first().is_some_and(|root| root == "instance_info"))
+    {
+        changed.attributes.insert("instance_name".to_owned(), display);
+    }
     check(&draft.node, &mut changed, operations, reset_interfaces)?;
+    if changed.instance_uuid.is_none() {
+        allocations::release(&mut changed, &mut draft.records);
+    }
     draft.node = changed;
     Ok(())
 }
 
 /// Whether a node may be changed at all now.
-fn gate(node: &Node) -> Result<(), Fault> {
+fn gate(draft: &Draft) -> Result<(), Fault> {
+    let node = &draft.node;
     if node.reservation.is_some() || node.target_power_state.is_some() {
-        return Err(locked(node));
+        return Err(locked(node, draft.flow.as_ref()));
     }
     if !node.provision_state.allows_patch(node.target_provision_state.is_some(), u16::MAX) {
         return Err(Fault::Conflict(format!(

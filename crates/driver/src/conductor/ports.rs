@@ -52,5 +52,5 @@ impl<S: Store> Conductor<S> {
 }
 
 fn check(node: &Node) -> Result<(), Fault> {
-    if node.reservation.is_some() { Err(locked(node)) } else { Ok(()) }
+    if node.reservation.is_some() { Err(locked(node, None)) } else { Ok(()) }
 }

@@ -5,13 +5,14 @@ use super::Conductor;
 use super::agent_call::Call;
 use super::change::{BOOT_MEDIA, Draft, Failure};
 use super::secret::new_token;
+use super::settings::Settings;
 use crate::effect::OutOfBand;
 use crate::effect::machines::power_name;
 use crate::effect::media::fresh_place;
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, clean};
 use hardware::{OutOfBandError, PowerState};
-use lifecycle::provision::Event;
+use lifecycle::provision::{Event, State};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,12 +20,9 @@ use std::time::Duration;
 use store::{Node, Store};
 use transport::client::chain;
 use uuid::Uuid;
-use wire::agent::CommandRequest;
 
 /// Key of a CD that an earlier flow left behind.
 const STALE_MEDIA: &str = "stale_boot_media_secret";
-/// How often the power state is read while an agent shuts its machine down.
-const POWER_POLL: Duration = Duration::from_secs(5);
 
 /// What a worker does after a turn.
 pub(super) enum Turn {
@@ -133,35 +131,12 @@ impl<S: Store> Conductor<S> {
             return Ok(Turn::Again);
         };
         if action.only_waits() {
-            return self.wait_for_call(&node, place, &action).await;
+            return self.wait(&node, place, &action).await;
         }
         if let Some(command) = flow.intent.as_ref().and_then(|intent| intent.command.clone()) {
             return self.follow(&node, &flow, &action, &command).await;
         }
         self.act(&node, &flow, &action).await
-    }
-
-    /// Waits for a heartbeat or an inventory; whoever brings it changes the node and rings.
-    async fn wait_for_call(&self, node: &Node, place: Place, action: &Action) -> Result<Turn, Fault> {
-        let called = *action == Action::WaitForAgent;
-        let (node, _, gone_on) = self
-            .change(node.uuid, |draft| {
-                let Some(flow) =
-                    draft.flow.as_mut().filter(|flow| flow.id == place.flow && flow.cursor == place.cursor)
-                else {
-                    return Ok(true);
-                };
-                let kind = flow.kind;
-                if called && draft.node.driver_internal_info.contains_key("agent_url") {
-                    flow.advance(&[]);
-                    draft.enter(kind, true)?;
-                    return Ok(true);
-                }
-                draft.enter(kind, false)?;
-                Ok(false)
-            })
-            .await?;
-        Ok(if gone_on { Turn::Again } else { Turn::Wait(self.left(&node)) })
     }
 
     async fn act(self: &Arc<Self>, node: &Node, flow: &Flow, action: &Action) -> Result<Turn, Fault> {
@@ -209,7 +184,7 @@ impl<S: Store> Conductor<S> {
                 tracing::debug!(action = action.describe(), "the flow went elsewhere; what this brought is dropped");
                 return Ok(());
             }
-            apply(draft, action, outcome, self.settings.automated_clean)
+            apply(draft, action, outcome, &self.settings)
         })
         .await?;
         if outcome.sent.is_none() {
@@ -231,14 +206,17 @@ impl<S: Store> Conductor<S> {
         let (text, on_agent) = match trouble {
             Trouble::Later(reason) => {
                 tracing::info!(action = action.describe(), reason, "tried again when the agent calls");
-                let (node, _, ()) = self
-                    .change(node.uuid, |draft| if place.is_in(draft) { draft.enter(flow.kind, false) } else { Ok(()) })
-                    .await?;
+                let (node, _, ()) = self.change(node.uuid, |draft| again_later(draft, place, action, &reason)).await?;
                 let pause = pause(attempt);
                 return Ok(Turn::Wait(Some(self.left(&node).map_or(pause, |left| left.min(pause)))));
             }
             Trouble::Bmc(reason) if attempt < self.settings.bmc_attempts && flow.kind != FlowKind::Cleanup => {
                 tracing::warn!(action = action.describe(), attempt, reason, "tried again");
+                self.change(node.uuid, |draft| {
+                    note_trouble(draft, place, &reason);
+                    Ok(())
+                })
+                .await?;
                 return Ok(Turn::Wait(Some(pause(attempt))));
             }
             Trouble::Bmc(text) => (text, false),
@@ -246,9 +224,9 @@ impl<S: Store> Conductor<S> {
         };
         tracing::warn!(flow = flow.kind.as_str(), action = action.describe(), reason = text, "failed");
         if flow.kind == FlowKind::Cleanup {
-            self.settle(node.uuid, place, action, &Outcome::default()).await?;
-            return Ok(Turn::Again);
+            return self.pass_over(node, place, action, &text).await;
         }
+        self.collect_logs(node, flow, on_agent).await;
         let failure = failure(node, flow, action, &text, on_agent);
         self.change(node.uuid, |draft| {
             if !place.is_in(draft) {
@@ -259,6 +237,24 @@ impl<S: Store> Conductor<S> {
         })
         .await?;
         self.clear_progress(node.uuid);
+        Ok(Turn::Again)
+    }
+
+    /// A cleanup goes on when a part of it cannot be done; what is left on the machine is said.
+    async fn pass_over(&self, node: &Node, place: Place, action: &Action, text: &str) -> Result<Turn, Fault> {
+        let uuid = node.uuid;
+        self.change(uuid, |draft| {
+            if !place.is_in(draft) {
+                return Ok(());
+            }
+            let text = format!("Cleaning up after a failure: could not {}: {text}", action.describe());
+            draft.note("ERROR", "cleanup", text.clone());
+            if draft.node.provision_state == State::RescueFailed {
+                draft.set_aside("rescue abort failure", &text);
+            }
+            apply(draft, action, &Outcome::default(), &self.settings)
+        })
+        .await?;
         Ok(Turn::Again)
     }
 
@@ -279,6 +275,12 @@ impl<S: Store> Conductor<S> {
                 make_power(&*self.machine(node).await?, PowerState::On).await?;
                 Ok(Outcome { power: Some(PowerState::On), ..Outcome::default() })
             }
+            Action::ShutDown { within } => {
+                self.machine(node).await?.shut_down(Duration::from_secs(*within)).await?;
+                Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
+            }
+            Action::ReuseAgent => self.reuse_agent(node, flow).await,
+            Action::FinalizeRescue => self.finalize_rescue(node, flow).await,
             Action::PrepareMedia { purpose } => self.prepare_media(node, *purpose).await,
             Action::InsertMedia => {
                 let place = text_of(node, BOOT_MEDIA).ok_or_else(|| fatal("there is no virtual media to insert"))?;
@@ -302,13 +304,15 @@ impl<S: Store> Conductor<S> {
             Action::ExecuteStep { .. } | Action::InstallBootloader => Err(fatal("there is nothing to send")),
             Action::WaitForAgent
             | Action::WaitForInspection
+            | Action::Hold { .. }
+            | Action::Pause { .. }
             | Action::ClearInstance
             | Action::StartCleaning
             | Action::Finish { .. } => Ok(Outcome::default()),
         }
     }
 
-    async fn machine(&self, node: &Node) -> Result<Arc<dyn OutOfBand>, Trouble> {
+    pub(super) async fn machine(&self, node: &Node) -> Result<Arc<dyn OutOfBand>, Trouble> {
         Ok(self.parts.machines.of(node).await?)
     }
 
@@ -323,43 +327,9 @@ impl<S: Store> Conductor<S> {
         self.settings.media.build(node, purpose, token, place).await.map_err(failed)?;
         Ok(Outcome { stale_media_gone: true, ..Outcome::default() })
     }
-
-    /// Lets the ramdisk shut the machine down, so that its disks are flushed, and cuts power when that does not help.
-    async fn agent_power_off(&self, node: &Node) -> Result<Outcome, Trouble> {
-        let off = Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() };
-        let machine = self.machine(node).await?;
-        if !machine.is_fake() && machine.power_state().await? == PowerState::Off {
-            return Ok(off);
-        }
-        let request = CommandRequest { name: "standby.power_off".to_owned(), params: Map::new() };
-        let asked = match self.reach(node) {
-            Ok(agent) => match agent.execute(request, false).await {
-                // After a restart of this driver: the agent is doing what it was asked before.
-                Ok(_) | Err(crate::agents::AgentError::Busy(_)) => Ok(()),
-                Err(error) => Err(chain(&error)),
-            },
-            Err(error) => Err(format!("{error:?}")),
-        };
-        match asked {
-            Err(reason) => tracing::info!(reason, "the agent does not shut down by itself"),
-            Ok(()) if machine.is_fake() => {}
-            Ok(()) => {
-                let mut waited = Duration::ZERO;
-                while waited < self.settings.soft_power_off_timeout {
-                    tokio::time::sleep(POWER_POLL).await;
-                    waited += POWER_POLL;
-                    if machine.power_state().await? == PowerState::Off {
-                        return Ok(off);
-                    }
-                }
-            }
-        }
-        make_power(&*machine, PowerState::Off).await?;
-        Ok(off)
-    }
 }
 
-async fn make_power(machine: &dyn OutOfBand, state: PowerState) -> Result<(), OutOfBandError> {
+pub(super) async fn make_power(machine: &dyn OutOfBand, state: PowerState) -> Result<(), OutOfBandError> {
     if machine.power_state().await? != state {
         machine.set_power(state).await?;
     }
@@ -389,7 +359,7 @@ fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool
     };
     let power_off = match flow.kind {
         FlowKind::Deploy => !on_agent,
-        FlowKind::Inspect => true,
+        FlowKind::Inspect | FlowKind::Rescue => true,
         _ => false,
     };
     Failure { text, event: Event::Fail, power_off }
@@ -411,8 +381,13 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
     let Some(flow) = draft.flow.as_mut() else { return Ok(Begun::Elsewhere) };
     let kind = flow.kind;
     let first = flow.intent.is_none();
-    let intent =
-        flow.intent.get_or_insert_with(|| Intent { attempt: 0, digest: digest.to_owned(), command: None, since: now });
+    let intent = flow.intent.get_or_insert_with(|| Intent {
+        attempt: 0,
+        digest: digest.to_owned(),
+        command: None,
+        since: now,
+        trouble: None,
+    });
     if intent.digest != digest {
         return Ok(Begun::OtherArguments);
     }
@@ -433,9 +408,9 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
 }
 
 /// Applies an outcome and moves the cursor.
-fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default: bool) -> Result<(), Fault> {
+fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Settings) -> Result<(), Fault> {
     if let Some(power) = outcome.power {
-        draft.node.power_state = Some(power_name(power).to_owned());
+        draft.set_power(power_name(power));
     }
     if outcome.agent_gone {
         draft.forget_agent();
@@ -453,7 +428,7 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default
         if let Some(intent) = flow.intent.as_mut() {
             intent.command = Some(command.clone());
         }
-        set_step(draft, action);
+        draft.show_step(action);
         return draft.enter(kind, false);
     }
     if let Some(versions) = &outcome.versions {
@@ -473,7 +448,7 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default
         }
         Action::StartCleaning => {
             draft.transition(Event::Clean)?;
-            let plan = clean::plan(&draft.node, clean_by_default);
+            let plan = clean::plan(&draft.node, settings.automated_clean, settings.fast(&draft.node, draft.now));
             draft.begin(FlowKind::Clean, plan);
             return Ok(());
         }
@@ -483,7 +458,9 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default
             if kind == FlowKind::Inspect {
                 draft.node.inspection_finished_at = Some(draft.now);
             }
-            draft.end();
+            let stays = matches!(draft.node.provision_state, State::Available | State::Manageable);
+            let keep_agent = stays && settings.may_stay(&draft.node);
+            draft.end(keep_agent);
             return Ok(());
         }
         _ => {}
@@ -497,14 +474,27 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, clean_by_default
     Ok(())
 }
 
-/// Shows the step that runs, without its arguments.
-fn set_step(draft: &mut Draft, action: &Action) {
-    if let Action::ExecuteStep { kind, step } = action {
-        let shown = serde_json::to_value(step).unwrap_or(Value::Null);
-        match kind {
-            hardware::StepKind::Clean => draft.node.clean_step = shown,
-            hardware::StepKind::Deploy => draft.node.deploy_step = shown,
-            hardware::StepKind::Service => draft.node.service_step = shown,
-        }
+/// Saves why an effect has to be made again.
+fn note_trouble(draft: &mut Draft, place: Place, reason: &str) {
+    if !place.is_in(draft) {
+        return;
     }
+    if let Some(intent) = draft.flow.as_mut().and_then(|flow| flow.intent.as_mut()) {
+        intent.trouble = Some(reason.to_owned());
+    }
+}
+
+/// The agent is asked again later; until then the node waits.
+fn again_later(draft: &mut Draft, place: Place, action: &Action, reason: &str) -> Result<(), Fault> {
+    if !place.is_in(draft) {
+        return Ok(());
+    }
+    note_trouble(draft, place, reason);
+    let Some(flow) = draft.flow.as_mut() else { return Ok(()) };
+    let kind = flow.kind;
+    if *action == Action::FinalizeRescue {
+        // Nothing was sent, so that the next try is the first.
+        flow.intent = None;
+    }
+    draft.enter(kind, false)
 }

@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
+use sha_crypt::{PasswordHasher as _, ShaCrypt};
 use sha2::{Digest as _, Sha256};
 use wire::ramdisk::MASK;
 
@@ -16,6 +17,25 @@ pub(super) fn new_token() -> String {
 pub(super) fn same(a: &str, b: &str) -> bool {
     let (a, b) = (Sha256::digest(a.as_bytes()), Sha256::digest(b.as_bytes()));
     a.iter().zip(b.iter()).fold(0_u8, |differs, (a, b)| differs | (a ^ b)) == 0
+}
+
+/// The longest password that is hashed: the algorithm's time grows with it.
+const LONGEST_PASSWORD: usize = 256;
+
+/// A password as the ramdisk's `/etc/shadow` takes it: SHA-256 crypt (`$5$`), Ironic's default algorithm.
+///
+/// # Errors
+/// What is wrong with the password, as the end of a sentence.
+pub(super) fn crypt(password: &str) -> Result<String, String> {
+    if password.trim().is_empty() {
+        return Err("it is empty".to_owned());
+    }
+    if password.len() > LONGEST_PASSWORD {
+        return Err(format!("it is longer than {LONGEST_PASSWORD} bytes"));
+    }
+    let salt: [u8; 12] = rand::random();
+    let hash = ShaCrypt::SHA256.hash_password_with_salt(password.as_bytes(), &salt);
+    hash.map(|hash| hash.to_string()).map_err(|error| format!("it cannot be hashed: {error}"))
 }
 
 /// Keys whose values are secrets, by a part of their name.
@@ -47,6 +67,19 @@ mod tests {
         assert_eq!(one.len(), 43);
         assert!(one.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));
         assert!(same(&one, &one) && !same(&one, &two) && !same(&one, "") && !same(&one, &one[..42]));
+    }
+
+    #[test]
+    fn a_rescue_password_is_hashed_as_crypt_does() {
+        use sha_crypt::PasswordVerifier as _;
+        let hash = crypt("opensesame").unwrap();
+        assert!(hash.starts_with("$5$") && hash.len() < 128, "{hash}");
+        assert_ne!(hash, crypt("opensesame").unwrap());
+        ShaCrypt::SHA256.verify_password(b"opensesame", hash.as_str()).unwrap();
+        // Made with `openssl passwd -5 -salt saltsalt opensesame`.
+        let other = "$5$saltsalt$jbxAgW5X5LNk4yh.NmUXL1XLS9OoRHueeuIinWYHZ9D";
+        ShaCrypt::SHA256.verify_password(b"opensesame", other).unwrap();
+        assert!(crypt("  ").is_err() && crypt(&"x".repeat(300)).is_err());
     }
 
     #[test]

@@ -1,14 +1,18 @@
 //! What the verbs of an operator do: whether they are possible, and the flow that they begin.
 
 use super::Conductor;
-use super::change::{Draft, Failure, locked};
-use crate::command::{NodeIdent, PowerTarget, ProvisionArguments};
+use super::change::{Draft, Failure, RESCUE_HASH, locked};
+use super::secret::crypt;
+use crate::command::{NodeIdent, ProvisionArguments};
 use crate::effect::media::MediaError;
 use crate::fault::Fault;
-use crate::flow::{Action, FlowKind, clean, deploy, inspect, undeploy, verify};
+use crate::flow::{
+    Action, FlowKind, adopt, clean, deploy, inspect, plan_return, rescue, service, steps, undeploy, verify,
+};
 use crate::hardware_type::{Interface, interface_of, validate};
+use hardware::{Step, StepKind};
 use lifecycle::provision::{Event, Kind, State, Verb, allowed_verbs, step};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use store::{Node, Store};
 
@@ -20,18 +24,42 @@ impl<S: Store> Conductor<S> {
         arguments: ProvisionArguments,
     ) -> Result<Node, Fault> {
         let uuid = self.find(ident).await?.uuid;
+        self.admit(verb).await?;
         let (node, _, ()) = self.change(uuid, |draft| self.apply_verb(draft, verb, &arguments)).await?;
         tracing::info!(node = %uuid, %verb, state = %node.provision_state, "accepted");
         self.wake(uuid);
         Ok(node)
     }
 
+    /// Refuses what would be one node too many at work at once.
+    async fn admit(&self, verb: Verb) -> Result<(), Fault> {
+        let (states, limit, what): (&[State], _, _) = match verb {
+            Verb::Active | Verb::Deploy | Verb::Rebuild => {
+                (&[State::Deploying, State::DeployWait], self.settings.max_concurrent_deploy, "provisioning")
+            }
+            Verb::Provide | Verb::Clean | Verb::Deleted | Verb::Undeploy => {
+                let states = &[State::Deleting, State::Cleaning, State::CleanWait];
+                (states, self.settings.max_concurrent_clean, "cleaning")
+            }
+            _ => return Ok(()),
+        };
+        if self.store.count_nodes(states).await? < limit {
+            return Ok(());
+        }
+        Err(Fault::Unavailable(format!(
+            "Unable to process request at this time. The concurrent action limit for {what} has been reached. Please \
+             contact your administrator and try again later."
+        )))
+    }
+
     fn apply_verb(&self, draft: &mut Draft, verb: Verb, arguments: &ProvisionArguments) -> Result<(), Fault> {
         let node = &draft.node;
         if node.reservation.is_some() && verb != Verb::BreakOut {
-            return Err(locked(node));
+            return Err(locked(node, draft.flow.as_ref()));
         }
-        if node.maintenance && matches!(verb, Verb::Active | Verb::Deploy | Verb::Rebuild) {
+        if node.maintenance
+            && matches!(verb, Verb::Active | Verb::Deploy | Verb::Rebuild | Verb::Rescue | Verb::Unrescue)
+        {
             return Err(Fault::Invalid(format!(
                 "The {verb} operation can't be performed on node {} because it's in maintenance mode.",
                 node.uuid
@@ -46,16 +74,16 @@ impl<S: Store> Conductor<S> {
             Verb::Manage => Self::manage(draft),
             Verb::Inspect => self.inspect(draft),
             Verb::Provide => self.provide(draft),
+            Verb::Clean => self.clean(draft, arguments),
             Verb::Active | Verb::Deploy | Verb::Rebuild => self.deploy(draft, verb, arguments),
             Verb::Deleted | Verb::Undeploy => Self::undeploy(draft),
-            Verb::Abort => Self::abort(draft),
-            Verb::BreakOut => Self::break_out(draft),
-            Verb::Clean | Verb::Adopt | Verb::Rescue | Verb::Unrescue | Verb::Unhold | Verb::Service => {
-                Err(Fault::Invalid(format!(
-                    "The verb \"{verb}\" is not built yet in this version of the driver; node {} stays in state \"{}\".",
-                    node.uuid, node.provision_state
-                )))
-            }
+            Verb::Adopt => Self::adopt(draft),
+            Verb::Rescue => self.rescue(draft, arguments),
+            Verb::Unrescue => self.unrescue(draft),
+            Verb::Service => self.service(draft, arguments),
+            Verb::Unhold => unhold(draft),
+            Verb::Abort => abort(draft),
+            Verb::BreakOut => break_out(draft),
         }
     }
 
@@ -74,41 +102,135 @@ impl<S: Store> Conductor<S> {
         if interface_of(&draft.node, Interface::Inspect) == "agent" {
             require(&draft.node, &[Interface::Boot])?;
         }
+        let fast = self.settings.fast(&draft.node, draft.now);
         draft.node.last_error = None;
         draft.node.inspection_started_at = Some(draft.now);
         draft.node.inspection_finished_at = None;
         draft.transition(Event::Inspect)?;
-        self.begin(draft, FlowKind::Inspect, inspect::plan(&draft.node))
+        self.begin(draft, FlowKind::Inspect, inspect::plan(&draft.node, fast))
     }
 
     fn provide(&self, draft: &mut Draft) -> Result<(), Fault> {
+        if draft.node.retired {
+            return Err(retired(&draft.node, "providing"));
+        }
         require(&draft.node, &[Interface::Power, Interface::Management])?;
+        let fast = self.settings.fast(&draft.node, draft.now);
         draft.node.last_error = None;
         draft.transition(Event::Provide)?;
-        self.begin(draft, FlowKind::Clean, clean::plan(&draft.node, self.settings.automated_clean))
+        self.begin(draft, FlowKind::Clean, clean::plan(&draft.node, self.settings.automated_clean, fast))
+    }
+
+    fn clean(&self, draft: &mut Draft, arguments: &ProvisionArguments) -> Result<(), Fault> {
+        require(&draft.node, &[Interface::Power, Interface::Management])?;
+        let ramdisk = arguments.disable_ramdisk != Some(true);
+        let given = arguments.clean_steps.as_deref().unwrap_or_default();
+        let chosen = self.read_steps(StepKind::Clean, given, ramdisk)?;
+        let fast = self.settings.fast(&draft.node, draft.now);
+        draft.node.last_error = None;
+        draft.transition(Event::Clean)?;
+        draft.node.target_provision_state = Some(State::Manageable);
+        let plan = clean::manual_plan(&draft.node, ramdisk, fast);
+        self.begin_chosen(draft, FlowKind::Clean, plan, chosen)
+    }
+
+    fn service(&self, draft: &mut Draft, arguments: &ProvisionArguments) -> Result<(), Fault> {
+        require(&draft.node, &[Interface::Power, Interface::Management])?;
+        let ramdisk = arguments.disable_ramdisk != Some(true);
+        let given = arguments.service_steps.as_deref().unwrap_or_default();
+        let chosen = self.read_steps(StepKind::Service, given, ramdisk)?;
+        draft.node.last_error = None;
+        draft.transition(Event::Service)?;
+        draft.forget_agent();
+        let plan = service::plan(&draft.node, ramdisk);
+        self.begin_chosen(draft, FlowKind::Service, plan, chosen)
+    }
+
+    /// Reads the steps of a request; what is wrong with them is said before anything is begun.
+    fn read_steps(&self, kind: StepKind, given: &[Map<String, Value>], ramdisk: bool) -> Result<Vec<Step>, Fault> {
+        let state = match kind {
+            StepKind::Clean => State::CleanWait,
+            StepKind::Deploy => State::DeployWait,
+            StepKind::Service => State::ServiceWait,
+        };
+        let limit = self.settings.deadlines.limit(state).map(|limit| limit.as_secs());
+        steps::read(kind, given, ramdisk, limit).map_err(|errors| Fault::Invalid(errors.to_string()))
+    }
+
+    /// Begins a flow whose steps a request chose: they are put in when the agent has said what it offers, or at once
+    /// where there is none.
+    fn begin_chosen(
+        &self,
+        draft: &mut Draft,
+        kind: FlowKind,
+        mut plan: Vec<Action>,
+        chosen: Vec<Step>,
+    ) -> Result<(), Fault> {
+        let asks = plan.iter().any(|action| matches!(action, Action::GetSteps { .. }));
+        if let Some(step_kind) = kind.steps().filter(|_| !asks) {
+            let own: Vec<Step> = chosen.iter().filter(|step| steps::Reserved::of(step).is_some()).cloned().collect();
+            plan.splice(0..0, steps::actions(&draft.node, step_kind, &own, false));
+        }
+        self.begin(draft, kind, plan)?;
+        if let Some(flow) = draft.flow.as_mut() {
+            flow.chosen = Some(chosen);
+        }
+        Ok(())
     }
 
     fn deploy(&self, draft: &mut Draft, verb: Verb, arguments: &ProvisionArguments) -> Result<(), Fault> {
-        if arguments.deploy_steps.as_ref().is_some_and(|steps| !steps.is_empty()) {
-            return Err(Fault::Invalid(
-                "deploy_steps are not built yet in this version of the driver; leave them out.".to_owned(),
-            ));
-        }
         if draft.node.protected && verb == Verb::Rebuild {
             return Err(protected(&draft.node));
         }
         if draft.node.retired && verb != Verb::Rebuild {
-            return Err(Fault::Invalid(format!("Node {} is retired and is not deployed any more.", draft.node.uuid)));
+            return Err(retired(&draft.node, "deploying"));
         }
         if let Some(drive) = &arguments.configdrive {
             draft.node.instance_info.insert("configdrive".to_owned(), drive.clone());
         }
+        let given = arguments.deploy_steps.as_deref().unwrap_or_default();
+        let chosen = self.read_steps(StepKind::Deploy, given, true)?;
         let interfaces = [Interface::Power, Interface::Management, Interface::Boot, Interface::Deploy];
         require(&draft.node, &interfaces)
             .map_err(|fault| Fault::Invalid(format!("Cannot deploy node {}: {fault}", draft.node.uuid)))?;
+        let mut fast = self.settings.fast(&draft.node, draft.now);
+        // An instance that runs is no ramdisk, whatever was heard of one.
+        fast.agent_runs &= draft.node.provision_state == State::Available;
         draft.node.last_error = None;
         draft.transition(verb.event())?;
-        self.begin(draft, FlowKind::Deploy, deploy::plan(&draft.node))
+        self.begin_chosen(draft, FlowKind::Deploy, deploy::plan(&draft.node, fast), chosen)
+    }
+
+    fn adopt(draft: &mut Draft) -> Result<(), Fault> {
+        require(&draft.node, &[Interface::Power, Interface::Management])?;
+        draft.node.last_error = None;
+        draft.transition(Event::Adopt)?;
+        draft.forget_agent();
+        draft.begin(FlowKind::Adopt, adopt::plan());
+        Ok(())
+    }
+
+    fn rescue(&self, draft: &mut Draft, arguments: &ProvisionArguments) -> Result<(), Fault> {
+        let mut interfaces = vec![Interface::Power, Interface::Management, Interface::Rescue];
+        if interface_of(&draft.node, Interface::Rescue) == "agent" {
+            interfaces.push(Interface::Boot);
+        }
+        require(&draft.node, &interfaces)?;
+        let password = arguments.rescue_password.as_deref().unwrap_or_default();
+        let hash = crypt(password).map_err(|reason| Fault::Invalid(format!("rescue_password: {reason}")))?;
+        draft.node.last_error = None;
+        draft.transition(Event::Rescue)?;
+        draft.forget_agent();
+        draft.node.instance_info.insert(RESCUE_HASH.to_owned(), Value::from(hash));
+        self.begin(draft, FlowKind::Rescue, rescue::plan(&draft.node))
+    }
+
+    fn unrescue(&self, draft: &mut Draft) -> Result<(), Fault> {
+        require(&draft.node, &[Interface::Power, Interface::Management, Interface::Rescue])?;
+        draft.node.last_error = None;
+        draft.transition(Event::Unrescue)?;
+        draft.forget_agent();
+        self.begin(draft, FlowKind::Unrescue, rescue::plan_back(&draft.node))
     }
 
     /// Begins a flow, unless the site lacks what its plan needs.
@@ -131,54 +253,11 @@ impl<S: Store> Conductor<S> {
         }
         draft.node.last_error = None;
         draft.transition(Event::Delete)?;
-        draft.forget_agent();
+        // Of a rescue or a service that is given up.
+        draft.end(false);
+        draft.node.instance_info.remove(RESCUE_HASH);
         draft.begin(FlowKind::Undeploy, undeploy::plan(&draft.node));
         Ok(())
-    }
-
-    /// Stops what waits. A clean step that says that it must not be interrupted is let finish first.
-    fn abort(draft: &mut Draft) -> Result<(), Fault> {
-        let state = draft.node.provision_state;
-        if let Some(flow) = draft.flow.as_mut().filter(|flow| flow.kind == FlowKind::Clean)
-            && let Some(Action::ExecuteStep { step, .. }) = flow.current()
-            && step.abortable != Some(true)
-            && flow.intent.as_ref().is_some_and(|intent| intent.command.is_some())
-        {
-            let name = format!("{}.{}", step.interface, step.step);
-            flow.abort_after = true;
-            if let Value::Object(shown) = &mut draft.node.clean_step {
-                shown.insert("abort_after".to_owned(), Value::from(true));
-            }
-            draft.note("INFO", "abort", format!("{name} cannot be interrupted; cleaning ends after it"));
-            return Ok(());
-        }
-        let text = match state {
-            State::InspectWait => "Inspection was aborted by request.".to_owned(),
-            State::CleanWait | State::CleanHold => {
-                format!("Cleaning of node {} was aborted by request.", draft.node.uuid)
-            }
-            State::DeployWait | State::DeployHold => {
-                format!("Deploy of node {} was aborted by request.", draft.node.uuid)
-            }
-            other => format!("\"{other}\" of node {} was aborted by request.", draft.node.uuid),
-        };
-        draft.fail(&Failure { text, event: Event::Abort, power_off: true })
-    }
-
-    /// Ends what is stuck inside the driver. What is under way at the BMC is not known any more.
-    fn break_out(draft: &mut Draft) -> Result<(), Fault> {
-        let text = format!(
-            "Work on node {} in state \"{}\" was ended by an operator; look at the machine before going on.",
-            draft.node.uuid, draft.node.provision_state
-        );
-        draft.fail(&Failure { text, event: Event::BreakOut, power_off: false })
-    }
-
-    pub(super) async fn power(self: &Arc<Self>, ident: &NodeIdent, target: PowerTarget) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
-        let (node, _, ()) = self.change(uuid, |draft| apply_power(draft, target)).await?;
-        self.wake(uuid);
-        Ok(node)
     }
 
     pub(super) async fn maintenance(
@@ -201,6 +280,73 @@ impl<S: Store> Conductor<S> {
     }
 }
 
+/// Lets a held flow go on.
+fn unhold(draft: &mut Draft) -> Result<(), Fault> {
+    draft.transition(Event::Unhold)?;
+    if let Some(flow) = draft.flow.as_mut().filter(|flow| matches!(flow.current(), Some(Action::Hold { .. }))) {
+        flow.advance(&[]);
+    }
+    Ok(())
+}
+
+/// Stops what waits. A step of cleaning or service that says that it must not be interrupted is let finish first.
+fn abort(draft: &mut Draft) -> Result<(), Fault> {
+    let (state, uuid) = (draft.node.provision_state, draft.node.uuid);
+    if let Some(flow) = draft.flow.as_mut().filter(|flow| matches!(flow.kind, FlowKind::Clean | FlowKind::Service))
+        && let Some(Action::ExecuteStep { step, .. }) = flow.current()
+        && step.abortable != Some(true)
+        && flow.intent.as_ref().is_some_and(|intent| intent.command.is_some())
+    {
+        let name = format!("{}.{}", step.interface, step.step);
+        let kind = flow.kind;
+        flow.abort_after = true;
+        let shown = if kind == FlowKind::Clean { &mut draft.node.clean_step } else { &mut draft.node.service_step };
+        if let Value::Object(shown) = shown {
+            shown.insert("abort_after".to_owned(), Value::from(true));
+        }
+        draft.note("INFO", "abort", format!("{name} cannot be interrupted; \"{}\" ends after it", kind.as_str()));
+        return Ok(());
+    }
+    if matches!(state, State::ServiceWait | State::ServiceHold | State::ServiceFailed) {
+        return abort_service(draft);
+    }
+    let text = match state {
+        State::InspectWait => "Inspection was aborted by request.".to_owned(),
+        State::CleanWait | State::CleanHold => format!("Cleaning of node {uuid} was aborted by request."),
+        State::DeployWait | State::DeployHold => format!("Deploy of node {uuid} was aborted by request."),
+        State::RescueWait => format!("Rescue of node {uuid} was aborted by request."),
+        other => format!("\"{other}\" of node {uuid} was aborted by request."),
+    };
+    draft.fail(&Failure { text, event: Event::Abort, power_off: true })
+}
+
+/// Gives a service up: the instance is booted again, and the node is what it was before, as in Ironic.
+pub(super) fn abort_service(draft: &mut Draft) -> Result<(), Fault> {
+    let step = draft.flow.as_ref().and_then(|flow| flow.current()).and_then(Action::step);
+    let during = step.map_or_else(String::new, |step| {
+        format!(" during or after the completion of step \"{}.{}\"", step.interface, step.step)
+    });
+    if draft.node.provision_state != State::ServiceFailed {
+        draft.transition(Event::Fail)?;
+    }
+    draft.transition(Event::Abort)?;
+    let text = format!("By request, the service operation was aborted{during}");
+    draft.note("ERROR", "servicing", text.clone());
+    draft.node.last_error = Some(text);
+    draft.end(false);
+    draft.begin(FlowKind::Cleanup, plan_return(&draft.node));
+    Ok(())
+}
+
+/// Ends what is stuck inside the driver. What is under way at the BMC is not known any more.
+fn break_out(draft: &mut Draft) -> Result<(), Fault> {
+    let text = format!(
+        "Work on node {} in state \"{}\" was ended by an operator; look at the machine before going on.",
+        draft.node.uuid, draft.node.provision_state
+    );
+    draft.fail(&Failure { text, event: Event::BreakOut, power_off: false })
+}
+
 /// Sets a node aside, or takes it back; taking it back clears the fault.
 pub(super) fn set_maintenance(node: &mut Node, on: bool, reason: Option<String>) {
     node.maintenance = on;
@@ -210,38 +356,7 @@ pub(super) fn set_maintenance(node: &mut Node, on: bool, reason: Option<String>)
     }
 }
 
-fn apply_power(draft: &mut Draft, target: PowerTarget) -> Result<(), Fault> {
-    let node = &draft.node;
-    if matches!(node.provision_state, State::Cleaning | State::CleanWait) {
-        return Err(Fault::Invalid(format!(
-            "The requested action \"power\" can not be performed on node \"{}\" while it is in state \"{}\".",
-            node.uuid, node.provision_state
-        )));
-    }
-    let busy = draft.flow.as_ref().is_some_and(|flow| flow.kind != FlowKind::Cleanup);
-    if node.reservation.is_some() || busy {
-        return Err(locked(node));
-    }
-    require(node, &[Interface::Power])?;
-    let (name, plan) = match target {
-        PowerTarget::On => ("power on", vec![Action::PowerOn]),
-        PowerTarget::Off => ("power off", vec![Action::PowerOff]),
-        PowerTarget::Reboot => ("power on", vec![Action::PowerOff, Action::PowerOn]),
-        PowerTarget::SoftOff | PowerTarget::SoftReboot => {
-            return Err(Fault::Invalid(format!(
-                "Soft power actions are not supported by the power interface {} of node {}; use power off or rebooting.",
-                interface_of(node, Interface::Power),
-                node.uuid
-            )));
-        }
-    };
-    draft.node.target_power_state = Some(name.to_owned());
-    draft.node.last_error = None;
-    draft.begin(FlowKind::Power, plan);
-    Ok(())
-}
-
-fn require(node: &Node, interfaces: &[Interface]) -> Result<(), Fault> {
+pub(super) fn require(node: &Node, interfaces: &[Interface]) -> Result<(), Fault> {
     validate(node).first_problem(interfaces).map_or(Ok(()), |problem| Err(Fault::Invalid(problem)))
 }
 
@@ -250,6 +365,10 @@ fn protected(node: &Node) -> Fault {
         "Node {} is protected and can not be undeployed, rebuilt or deleted; unset protected first.",
         node.uuid
     ))
+}
+
+fn retired(node: &Node, doing: &str) -> Fault {
+    Fault::Invalid(format!("The {doing} operation can't be performed on node {} because it is retired.", node.uuid))
 }
 
 fn refused(node: &Node, verb: Verb) -> Fault {

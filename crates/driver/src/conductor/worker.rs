@@ -172,7 +172,7 @@ impl<S: Store> Conductor<S> {
                  came for {limit} s while it was to {what} (setting {}).",
                 deadline.setting
             );
-            let power_off = flow.kind != FlowKind::Clean;
+            let power_off = !matches!(flow.kind, FlowKind::Clean | FlowKind::Service);
             let event = deadline.event;
             debug_assert!(matches!(event, Event::Fail | Event::Abort));
             draft.fail(&Failure { text, event, power_off })
@@ -181,3 +181,6 @@ impl<S: Store> Conductor<S> {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use hardware::{BootDevice, OutOfBandError, PowerState};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use store::Node;
 use transport::client::chain;
 use uuid::Uuid;
@@ -101,6 +102,15 @@ impl OutOfBand for Fake {
     fn set_power(&self, state: PowerState) -> BoxFuture<'_, Result<(), OutOfBandError>> {
         *self.power.lock().unwrap_or_else(PoisonError::into_inner) = state;
         Box::pin(async { Ok(()) })
+    }
+
+    fn shut_down(&self, _within: Duration) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        self.set_power(PowerState::Off)
+    }
+
+    fn boot_device(&self) -> BoxFuture<'_, Result<Option<(BootDevice, bool)>, OutOfBandError>> {
+        // Ironic's fake management answers so, too.
+        Box::pin(async { Ok(Some((BootDevice::Pxe, false))) })
     }
 
     fn set_boot_device(&self, _device: BootDevice, _persistent: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {

@@ -12,7 +12,6 @@ use transport::client::chain;
 
 /// Volume label of the CD, by which an agent finds it.
 const LABEL: &str = "VMEDIA_BOOT_ISO";
-/// The unified kernel image in the ramdisk folder.
 /// The ramdisk as one UEFI program, in the ramdisk folder.
 pub const KERNEL_IMAGE: &str = "ferric.efi";
 /// Folder of the CDs in the data folder.
@@ -91,7 +90,10 @@ impl MediaSettings {
         };
         match purpose {
             Purpose::Commands => parameters.set("ipa-api-url", &self.agent_url),
-            Purpose::Inspection => {
+            Purpose::Inspection | Purpose::InspectionThenCommands => {
+                if purpose == Purpose::InspectionThenCommands {
+                    parameters.set("ipa-api-url", &self.agent_url);
+                }
                 parameters.set("ipa-inspection-callback-url", &format!("{}/v1/continue_inspection", self.agent_url));
             }
         }

@@ -10,6 +10,7 @@ pub mod media;
 use futures::future::BoxFuture;
 use hardware::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
 use std::sync::Arc;
+use std::time::Duration;
 use store::Node;
 use uuid::Uuid;
 
@@ -20,6 +21,12 @@ pub trait OutOfBand: Send + Sync {
 
     /// Makes it so, and returns when it is so.
     fn set_power(&self, state: PowerState) -> BoxFuture<'_, Result<(), OutOfBandError>>;
+
+    /// Asks the operating system to shut down, and returns when the machine is off.
+    fn shut_down(&self, within: Duration) -> BoxFuture<'_, Result<(), OutOfBandError>>;
+
+    /// What is booted next and whether for good, as far as it is known.
+    fn boot_device(&self) -> BoxFuture<'_, Result<Option<(BootDevice, bool)>, OutOfBandError>>;
 
     /// Chooses what is booted, the next time or for good.
     fn set_boot_device(&self, device: BootDevice, persistent: bool) -> BoxFuture<'_, Result<(), OutOfBandError>>;
@@ -43,6 +50,14 @@ impl<T: Power + BootControl + VirtualMedia> OutOfBand for T {
 
     fn set_power(&self, state: PowerState) -> BoxFuture<'_, Result<(), OutOfBandError>> {
         Box::pin(Power::set_power(self, state))
+    }
+
+    fn shut_down(&self, within: Duration) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(Power::shut_down(self, within))
+    }
+
+    fn boot_device(&self) -> BoxFuture<'_, Result<Option<(BootDevice, bool)>, OutOfBandError>> {
+        Box::pin(BootControl::boot_device(self))
     }
 
     fn set_boot_device(&self, device: BootDevice, persistent: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {

@@ -1,6 +1,6 @@
-//! Cleaning a machine between two users.
+//! Cleaning a machine between two users, or as an operator says.
 
-use super::{Action, Purpose, boot_ramdisk, in_order, remove_media};
+use super::{Action, Fast, in_order, reach_agent, remove_media};
 use crate::hardware_type::{Interface, interface_of};
 use hardware::{Step, StepKind};
 use lifecycle::provision::Event;
@@ -9,14 +9,32 @@ use store::Node;
 
 /// The plan of automated cleaning, before the agent was asked for its steps. `wanted`: the site's setting, which a node
 /// may override.
-pub fn plan(node: &Node, wanted: bool) -> Vec<Action> {
+pub fn plan(node: &Node, wanted: bool, fast: Fast) -> Vec<Action> {
     let end = Action::Finish { event: Event::Done };
     if !node.automated_clean.unwrap_or(wanted) || interface_of(node, Interface::Deploy) == "fake" {
         return vec![end];
     }
-    let mut plan = boot_ramdisk(node, Purpose::Commands);
-    plan.extend([Action::GetSteps { kind: StepKind::Clean, insert: true }, Action::PowerOff]);
-    plan.extend(remove_media(node));
+    // A machine that is to leave is cleaned and goes no further.
+    let end = if node.retired { Action::Finish { event: Event::Manage } } else { end };
+    with_ramdisk(node, fast, end)
+}
+
+/// The plan of manual cleaning, before its steps are put in. `ramdisk`: whether one is booted for them.
+pub fn manual_plan(node: &Node, ramdisk: bool, fast: Fast) -> Vec<Action> {
+    let end = Action::Finish { event: Event::Manage };
+    if !ramdisk || interface_of(node, Interface::Deploy) == "fake" {
+        return vec![end];
+    }
+    with_ramdisk(node, fast, end)
+}
+
+fn with_ramdisk(node: &Node, fast: Fast, end: Action) -> Vec<Action> {
+    let mut plan = reach_agent(node, fast);
+    plan.push(Action::GetSteps { kind: StepKind::Clean, insert: true });
+    if !fast.track {
+        plan.push(Action::PowerOff);
+        plan.extend(remove_media(node));
+    }
     plan.push(end);
     plan
 }

@@ -4,11 +4,15 @@
 //! snapshot-tested. `conductor/worker.rs` carries a plan out; before every effect it saves an [`Intent`], after it the
 //! outcome together with the moved cursor. Each [`Action`] is safe to be carried out twice.
 
+pub mod adopt;
 pub mod clean;
 pub mod configdrive;
 pub mod deploy;
 pub mod image;
 pub mod inspect;
+pub mod rescue;
+pub mod service;
+pub mod steps;
 pub mod undeploy;
 pub mod verify;
 
@@ -36,6 +40,14 @@ pub enum FlowKind {
     Deploy,
     /// Takes the instance off.
     Undeploy,
+    /// Takes a machine under management that has its instance already.
+    Adopt,
+    /// Boots the ramdisk for somebody to log in and repair.
+    Rescue,
+    /// Boots the instance again after that.
+    Unrescue,
+    /// Works on a machine that keeps its instance.
+    Service,
     /// Switches power for an operator.
     Power,
     /// Tidies up after something failed or was aborted. Best effort: what fails here is logged and passed over.
@@ -52,7 +64,28 @@ impl FlowKind {
             Self::Clean => Some((State::Cleaning, Some(State::CleanWait))),
             Self::Deploy => Some((State::Deploying, Some(State::DeployWait))),
             Self::Undeploy => Some((State::Deleting, None)),
+            Self::Adopt => Some((State::Adopting, None)),
+            Self::Rescue => Some((State::Rescuing, Some(State::RescueWait))),
+            Self::Unrescue => Some((State::Unrescuing, None)),
+            Self::Service => Some((State::Servicing, Some(State::ServiceWait))),
             Self::Power | Self::Cleanup => None,
+        }
+    }
+
+    /// The kind of steps that such a flow runs.
+    pub fn steps(self) -> Option<StepKind> {
+        match self {
+            Self::Clean => Some(StepKind::Clean),
+            Self::Deploy => Some(StepKind::Deploy),
+            Self::Service => Some(StepKind::Service),
+            Self::Verify
+            | Self::Inspect
+            | Self::Undeploy
+            | Self::Adopt
+            | Self::Rescue
+            | Self::Unrescue
+            | Self::Power
+            | Self::Cleanup => None,
         }
     }
 
@@ -64,6 +97,10 @@ impl FlowKind {
             Self::Clean => "clean",
             Self::Deploy => "deploy",
             Self::Undeploy => "undeploy",
+            Self::Adopt => "adopt",
+            Self::Rescue => "rescue",
+            Self::Unrescue => "unrescue",
+            Self::Service => "service",
             Self::Power => "power",
             Self::Cleanup => "cleanup",
         }
@@ -78,6 +115,8 @@ pub enum Purpose {
     Commands,
     /// To send an inventory.
     Inspection,
+    /// To send an inventory and stay for commands.
+    InspectionThenCommands,
 }
 
 /// What a machine boots from; [`BootDevice`] in a form that is saved.
@@ -112,6 +151,13 @@ pub enum Action {
     PowerOff,
     /// Makes the machine be on; done when it is.
     PowerOn,
+    /// Asks the operating system to shut down; done when the machine is off.
+    ShutDown {
+        /// Seconds that it may take.
+        within: u64,
+    },
+    /// Looks whether the agent of an earlier flow still answers. When it does not, the ramdisk is booted.
+    ReuseAgent,
     /// Builds the virtual CD of the ramdisk, with the node's own kernel command line.
     PrepareMedia {
         /// What the ramdisk is for.
@@ -147,6 +193,20 @@ pub enum Action {
         /// The step.
         step: Step,
     },
+    /// Leaves the machine as it is until an operator says `unhold`.
+    Hold {
+        /// The step that asks for it.
+        step: Step,
+    },
+    /// Waits for seconds, or for the next heartbeat.
+    Pause {
+        /// The step that asks for it.
+        step: Step,
+        /// Seconds; the next heartbeat when unset.
+        seconds: Option<u64>,
+    },
+    /// Gives the agent the hash of the password with which somebody is to log in. The agent serves no commands after it.
+    FinalizeRescue,
     /// Asks the agent for the UUIDs of what it wrote.
     GetPartitionUuids,
     /// Has the agent make the system bootable and waits for its end.
@@ -171,6 +231,8 @@ impl Action {
             Self::ReadPower => "read the power state".to_owned(),
             Self::PowerOff => "power off".to_owned(),
             Self::PowerOn => "power on".to_owned(),
+            Self::ShutDown { .. } => "have the operating system shut down".to_owned(),
+            Self::ReuseAgent => "reach the agent that runs".to_owned(),
             Self::PrepareMedia { .. } => "build the virtual media".to_owned(),
             Self::InsertMedia => "insert the virtual media".to_owned(),
             Self::EjectMedia => "eject the virtual media".to_owned(),
@@ -186,6 +248,10 @@ impl Action {
             Self::WaitForInspection => "wait for the inventory from the ramdisk".to_owned(),
             Self::GetSteps { kind, .. } => format!("get the agent's {} steps", kind.as_str()),
             Self::ExecuteStep { step, .. } => format!("{}.{}", step.interface, step.step),
+            Self::Hold { .. } => "hold until somebody says unhold".to_owned(),
+            Self::Pause { seconds: Some(seconds), .. } => format!("wait {seconds} s"),
+            Self::Pause { seconds: None, .. } => "wait for the next heartbeat".to_owned(),
+            Self::FinalizeRescue => "give the ramdisk its rescue password".to_owned(),
             Self::GetPartitionUuids => "get the partition UUIDs".to_owned(),
             Self::InstallBootloader => "install the boot loader".to_owned(),
             Self::AgentPowerOff => "shut the ramdisk down".to_owned(),
@@ -195,16 +261,28 @@ impl Action {
         }
     }
 
-    /// Whether the machine is waited for, and not worked on.
+    /// Whether something is waited for, and nothing worked on.
     pub fn only_waits(&self) -> bool {
-        matches!(self, Self::WaitForAgent | Self::WaitForInspection)
+        matches!(self, Self::WaitForAgent | Self::WaitForInspection | Self::Hold { .. } | Self::Pause { .. })
+    }
+
+    /// The step that this carries out, if it is one.
+    pub fn step(&self) -> Option<&Step> {
+        match self {
+            Self::ExecuteStep { step, .. } | Self::Hold { step } | Self::Pause { step, .. } => Some(step),
+            _ => None,
+        }
     }
 
     /// Whether this talks to the agent; such an action may also begin while the node waits.
     pub fn needs_agent(&self) -> bool {
         matches!(
             self,
-            Self::GetSteps { .. } | Self::ExecuteStep { .. } | Self::GetPartitionUuids | Self::InstallBootloader
+            Self::GetSteps { .. }
+                | Self::ExecuteStep { .. }
+                | Self::GetPartitionUuids
+                | Self::InstallBootloader
+                | Self::FinalizeRescue
         )
     }
 }
@@ -220,6 +298,9 @@ pub struct Intent {
     pub command: Option<String>,
     /// When the first try began.
     pub since: Timestamp,
+    /// Why the last try did not end well, while it is tried again.
+    #[serde(default)]
+    pub trouble: Option<String>,
 }
 
 /// A flow at work.
@@ -229,6 +310,8 @@ pub struct Flow {
     pub id: Uuid,
     /// What it is for.
     pub kind: FlowKind,
+    /// When it began.
+    pub since: Timestamp,
     /// The plan.
     pub actions: Vec<Action>,
     /// The action that is next or under way.
@@ -244,6 +327,9 @@ pub struct Flow {
     /// What `get_partition_uuids` said.
     #[serde(default)]
     pub partitions: Value,
+    /// Steps that a request chose, in place of those that run by themselves.
+    #[serde(default)]
+    pub chosen: Option<Vec<Step>>,
     /// Stop when the current step, which cannot be aborted, ends.
     #[serde(default)]
     pub abort_after: bool,
@@ -254,10 +340,12 @@ pub struct Flow {
 
 impl Flow {
     /// A flow that has not begun.
-    pub fn new(id: Uuid, kind: FlowKind, actions: Vec<Action>) -> Self {
+    pub fn new(id: Uuid, kind: FlowKind, actions: Vec<Action>, now: Timestamp) -> Self {
         Self {
             id,
             kind,
+            since: now,
+            chosen: None,
             actions,
             cursor: 0,
             intent: None,
@@ -298,8 +386,29 @@ pub fn boot_ramdisk(node: &Node, purpose: Purpose) -> Vec<Action> {
     plan.push(Action::PowerOn);
     plan.push(match purpose {
         Purpose::Commands => Action::WaitForAgent,
-        Purpose::Inspection => Action::WaitForInspection,
+        Purpose::Inspection | Purpose::InspectionThenCommands => Action::WaitForInspection,
     });
+    plan
+}
+
+/// The actions that lead to an agent that takes commands: the one that runs (fast track), or one that is booted.
+pub fn reach_agent(node: &Node, fast: Fast) -> Vec<Action> {
+    if fast.agent_runs { vec![Action::ReuseAgent] } else { boot_ramdisk(node, Purpose::Commands) }
+}
+
+/// Fast track: whether a ramdisk that has done its work may stay for the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fast {
+    /// The node may keep its ramdisk between two flows.
+    pub track: bool,
+    /// An agent is there from an earlier flow, and was heard of not long ago.
+    pub agent_runs: bool,
+}
+
+/// What boots the instance again after the ramdisk.
+pub fn boot_instance(node: &Node) -> Vec<Action> {
+    let mut plan = remove_media(node);
+    plan.extend([Action::SetBootDevice { device: Device::Disk, persistent: true }, Action::PowerOn]);
     plan
 }
 
@@ -312,6 +421,13 @@ pub fn remove_media(node: &Node) -> Vec<Action> {
 pub fn plan_cleanup(node: &Node, power_off: bool) -> Vec<Action> {
     let mut plan = if power_off { vec![Action::PowerOff] } else { Vec::new() };
     plan.extend(remove_media(node));
+    plan
+}
+
+/// What is done when the ramdisk is given up for the instance.
+pub fn plan_return(node: &Node) -> Vec<Action> {
+    let mut plan = vec![Action::PowerOff];
+    plan.extend(boot_instance(node));
     plan
 }
 

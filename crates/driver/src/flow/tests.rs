@@ -2,6 +2,9 @@ use super::*;
 use crate::hardware_type::compose;
 use serde_json::{Map, json};
 
+const SLOW: Fast = Fast { track: false, agent_runs: false };
+const FAST: Fast = Fast { track: true, agent_runs: true };
+
 fn node(driver: &str) -> Node {
     let mut node = Node::new(Uuid::nil(), driver, Timestamp::UNIX_EPOCH);
     compose(&mut node).unwrap();
@@ -29,12 +32,23 @@ fn plans_of_a_redfish_node() {
     let node = node("redfish");
     let plans = [
         ("verify", verify::plan()),
-        ("inspect", inspect::plan(&node)),
-        ("clean", clean::plan(&node, true)),
-        ("clean, turned off", clean::plan(&node, false)),
-        ("deploy", deploy::plan(&node)),
+        ("inspect", inspect::plan(&node, SLOW)),
+        ("clean", clean::plan(&node, true, SLOW)),
+        ("clean, turned off", clean::plan(&node, false, SLOW)),
+        ("manual clean", clean::manual_plan(&node, true, SLOW)),
+        ("manual clean without ramdisk", clean::manual_plan(&node, false, SLOW)),
+        ("deploy", deploy::plan(&node, SLOW)),
         ("undeploy", undeploy::plan(&node)),
+        ("adopt", adopt::plan()),
+        ("rescue", rescue::plan(&node)),
+        ("unrescue", rescue::plan_back(&node)),
+        ("service", service::plan(&node, true)),
+        ("service without ramdisk", service::plan(&node, false)),
+        ("fast inspect", inspect::plan(&node, FAST)),
+        ("fast clean", clean::plan(&node, true, FAST)),
+        ("fast deploy", deploy::plan(&node, FAST)),
         ("cleanup", plan_cleanup(&node, true)),
+        ("return", plan_return(&node)),
     ];
     let text = plans.map(|(name, plan)| format!("# {name}\n{}", text(&plan))).join("\n\n");
     insta::assert_snapshot!(text);
@@ -43,8 +57,11 @@ fn plans_of_a_redfish_node() {
 #[test]
 fn plans_of_a_node_whose_ramdisk_somebody_else_boots() {
     let node = fake_direct();
-    let plans =
-        [("inspect", inspect::plan(&node)), ("clean", clean::plan(&node, true)), ("deploy", deploy::plan(&node))];
+    let plans = [
+        ("inspect", inspect::plan(&node, SLOW)),
+        ("clean", clean::plan(&node, true, SLOW)),
+        ("deploy", deploy::plan(&node, SLOW)),
+    ];
     let text = plans.map(|(name, plan)| format!("# {name}\n{}", text(&plan))).join("\n\n");
     insta::assert_snapshot!(text);
 }
@@ -52,14 +69,14 @@ fn plans_of_a_node_whose_ramdisk_somebody_else_boots() {
 #[test]
 fn a_fake_node_is_done_at_once() {
     let node = node("fake-hardware");
-    for plan in [inspect::plan(&node), clean::plan(&node, true), deploy::plan(&node)] {
+    for plan in [inspect::plan(&node, SLOW), clean::plan(&node, true, SLOW), deploy::plan(&node, SLOW)] {
         assert_eq!(plan, [Action::Finish { event: Event::Done }]);
     }
 }
 
 #[test]
 fn an_instance_that_boots_with_bios_gets_no_boot_entries() {
-    let installs = |node: &Node| deploy::plan(node).contains(&Action::InstallBootloader);
+    let installs = |node: &Node| deploy::plan(node, SLOW).contains(&Action::InstallBootloader);
     let mut node = node("redfish");
     assert!(installs(&node));
     node.properties.insert("capabilities".to_owned(), json!("disk_label:gpt, boot_mode:bios"));
@@ -70,7 +87,8 @@ fn an_instance_that_boots_with_bios_gets_no_boot_entries() {
 
 #[test]
 fn the_agent_s_deploy_steps_run_around_the_image_and_before_the_power_goes() {
-    let plan = deploy::plan(&fake_direct());
+    let node = fake_direct();
+    let plan = deploy::plan(&node, SLOW);
     let after = plan.iter().position(|action| matches!(action, Action::GetSteps { .. })).unwrap() + 1;
     let offered = vec![
         Step::new("deploy", "write_image", 0),
@@ -81,7 +99,70 @@ fn the_agent_s_deploy_steps_run_around_the_image_and_before_the_power_goes() {
         Step::new("deploy", "after_boot_loader", 50),
         Step::new("deploy", "off", 0),
     ];
-    insta::assert_snapshot!(text(&deploy::with_agent_steps(plan[after..].to_vec(), offered)));
+    insta::assert_snapshot!(text(&deploy::with_steps(&node, plan[after..].to_vec(), offered, Vec::new())));
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    value.as_object().unwrap().clone()
+}
+
+#[test]
+fn chosen_deploy_steps_take_the_place_of_those_that_run_by_themselves() {
+    let node = fake_direct();
+    let plan = deploy::plan(&node, SLOW);
+    let after = plan.iter().position(|action| matches!(action, Action::GetSteps { .. })).unwrap() + 1;
+    let rest = plan[after..].to_vec();
+    let offered = vec![Step::new("raid", "apply_configuration", 95), Step::new("deploy", "between", 70)];
+    let given = [
+        object(json!({"interface": "raid", "step": "apply_configuration", "priority": 0})),
+        object(json!({"interface": "deploy", "step": "between", "priority": 90})),
+        object(json!({"interface": "power", "step": "hold", "priority": 75})),
+        object(json!({"interface": "power", "step": "reboot", "priority": 85})),
+    ];
+    let chosen = steps::read(StepKind::Deploy, &given, true, Some(1800)).unwrap();
+    let chosen = steps::complete(StepKind::Deploy, &chosen, &offered).unwrap();
+    let moved = text(&deploy::with_steps(&node, rest.clone(), offered.clone(), chosen));
+    let off = vec![Step::new("deploy", "write_image", 0)];
+    let without = text(&deploy::with_steps(&node, rest, offered, off));
+    insta::assert_snapshot!(format!("# moved, off, added\n{moved}\n\n# without the image\n{without}"));
+}
+
+#[test]
+fn what_is_wrong_with_steps_is_named_all_at_once() {
+    let given = [
+        object(json!({"interface": "deploy", "step": "erase_devices"})),
+        object(json!({"interface": "console", "step": "x"})),
+        object(json!({"interface": "power", "step": "wait"})),
+        object(json!({"interface": "power", "step": "wait", "args": {"seconds": 2000}})),
+        object(json!({"interface": "power", "step": "wait", "args": {"seconds": "x"}})),
+        object(json!({"interface": "power", "step": "hold", "args": {"for": 1}})),
+        object(json!({"interface": "deploy", "step": "y", "execute_on_child_nodes": true})),
+    ];
+    let errors = steps::read(StepKind::Clean, &given, false, Some(1800)).unwrap_err().0;
+    let given = [
+        object(json!({"interface": "deploy", "step": "deploy", "priority": 100})),
+        object(json!({"interface": "deploy", "step": "write_image", "priority": 80, "args": {"image_info": {}}})),
+        object(json!({"interface": "bios", "step": "z", "priority": 1})),
+        object(json!({"interface": "bios", "step": "z", "priority": 2})),
+    ];
+    let deploy = steps::read(StepKind::Deploy, &given, true, Some(1800)).unwrap_err().0;
+    let mut known = Step::new("raid", "apply_configuration", 0);
+    known.argsinfo = Some(json!({"raid_config": {"required": true}, "delete_existing": {"required": false}}));
+    let mut wrong = Step::new("raid", "apply_configuration", 0);
+    wrong.args = object(json!({"delete": true}));
+    let chosen = [wrong, Step::new("raid", "unknown", 0)];
+    let against = steps::complete(StepKind::Service, &chosen, &[known]).unwrap_err().0;
+    insta::assert_snapshot!([errors, deploy, against].concat().join("\n"));
+}
+
+#[test]
+fn a_machine_that_is_switched_off_between_steps_comes_back_with_the_ramdisk() {
+    let node = node("redfish");
+    let names = ["a", "power_off", "b", "power_off", "power_on", "reboot", "hold", "wait"];
+    let chosen: Vec<Step> = names.iter().map(|name| Step::new("deploy", name, 0)).collect();
+    let with = text(&steps::actions(&node, StepKind::Clean, &chosen, true));
+    let without = text(&steps::actions(&node, StepKind::Clean, &chosen[3..], false));
+    insta::assert_snapshot!(format!("# with ramdisk\n{with}\n\n# without\n{without}"));
 }
 
 #[test]
@@ -98,13 +179,15 @@ fn the_site_s_priorities_order_and_turn_off_clean_steps() {
 
 #[test]
 fn a_flow_is_read_as_it_was_saved() {
-    let mut flow = Flow::new(Uuid::nil(), FlowKind::Deploy, deploy::plan(&node("redfish")));
+    let mut flow =
+        Flow::new(Uuid::nil(), FlowKind::Deploy, deploy::plan(&node("redfish"), SLOW), Timestamp::UNIX_EPOCH);
     flow.cursor = 8;
     flow.intent = Some(Intent {
         attempt: 2,
         digest: "00".to_owned(),
         command: Some("c".to_owned()),
         since: Timestamp::UNIX_EPOCH,
+        trouble: None,
     });
     let saved = serde_json::to_value(&flow).unwrap();
     assert_eq!(serde_json::from_value::<Flow>(saved.clone()).unwrap(), flow);
@@ -130,14 +213,30 @@ fn the_image_is_told_as_the_protocol_says() {
 }
 
 #[test]
+fn a_partition_image_is_told_with_its_partitions() {
+    let mut node = with_image(|info| {
+        let more = json!({"image_type": "partition", "root_gb": "20", "swap_mb": 512, "ephemeral_gb": 5,
+            "image_disk_format": "qcow2", "capabilities": {"disk_label": "gpt"}});
+        info.extend(more.as_object().unwrap().clone());
+    });
+    node.driver_info.insert("image_https_proxy".to_owned(), json!("http://proxy.test:3128"));
+    insta::assert_json_snapshot!(image::write_image_arguments(&node, None).unwrap());
+    node.properties.insert("capabilities".to_owned(), json!("boot_mode:bios"));
+    assert!(deploy::plan(&node, SLOW).contains(&Action::InstallBootloader));
+    node.instance_info.remove("root_gb");
+    assert!(image::image_info(&node).unwrap_err().to_string().contains("root_gb is missing"));
+}
+
+#[test]
 fn what_is_wrong_with_an_image_is_named() {
-    let cases: [(&str, Value); 7] = [
+    let cases: [(&str, Value); 8] = [
         ("image_source", Value::Null),
         ("image_source", json!(7)),
         ("image_source", json!("ftp://images.test/debian.raw")),
         ("image_source", json!("file://images/debian.raw")),
         ("image_checksum", Value::Null),
         ("image_os_hash_algo", json!("sha256")),
+        ("image_type", json!("directory")),
         ("image_type", json!("partition")),
     ];
     let text = cases.map(|(key, value)| {

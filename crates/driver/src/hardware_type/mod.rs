@@ -133,6 +133,7 @@ const fn fake(interface: Interface) -> &'static [&'static str] {
         Interface::Boot | Interface::Management | Interface::Power => &["fake"],
         Interface::Deploy => &["fake", "direct"],
         Interface::Inspect => &["fake", "agent", "no-inspect"],
+        Interface::Rescue => &["no-rescue", "fake", "agent"],
         other => optional(other),
     }
 }
@@ -143,6 +144,7 @@ const fn redfish(interface: Interface) -> &'static [&'static str] {
         Interface::Management | Interface::Power => &["redfish"],
         Interface::Deploy => &["direct"],
         Interface::Inspect => &["agent", "no-inspect"],
+        Interface::Rescue => &["no-rescue", "agent"],
         other => optional(other),
     }
 }

@@ -1,46 +1,95 @@
 //! A conductor that is killed at any moment: the next one goes on where it was.
 
+use super::flows::{clean, rescue, service};
 use super::sim::{Booted, Fuse, Site};
+use driver::command::ProvisionArguments;
+use hardware::PowerState;
 use lifecycle::provision::{State, Verb};
+use serde_json::json;
 
 /// Kills the conductor at every moment of what `verb` does, and looks whether its successor ends well.
 async fn killed_at_every_moment(verb: Verb, end: State, prepare: impl AsyncFn(&Site), check: impl Fn(&Site, &str)) {
-    let site = Site::new().await;
+    let ask = Ask { verb, arguments: ProvisionArguments::default(), fast_track: false, meanwhile: None };
+    killed_while(ask, end, prepare, check).await;
+}
+
+/// What is asked for.
+struct Ask {
+    verb: Verb,
+    arguments: ProvisionArguments,
+    fast_track: bool,
+    /// What an operator does when the node gets into this state on the way.
+    meanwhile: Option<(State, Verb)>,
+}
+
+impl Ask {
+    fn with(verb: Verb, arguments: ProvisionArguments) -> Self {
+        Self { verb, arguments, fast_track: false, meanwhile: None }
+    }
+
+    async fn site(&self) -> Site {
+        Site::with(Fuse::whole(), |settings| settings.fast_track = self.fast_track).await
+    }
+
+    /// Waits for the end, and does on the way what the operator does.
+    async fn settle(&self, site: &Site, end: State) {
+        if let Some((state, verb)) = self.meanwhile
+            && site.passes(state, end).await
+        {
+            site.verb(verb).await.unwrap();
+        }
+        site.settle(end).await;
+    }
+}
+
+async fn killed_while(ask: Ask, end: State, prepare: impl AsyncFn(&Site), check: impl Fn(&Site, &str)) {
+    let site = ask.site().await;
     prepare(&site).await;
     let fuse = Fuse::whole();
     site.restart(fuse.clone()).await;
-    site.verb(verb).await.unwrap();
-    site.settle(end).await;
+    site.verb_with(ask.verb, ask.arguments.clone()).await.unwrap();
+    ask.settle(&site, end).await;
     check(&site, "without a kill");
     let moments = fuse.moments();
-    assert!(moments > 20, "only {moments} moments");
+    assert!(moments > 5, "only {moments} moments");
     for moment in 1..=moments {
-        let site = Site::new().await;
+        let site = ask.site().await;
         prepare(&site).await;
         let fuse = Fuse::blowing_at(moment);
         site.restart(fuse.clone()).await;
         // The answer is lost with the conductor when it dies before it is given.
         let conductor = site.conductor();
         let ident = site.ident();
+        let (verb, arguments) = (ask.verb, ask.arguments.clone());
         tokio::spawn(async move {
-            let arguments = driver::command::ProvisionArguments::default();
             conductor.command(&ident, driver::command::Command::Provision { verb, arguments }).await
         });
+        // What an operator does meanwhile belongs to the time before the kill as well as to that after it.
+        let held = async {
+            if let Some((state, verb)) = ask.meanwhile {
+                if site.passes(state, end).await {
+                    // Lost, when the conductor dies over it.
+                    drop(site.verb(verb).await);
+                }
+            }
+            std::future::pending::<()>().await;
+        };
         let died = tokio::select! {
             () = fuse.blown() => true,
             // A run that was killed may be longer or shorter than the first one.
             () = tokio::time::sleep(std::time::Duration::from_secs(3000)) => false,
+            () = held => false,
         };
         let when = format!("killed at moment {moment} of {moments}, {}", fuse.what.lock().unwrap());
         if died {
             site.restart(Fuse::whole()).await;
             if moment == 1 {
                 // Nothing was saved, so nothing was accepted: the operator asks again.
-                site.verb(verb).await.unwrap();
+                site.verb_with(ask.verb, ask.arguments.clone()).await.unwrap();
             }
         }
         println!("{when}");
-        site.settle(end).await;
+        ask.settle(&site, end).await;
         check(&site, &when);
     }
 }
@@ -81,4 +130,129 @@ async fn an_inspection_survives_a_kill_at_any_moment() {
         assert_eq!(site.machine.lock().booted, [Booted::Ramdisk], "{when}");
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn manual_cleaning_with_a_hold_survives_a_kill_at_any_moment() {
+    let list = json!([
+        {"interface": "deploy", "step": "erase_pstore"},
+        {"interface": "power", "step": "hold"},
+        {"interface": "power", "step": "wait", "args": {"seconds": 30}},
+        {"interface": "deploy", "step": "erase_devices"},
+    ]);
+    let mut ask = Ask::with(Verb::Clean, clean(list));
+    ask.meanwhile = Some((State::CleanHold, Verb::Unhold));
+    killed_while(ask, State::Manageable, Site::make_manageable, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
+        assert_eq!(state.steps_run, ["erase_pstore", "erase_devices"], "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_with_a_reboot_survives_a_kill_at_any_moment() {
+    let list = json!([{"interface": "firmware", "step": "update"}, {"interface": "deploy", "step": "burnin_cpu"}]);
+    killed_while(Ask::with(Verb::Service, service(list)), State::Active, Site::make_active, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk], "{when}");
+        assert_eq!(state.steps_run, ["update", "burnin_cpu"], "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rescue_survives_a_kill_at_any_moment() {
+    killed_while(Ask::with(Verb::Rescue, rescue()), State::Rescue, Site::make_active, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
+        assert_eq!(state.rescued.len(), 1, "{when}: the password is handed over once");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_way_back_from_rescue_survives_a_kill_at_any_moment() {
+    let prepare = async |site: &Site| {
+        site.make_active().await;
+        site.verb_with(Verb::Rescue, rescue()).await.unwrap();
+        site.settle(State::Rescue).await;
+        site.machine.forget_history();
+    };
+    killed_at_every_moment(Verb::Unrescue, State::Active, prepare, |site, when| {
+        assert_eq!(site.machine.lock().booted, [Booted::Disk], "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_adoption_survives_a_kill_at_any_moment() {
+    killed_at_every_moment(Verb::Adopt, State::Active, Site::make_manageable, |site, when| {
+        assert!(site.machine.lock().booted.is_empty(), "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn taking_an_instance_off_survives_a_kill_at_any_moment() {
+    killed_at_every_moment(Verb::Deleted, State::Available, Site::make_active, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
+        assert_eq!(state.steps_run, ["erase_devices_metadata", "erase_devices"], "{when}");
+        assert_eq!(state.power, PowerState::Off, "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn fast_track_survives_a_kill_at_any_moment() {
+    let mut ask = Ask::with(Verb::Active, ProvisionArguments::default());
+    ask.fast_track = true;
+    let prepare = async |site: &Site| {
+        site.make_available().await;
+        site.machine.forget_history();
+    };
+    killed_while(ask, State::Active, prepare, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.booted, [Booted::Disk], "{when}: no second ramdisk");
+        assert_eq!(state.image_writes, 1, "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aborted_deploy_survives_a_kill_at_any_moment() {
+    let prepare = async |site: &Site| {
+        site.make_available().await;
+        site.machine.lock().dead = true;
+        site.verb(Verb::Active).await.unwrap();
+        site.reach(State::DeployWait).await;
+    };
+    killed_at_every_moment(Verb::Abort, State::DeployFailed, prepare, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.power, PowerState::Off, "{when}");
+        assert!(state.media.is_none(), "{when}");
+    })
+    .await;
+}
+
+/// The one that was there does not know that it is not any more.
+#[tokio::test(start_paused = true)]
+async fn two_conductors_at_once_work_as_one() {
+    let site = Site::new().await;
+    site.make_available().await;
+    site.verb(Verb::Active).await.unwrap();
+    for _ in 0..6 {
+        tokio::time::sleep(std::time::Duration::from_secs(25)).await;
+        let old = site.conductor();
+        site.restart(Fuse::whole()).await;
+        let command = driver::command::Command::Maintenance { on: false, reason: None };
+        let refused = old.command(&site.ident(), command).await.unwrap_err();
+        assert_eq!(refused.status(), 503, "{refused}");
+    }
+    site.settle(State::Active).await;
+    let state = site.machine.lock();
+    assert_eq!(state.image_writes, 1);
+    assert_eq!(state.booted, [Booted::Ramdisk, Booted::Disk]);
+    assert_eq!(state.steps_run, ["check_burn_in", "write_image", "tune", "install_bootloader"]);
 }

@@ -8,6 +8,9 @@
 
 mod crash;
 mod failures;
+mod flows;
 mod life_cycle;
+mod power;
 mod protocol;
 mod sim;
+mod why;

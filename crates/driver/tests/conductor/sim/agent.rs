@@ -31,6 +31,7 @@ pub(crate) struct AgentState {
     parameters: HashMap<String, String>,
     token: Option<String>,
     serves: bool,
+    rescued: bool,
     commands: Vec<CommandResult>,
     forced: Arc<Notify>,
 }
@@ -40,7 +41,7 @@ impl AgentState {
         let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
         let parameters: HashMap<_, _> = pairs.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
         let token = parameters.get("ipa-agent-token").cloned();
-        Self { parameters, token, serves: false, commands: Vec::new(), forced: Arc::new(Notify::new()) }
+        Self { parameters, token, serves: false, rescued: false, commands: Vec::new(), forced: Arc::new(Notify::new()) }
     }
 }
 
@@ -55,11 +56,13 @@ pub(crate) async fn boot(machine: Arc<Machine>, boot: u64) {
     if parameters.contains_key("ipa-inspection-callback-url") {
         for _ in 0..5 {
             if !is_alive() || inspect(&machine).await {
-                return;
+                break;
             }
             tokio::time::sleep(RETRY).await;
         }
-        return;
+        if !parameters.contains_key("ipa-api-url") {
+            return;
+        }
     }
     let mut node = None;
     for _ in 0..60 {
@@ -80,7 +83,8 @@ pub(crate) async fn boot(machine: Arc<Machine>, boot: u64) {
         }
         None => return,
     };
-    while is_alive() {
+    let rescued = || machine.lock().agent.as_ref().is_none_or(|agent| agent.rescued);
+    while is_alive() && !rescued() {
         let pause = if beat(&machine, node).await { HEARTBEAT } else { RETRY };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -205,13 +209,15 @@ impl Line {
             progress: None,
         };
         match short.as_str() {
-            "get_clean_steps" | "get_deploy_steps" => {
+            "get_clean_steps" | "get_deploy_steps" | "get_service_steps" => {
                 assert!(wait);
                 let state = self.machine.lock();
                 let version = json!({"generic_hardware_manager": state.manager_version});
                 let mut value = json!({"hardware_manager_version": version});
                 if short == "get_clean_steps" {
                     value["clean_steps"] = state.clean_steps.clone();
+                } else if short == "get_service_steps" {
+                    value["service_steps"] = state.service_steps.clone();
                 } else {
                     value["deploy_steps"] = json!({"GenericHardwareManager": [
                         {"step": "write_image", "interface": "deploy", "priority": 0},
@@ -222,7 +228,26 @@ impl Line {
                 result.command_result = Some(value);
             }
             "get_partition_uuids" => result.command_result = Some(json!({"root uuid": "0x01020304"})),
-            "execute_clean_step" | "execute_deploy_step" | "install_bootloader" => {
+            "finalize_rescue" => {
+                assert_eq!(command.params["hashed"], json!(true));
+                let hash = command.params["rescue_password"].as_str().unwrap().to_owned();
+                let mut state = self.machine.lock();
+                if let Some((_, details)) = state.failing.clone().filter(|(failing, _)| *failing == short) {
+                    result.command_status = CommandStatus::Failed;
+                    let (class, message) = ("CommandExecutionError".to_owned(), "Command execution failed".to_owned());
+                    result.command_error = Some(CommandError { class, code: 500, message, details });
+                    return Ok(result);
+                }
+                state.rescued.push(hash);
+                // Its API is gone from here on, and it sends no more heartbeats.
+                if let Some(agent) = state.agent.as_mut() {
+                    agent.serves = false;
+                    agent.rescued = true;
+                }
+                return Ok(result);
+            }
+            "collect_system_logs" => result.command_result = Some(json!({"system_logs": "bG9ncw=="})),
+            "execute_clean_step" | "execute_deploy_step" | "execute_service_step" | "install_bootloader" => {
                 assert!(!wait);
                 result.command_status = CommandStatus::Running;
                 result.progress = Some(Progress {
@@ -252,7 +277,7 @@ impl Line {
         };
         let step = params.get("step").cloned().unwrap_or(Value::Null);
         let name = step["step"].as_str().unwrap_or(short).to_owned();
-        let kind = if short.contains("clean") { "clean" } else { "deploy" };
+        let kind = ["clean", "service"].into_iter().find(|kind| short.contains(kind)).unwrap_or("deploy");
         let sent = params.get(&format!("{kind}_version")).cloned();
         let mismatch = sent.is_some_and(|sent| sent["generic_hardware_manager"] != json!(version));
         let (machine, id) = (self.machine.clone(), id.to_owned());

@@ -7,6 +7,7 @@ use futures::future::BoxFuture;
 use hardware::{BootDevice, OutOfBandError, PowerState};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
 use store::Node;
 use uuid::Uuid;
 
@@ -33,6 +34,14 @@ pub(crate) struct State {
     pub(crate) dead: bool,
     /// Steps that fail, and what they say.
     pub(crate) failing: Option<(String, String)>,
+    /// The node whose BMC takes calls and never answers.
+    pub(crate) hangs: Option<Uuid>,
+    /// The operating system does not shut down when it is asked to.
+    pub(crate) deaf: bool,
+    /// What the agent offers for service.
+    pub(crate) service_steps: serde_json::Value,
+    /// Passwords for rescue that the agent took.
+    pub(crate) rescued: Vec<String>,
     /// The BMC does not answer so many times.
     pub(crate) bmc_down: u32,
     /// Requests that the agent got, as JSON text, to look for what must not be in them.
@@ -66,6 +75,17 @@ impl Machine {
             agent: None,
             dead: false,
             failing: None,
+            hangs: None,
+            deaf: false,
+            service_steps: serde_json::json!({"GenericHardwareManager": [
+                {"step": "burnin_cpu", "interface": "deploy", "priority": 0, "abortable": true},
+                {"step": "apply_configuration", "interface": "raid", "priority": 0, "argsinfo": {
+                    "raid_config": {"description": "what to build", "required": true},
+                    "delete_existing": {"description": "whether to delete", "required": false},
+                }},
+                {"step": "update", "interface": "firmware", "priority": 0, "reboot_requested": true},
+            ]}),
+            rescued: Vec::new(),
             bmc_down: 0,
             requests: Vec::new(),
             clean_steps: serde_json::json!({"GenericHardwareManager": [
@@ -153,13 +173,14 @@ pub(crate) struct SimMachines {
 }
 
 struct Bmc {
+    node: Uuid,
     machine: Arc<Machine>,
     fuse: Arc<Fuse>,
 }
 
 impl Machines for SimMachines {
-    fn of<'a>(&'a self, _node: &'a Node) -> BoxFuture<'a, Result<Arc<dyn OutOfBand>, OutOfBandError>> {
-        let bmc = Bmc { machine: self.machine.clone(), fuse: self.fuse.clone() };
+    fn of<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Arc<dyn OutOfBand>, OutOfBandError>> {
+        let bmc = Bmc { node: node.uuid, machine: self.machine.clone(), fuse: self.fuse.clone() };
         Box::pin(async move { Ok(Arc::new(bmc) as Arc<dyn OutOfBand>) })
     }
 
@@ -171,6 +192,9 @@ impl Machines for SimMachines {
 impl Bmc {
     async fn call<T>(&self, what: &str, effect: impl FnOnce(&Machine) -> T) -> Result<T, OutOfBandError> {
         self.fuse.tick(&format!("before {what}")).await;
+        if self.machine.lock().hangs == Some(self.node) {
+            std::future::pending::<()>().await;
+        }
         {
             let mut state = self.machine.lock();
             if state.bmc_down > 0 {
@@ -191,6 +215,23 @@ impl OutOfBand for Bmc {
 
     fn set_power(&self, power: PowerState) -> BoxFuture<'_, Result<(), OutOfBandError>> {
         Box::pin(self.call("set_power", move |machine| machine.switch(power)))
+    }
+
+    fn shut_down(&self, within: Duration) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(async move {
+            let deaf = self.call("shut_down", |machine| machine.lock().deaf).await?;
+            if deaf {
+                tokio::time::sleep(within).await;
+                return Err(OutOfBandError::Failed(format!("power was still on after {} s", within.as_secs())));
+            }
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            self.machine.switch(PowerState::Off);
+            Ok(())
+        })
+    }
+
+    fn boot_device(&self) -> BoxFuture<'_, Result<Option<(BootDevice, bool)>, OutOfBandError>> {
+        Box::pin(self.call("boot_device", |machine| Some((machine.lock().device, true))))
     }
 
     fn set_boot_device(&self, device: BootDevice, _persistent: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {

@@ -64,6 +64,8 @@ impl Site {
         std::fs::write(folder.path().join("ferric.efi"), uki::image()).unwrap();
         let mut settings = Settings::new("test-host", folder.path(), "http://192.0.2.1:6385");
         settings.media.ramdisk_dir = Some(folder.path().to_owned());
+        // Tests about power turn it on.
+        settings.sync_power_state_interval = Duration::ZERO;
         adjust(&mut settings);
         let store = MemoryStore::new();
         let machine = Machine::new(folder.path());
@@ -113,6 +115,18 @@ impl Site {
         self.conductor().command(&self.ident(), Command::Provision { verb, arguments }).await
     }
 
+    /// Waits until the node is in `state` on its way to `end`; false when it got there without.
+    pub(crate) async fn passes(&self, state: State, end: State) -> bool {
+        loop {
+            let node = self.node().await;
+            let over = node.provision_state == end && self.store.flow(self.node).await.unwrap().is_none();
+            if node.provision_state == state || over {
+                return !over;
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Waits until the node is in `state` and nothing is at work on it.
     pub(crate) async fn settle(&self, state: State) -> Node {
         for _ in 0..8000 {
@@ -151,6 +165,31 @@ impl Site {
         self.settle(State::Available).await;
         self.give_image().await;
         self.machine.forget_history();
+    }
+
+    /// Takes the node to `manageable`, with `agent` as its rescue interface.
+    pub(crate) async fn make_manageable(&self) {
+        self.set(&["rescue_interface"], json!("agent")).await;
+        self.verb(Verb::Manage).await.unwrap();
+        self.settle(State::Manageable).await;
+        self.machine.forget_history();
+    }
+
+    /// Takes the node to `active`.
+    pub(crate) async fn make_active(&self) {
+        self.set(&["rescue_interface"], json!("agent")).await;
+        self.make_available().await;
+        self.verb(Verb::Active).await.unwrap();
+        self.settle(State::Active).await;
+        self.machine.forget_history();
+    }
+
+    /// Replaces an attribute of the node.
+    pub(crate) async fn set(&self, path: &[&str], value: Value) {
+        let path = path.iter().map(|part| (*part).to_owned()).collect();
+        let operations = vec![PatchOperation { op: PatchOp::Add, path, value: Some(value) }];
+        let patch = Command::Patch { operations, reset_interfaces: false };
+        self.conductor().command(&self.ident(), patch).await.unwrap();
     }
 
     pub(crate) async fn give_image(&self) {

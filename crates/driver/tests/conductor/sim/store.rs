@@ -2,9 +2,10 @@
 
 use super::Fuse;
 use ::store::{
-    Commit, Epoch, FlowRecord, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page, Port, PortFilter, Store,
-    StoreError,
+    Commit, Epoch, FlowRecord, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page, Port, PortFilter, Record,
+    RecordFilter, RecordKind, Store, StoreError,
 };
+use lifecycle::provision::State;
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -36,6 +37,10 @@ impl Store for SimStore {
 
     async fn nodes(&self, filter: &NodeFilter, page: &Page) -> Result<Vec<Node>, StoreError> {
         self.inner.nodes(filter, page).await
+    }
+
+    async fn count_nodes(&self, states: &[State]) -> Result<usize, StoreError> {
+        self.inner.count_nodes(states).await
     }
 
     async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {
@@ -86,5 +91,33 @@ impl Store for SimStore {
 
     async fn delete_port(&self, epoch: Epoch, uuid: Uuid) -> Result<(), StoreError> {
         self.inner.delete_port(epoch, uuid).await
+    }
+
+    async fn shards(&self) -> Result<Vec<(Option<String>, u64)>, StoreError> {
+        self.inner.shards().await
+    }
+
+    async fn create_record(&self, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
+        self.inner.create_record(epoch, record).await
+    }
+
+    async fn record(&self, kind: RecordKind, uuid: Uuid) -> Result<Record, StoreError> {
+        self.inner.record(kind, uuid).await
+    }
+
+    async fn record_by_name(&self, kind: RecordKind, name: &str) -> Result<Record, StoreError> {
+        self.inner.record_by_name(kind, name).await
+    }
+
+    async fn records(&self, kind: RecordKind, filter: &RecordFilter, page: &Page) -> Result<Vec<Record>, StoreError> {
+        self.inner.records(kind, filter, page).await
+    }
+
+    async fn update_record(&self, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
+        self.inner.update_record(epoch, record).await
+    }
+
+    async fn delete_record(&self, epoch: Epoch, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
+        self.inner.delete_record(epoch, kind, uuid).await
     }
 }

@@ -1,0 +1,236 @@
+//! Steps that a request chooses: how they are checked, and what they become in a plan.
+//!
+//! A step is one that the agent offers, or one of five that the driver carries out by itself: `power_on`, `power_off`,
+//! `reboot`, `hold` and `wait`, of whatever interface. Nothing is begun before all steps were checked.
+
+use super::{Action, Purpose, boot_ramdisk, in_order};
+use hardware::{Step, StepKind};
+use serde_json::{Map, Value};
+use std::collections::BTreeSet;
+use store::Node;
+
+/// Interfaces that steps can belong to.
+const INTERFACES: [&str; 8] = ["bios", "deploy", "firmware", "management", "network", "power", "raid", "vendor"];
+
+/// A step that the driver carries out by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    /// Switches the machine on; with the ramdisk, where steps of the agent follow.
+    PowerOn,
+    /// Switches it off.
+    PowerOff,
+    /// Both.
+    Reboot,
+    /// Waits for an operator.
+    Hold,
+    /// Waits for seconds or for a heartbeat.
+    Wait,
+}
+
+impl Reserved {
+    /// By name.
+    pub fn of(step: &Step) -> Option<Self> {
+        Some(match step.step.as_str() {
+            "power_on" => Self::PowerOn,
+            "power_off" => Self::PowerOff,
+            "reboot" => Self::Reboot,
+            "hold" => Self::Hold,
+            "wait" => Self::Wait,
+            _ => return None,
+        })
+    }
+}
+
+/// What is wrong with the steps of a request; all of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("; "))]
+pub struct StepErrors(pub Vec<String>);
+
+fn full(step: &Step) -> String {
+    format!("{}.{}", step.interface, step.step)
+}
+
+fn seconds(step: &Step) -> Result<Option<u64>, String> {
+    match step.args.get("seconds") {
+        None => Ok(None),
+        Some(value) => {
+            let text = value.as_str().and_then(|text| text.parse().ok());
+            let seconds = value.as_u64().or(text).filter(|seconds| *seconds > 0);
+            seconds.map(Some).ok_or_else(|| format!("{value} is not a number of seconds above 0"))
+        }
+    }
+}
+
+/// Reads the steps of a request and checks what can be checked without an agent. `limit`: the seconds that a `wait` may
+/// take. `ramdisk`: whether there is going to be an agent.
+///
+/// # Errors
+/// [`StepErrors`] naming each step and what is wrong with it.
+pub fn read(
+    kind: StepKind,
+    given: &[Map<String, Value>],
+    ramdisk: bool,
+    limit: Option<u64>,
+) -> Result<Vec<Step>, StepErrors> {
+    let mut errors = Vec::new();
+    let mut steps = Vec::with_capacity(given.len());
+    for given in given {
+        let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default();
+        let mut step = Step::new(text("interface"), text("step"), 0);
+        step.priority = given.get("priority").and_then(Value::as_i64).unwrap_or_default();
+        step.args = given.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
+        let name = full(&step);
+        let children = given.get("execute_on_child_nodes").is_some_and(|on| *on != Value::Bool(false));
+        if children {
+            errors.push(format!("step {name}: execute_on_child_nodes is not supported; leave it out"));
+        }
+        if !INTERFACES.contains(&step.interface.as_str()) {
+            errors.push(format!("step {name}: the interface is none of {}", INTERFACES.join(", ")));
+        }
+        match (Reserved::of(&step), ramdisk) {
+            (Some(reserved), _) => errors.extend(check_reserved(&step, reserved, ramdisk, limit)),
+            (None, false) => errors.push(format!("step {name} runs in the ramdisk, which disable_ramdisk excludes")),
+            (None, true) => {}
+        }
+        steps.push(step);
+    }
+    if kind == StepKind::Deploy {
+        let mut seen = BTreeSet::new();
+        errors.extend(
+            steps
+                .iter()
+                .map(full)
+                .filter(|name| !seen.insert(name.clone()))
+                .map(|name| format!("step {name} is given twice")),
+        );
+        let fixed = steps.iter().any(|step| full(step) == "deploy.deploy");
+        errors.extend(fixed.then(|| "step deploy.deploy boots the ramdisk; leave it out".to_owned()));
+        let image = steps.iter().any(|step| full(step) == "deploy.write_image" && !step.args.is_empty());
+        let text = "step deploy.write_image takes its arguments from instance_info; give its priority only";
+        errors.extend(image.then(|| text.to_owned()));
+    }
+    if errors.is_empty() { Ok(steps) } else { Err(StepErrors(errors)) }
+}
+
+fn check_reserved(step: &Step, reserved: Reserved, ramdisk: bool, limit: Option<u64>) -> Vec<String> {
+    let name = full(step);
+    let mut errors = Vec::new();
+    let known = if reserved == Reserved::Wait { "seconds" } else { "" };
+    if let Some(other) = step.args.keys().find(|key| *key != known) {
+        errors.push(format!("step {name} has the unexpected argument {other}"));
+    }
+    if reserved == Reserved::Wait {
+        match (seconds(step), limit) {
+            (Err(problem), _) => errors.push(format!("step {name}: {problem}")),
+            (Ok(Some(wanted)), Some(limit)) if wanted >= limit => {
+                errors.push(format!("step {name} waits {wanted} s, but the state may last {limit} s; wait less"));
+            }
+            (Ok(None), _) if !ramdisk => {
+                errors.push(format!("step {name} waits for a heartbeat, but there is no ramdisk; give seconds"));
+            }
+            (Ok(_), _) => {}
+        }
+    }
+    errors
+}
+
+/// Checks the steps of a request against those that the agent offers, and completes them: what a step is (priority,
+/// abortable, reboot) the agent says; its arguments come from the request.
+///
+/// # Errors
+/// [`StepErrors`] naming each step that the agent does not have, and each argument that is missing or unexpected.
+pub fn complete(kind: StepKind, chosen: &[Step], offered: &[Step]) -> Result<Vec<Step>, StepErrors> {
+    let mut errors = Vec::new();
+    let mut steps = Vec::with_capacity(chosen.len());
+    for step in chosen {
+        // Deploy steps of priority 0 turn one off that would run by itself; `write_image` is the driver's to fill in.
+        let off = kind == StepKind::Deploy && step.priority == 0;
+        let own = kind == StepKind::Deploy && full(step) == "deploy.write_image";
+        if Reserved::of(step).is_some() || off || own {
+            steps.push(step.clone());
+            continue;
+        }
+        let Some(known) = offered.iter().find(|known| known.same_as(step)) else {
+            let name = full(step);
+            errors.push(format!("node does not support this {} step: {name}", kind.as_str()));
+            continue;
+        };
+        errors.extend(check_arguments(kind, step, known));
+        let mut complete = Step { args: step.args.clone(), ..known.clone() };
+        if kind == StepKind::Deploy {
+            complete.priority = step.priority;
+        }
+        steps.push(complete);
+    }
+    if errors.is_empty() { Ok(steps) } else { Err(StepErrors(errors)) }
+}
+
+fn check_arguments(kind: StepKind, step: &Step, known: &Step) -> Vec<String> {
+    let none = Map::new();
+    let known = known.argsinfo.as_ref().and_then(Value::as_object).unwrap_or(&none);
+    let name = full(step);
+    let unexpected: Vec<&str> = step.args.keys().filter(|key| !known.contains_key(*key)).map(String::as_str).collect();
+    let required = |info: &Value| info.get("required").and_then(Value::as_bool) == Some(true);
+    let missing: Vec<&str> = known
+        .iter()
+        .filter(|(key, info)| required(info) && !step.args.contains_key(*key))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    let kind = kind.as_str();
+    let mut errors = Vec::new();
+    if !unexpected.is_empty() {
+        errors.push(format!("{kind} step {name} has these unexpected arguments: {}", unexpected.join(", ")));
+    }
+    if !missing.is_empty() {
+        errors.push(format!("{kind} step {name} is missing these required arguments: {}", missing.join(", ")));
+    }
+    errors
+}
+
+/// The actions of steps in the order in which they run. `ramdisk`: whether steps run in it, so that a machine that is
+/// switched off and on again gets it back.
+pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Vec<Action> {
+    let on = || if ramdisk { boot_ramdisk(node, Purpose::Commands) } else { vec![Action::PowerOn] };
+    let mut is_off = false;
+    let mut plan = Vec::new();
+    for step in steps {
+        match Reserved::of(step) {
+            None => {
+                if std::mem::take(&mut is_off) {
+                    plan.extend(on());
+                }
+                plan.push(Action::ExecuteStep { kind, step: step.clone() });
+            }
+            Some(Reserved::PowerOff) => {
+                is_off = true;
+                plan.push(Action::PowerOff);
+            }
+            Some(Reserved::PowerOn) if is_off => {
+                is_off = false;
+                plan.extend(on());
+            }
+            // It is on: the ramdisk runs, or the request is about a machine whose power is not known.
+            Some(Reserved::PowerOn) if ramdisk => {}
+            Some(Reserved::PowerOn) => plan.push(Action::PowerOn),
+            Some(Reserved::Reboot) => {
+                is_off = false;
+                plan.extend(if ramdisk { Vec::new() } else { vec![Action::PowerOff] });
+                plan.extend(on());
+            }
+            Some(Reserved::Hold) => plan.push(Action::Hold { step: step.clone() }),
+            Some(Reserved::Wait) => {
+                let seconds = seconds(step).ok().flatten();
+                plan.push(Action::Pause { step: step.clone(), seconds });
+            }
+        }
+    }
+    plan
+}
+
+/// The deploy steps that run: those that the agent offers by themselves, with those of the request in their place.
+pub fn merged(chosen: Vec<Step>, offered: Vec<Step>) -> Vec<Step> {
+    let replaced = |step: &Step| chosen.iter().any(|mine| mine.same_as(step));
+    let mut steps: Vec<Step> = offered.into_iter().filter(|step| !replaced(step)).collect();
+    steps.extend(chosen);
+    in_order(StepKind::Deploy, steps)
+}
