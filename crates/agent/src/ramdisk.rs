@@ -81,7 +81,7 @@ async fn run(
         // Beside everything else: a switch may say nothing for half a minute.
         let lldp = settings.collect_lldp.then(|| Lldp::listen(settings.lldp_timeout));
         addresses(&network).await;
-        let settings = discover(settings).await;
+        let settings = discover(settings, &network).await;
         set_clock(&settings, &network).await;
         (settings, lldp)
     };
@@ -221,15 +221,15 @@ async fn load_modules(params: &NetParams, devices: &Devices) {
 }
 
 /// Asks the local network for URLs, where somebody asked for that.
-async fn discover(mut settings: Settings) -> Settings {
+async fn discover(mut settings: Settings, network: &NetHandle) -> Settings {
     let mdns = settings.mdns;
     if mdns.api {
-        let found = mdns::find(mdns::API).await;
+        let found = mdns::find(mdns::API, network).await;
         settings.api_urls = vec![found.url.clone()];
         settings.adopt_mdns(found, false);
     }
     if mdns.inspection {
-        let found = mdns::find(mdns::INSPECTION).await;
+        let found = mdns::find(mdns::INSPECTION, network).await;
         settings.inspection_callback_urls = vec![format!("{}/v1/continue", found.url)];
         settings.adopt_mdns(found, true);
     }

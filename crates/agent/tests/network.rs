@@ -291,3 +291,31 @@ fn router_advertisements_alone_give_address_and_name_server() {
         until(&network, |state| !state.addresses.is_empty() && named(state)).await;
     });
 }
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn the_api_is_found_by_mdns_on_a_network_without_a_router() {
+    alone("the_api_is_found_by_mdns_on_a_network_without_a_router", || async {
+        cable("eth0");
+        plug("eth0", &["192.0.2.1/24"]);
+        let (params, _) = NetParams::from_cmdline("ip=192.0.2.7/24:::::eth0:none");
+        let network = start(params).await;
+        until(&network, has("eth0 192.0.2.7")).await;
+        let (ready, waits) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let peer = std::fs::File::open("/run/netns/peer").unwrap();
+            let kind = rustix::thread::LinkNameSpaceType::Network;
+            rustix::thread::move_into_link_name_space(std::os::fd::AsFd::as_fd(&peer), Some(kind)).unwrap();
+            let responder = std::net::UdpSocket::bind("0.0.0.0:5353").unwrap();
+            responder.join_multicast_v4(&"224.0.0.251".parse().unwrap(), &"192.0.2.1".parse().unwrap()).unwrap();
+            ready.send(()).unwrap();
+            let recorded: serde_json::Value = serde_json::from_str(include_str!("../testdata/mdns.json")).unwrap();
+            let answer = hex::decode(recorded["local"][0].as_str().unwrap()).unwrap();
+            let (_, from) = responder.recv_from(&mut [0; 512]).unwrap();
+            responder.send_to(&answer, from).unwrap();
+        });
+        waits.recv().unwrap();
+        let found = tokio::time::timeout(LIMIT, net::mdns::find(net::mdns::API, &network)).await.unwrap();
+        assert_eq!(found.url, "http://192.0.2.1:6385/baremetal");
+    });
+}

@@ -1,6 +1,7 @@
 //! Asking the local network for the driver's API: multicast DNS (RFC 6762) with service discovery (RFC 6763), as
 //! OpenStack's services answer it. Answers are not authenticated, so nobody is asked unless an operator said so.
 
+use super::{Address, NetHandle};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -43,57 +44,69 @@ pub struct Answer {
 }
 
 /// Asks for a service until somebody answers, in growing intervals; logs while nobody does.
-pub async fn find(service: &str) -> Answer {
+pub async fn find(service: &str, network: &NetHandle) -> Answer {
     let mut wait = FIRST_WAIT;
     loop {
-        match ask(service, wait).await {
-            Ok(Some(answer)) => {
+        match ask(service, &network.state().addresses, wait).await {
+            Some(answer) => {
                 tracing::info!(service, url = answer.url, "found by mDNS");
                 return answer;
             }
-            Ok(None) => tracing::warn!(service, "nobody on the local network answers by mDNS yet"),
-            Err(error) => tracing::warn!(service, %error, "the local network cannot be asked by mDNS yet"),
+            None => tracing::warn!(service, "nobody on the local network answers by mDNS yet"),
         }
         wait = (wait * 2).min(LAST_WAIT);
     }
 }
 
-/// Asks once on all interfaces with an address and takes the first whole answer.
-async fn ask(service: &str, wait: Duration) -> io::Result<Option<Answer>> {
+/// Asks once from all addresses and takes the first whole answer.
+async fn ask(service: &str, addresses: &[Address], wait: Duration) -> Option<Answer> {
     let deadline = Instant::now() + wait;
     let question = question(service);
-    let v4 = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
-    let v6 = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).await.ok();
-    let mut sent = v4.send_to(&question, (GROUP_V4, PORT)).await.map(drop);
-    if let Some(v6) = &v6 {
-        let by_v6 = v6.send_to(&question, (GROUP_V6, PORT)).await.map(drop);
-        sent = sent.or(by_v6);
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let asked = async {
+            let (socket, group) = open(address)?;
+            socket.send_to(&question, group).await?;
+            Ok::<_, io::Error>(socket)
+        };
+        match asked.await {
+            Ok(socket) => sockets.push(socket),
+            Err(error) => tracing::debug!(interface = address.interface, %error, "mDNS cannot ask here"),
+        }
     }
-    if let Err(error) = sent {
-        tokio::time::sleep_until(deadline).await;
-        return Err(error);
-    }
-    let (mut four, mut six) = (vec![0; LARGEST], vec![0; LARGEST]);
-    let hear = async {
+    let hear = async |socket: &UdpSocket| {
+        let mut buffer = vec![0; LARGEST];
         loop {
-            let heard = tokio::select! {
-                heard = v4.recv_from(&mut four) => heard.map(|(length, from)| (four[..length].to_vec(), from)),
-                Some(heard) = hear_on(v6.as_ref(), &mut six) => heard.map(|(length, from)| (six[..length].to_vec(), from)),
-            };
-            let (message, from) = heard?;
+            // The error of a packet that did not arrive is no reason not to wait for the next.
+            let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
             // Who answers from another port is no responder (RFC 6762, 6).
             if from.port() == PORT
-                && let Some(answer) = read(&message, service)
+                && let Some(answer) = read(&buffer[..length], service)
             {
-                return Ok(answer);
+                return answer;
             }
         }
     };
-    tokio::time::timeout_at(deadline, hear).await.ok().transpose()
+    if sockets.is_empty() {
+        tokio::time::sleep_until(deadline).await;
+        return None;
+    }
+    let all = futures::future::select_all(sockets.iter().map(|socket| Box::pin(hear(socket))));
+    tokio::time::timeout_at(deadline, all).await.ok().map(|(answer, _, _)| answer)
 }
 
-async fn hear_on(socket: Option<&UdpSocket>, buffer: &mut [u8]) -> Option<io::Result<(usize, SocketAddr)>> {
-    Some(socket?.recv_from(buffer).await)
+/// A socket that asks from this address, on its interface.
+fn open(address: &Address) -> io::Result<(UdpSocket, SocketAddr)> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let (domain, group): (_, IpAddr) = match address.ip {
+        IpAddr::V4(_) => (Domain::IPV4, GROUP_V4.into()),
+        IpAddr::V6(_) => (Domain::IPV6, GROUP_V6.into()),
+    };
+    let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+    socket.bind_device(Some(address.interface.as_bytes()))?;
+    socket.bind(&SocketAddr::from((address.ip, 0)).into())?;
+    socket.set_nonblocking(true)?;
+    Ok((UdpSocket::from_std(socket.into())?, (group, PORT).into()))
 }
 
 /// Asks for all records of `<service>._openstack._tcp.local`: with OpenStack the instance has the name of its service.
@@ -236,6 +249,21 @@ mod tests {
         }
         let head = [0, 0, 0x84, 0, 0, 0, 0, records.len() as u8, 0, 0, 0, 0];
         [&head[..], &records.concat()].concat()
+    }
+
+    /// What the library of OpenStack's services sends; recorded by `ci/record/mdns.py`.
+    fn recorded(name: &str) -> Vec<u8> {
+        let all: serde_json::Value = serde_json::from_str(include_str!("../../testdata/mdns.json")).unwrap();
+        hex::decode(all[name][0].as_str().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn recorded_answers_become_urls_and_options() {
+        let answer = read(&recorded("local"), API).unwrap();
+        assert_eq!(answer.url, "http://192.0.2.1:6385/baremetal");
+        assert_eq!(answer.options["ipa_ntp_server"], "192.0.2.9");
+        assert_eq!(read(&recorded("named"), API).unwrap().url, "https://api.example.org:6385");
+        assert_eq!(read(&recorded("inspection"), INSPECTION).unwrap().url, "http://[2001:db8::1]:80");
     }
 
     #[test]
