@@ -247,24 +247,34 @@ fn parse(name: &'static str, kind: Kind, value: &Value) -> Result<Test, HintErro
             let (op, values) = split(&text).map_err(wrong)?;
             let numbers = values
                 .iter()
-                .map(|value| value.parse::<i64>().map_err(|_| wrong("it is not an integer value")))
-                .collect::<Result<Vec<i64>, _>>()?;
-            if numbers.iter().any(|&number| number <= 0) {
+                .map(|value| integer(value).ok_or_else(|| wrong("it is not an integer value")))
+                .collect::<Result<Vec<f64>, _>>()?;
+            if numbers.iter().any(|&number| number <= 0.0) {
                 return Err(wrong("it must be a positive integer"));
             }
             match op {
+                Some(Op::TextBelow | Op::TextAtMost | Op::TextAbove | Op::TextAtLeast) => {
+                    Err(wrong("s<, s<=, s> and s>= cannot be used on a size"))
+                }
                 Some(Op::AllIn | Op::RangeIn | Op::Contains) => {
                     Err(wrong("<in>, <all-in> and <range-in> cannot be used on a size"))
                 }
-                op => Ok(Test::Number {
-                    op: op.unwrap_or(Op::NumberEqual),
-                    values,
-                    // A size of more than 2^53 GiB does not exist; rounding one is harmless.
-                    numbers: numbers.into_iter().map(|number| number as f64).collect(),
-                }),
+                op => Ok(Test::Number { op: op.unwrap_or(Op::NumberEqual), values, numbers }),
             }
         }
     }
+}
+
+/// A whole number as Python's `int()` reads one: with a sign or without, and with single underscores between digits. Rounded,
+/// as a size of more than 2^53 GiB does not exist. Digits of other scripts, which Python takes too, are refused.
+fn integer(text: &str) -> Option<f64> {
+    let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let groups = || digits.split('_');
+    if !groups().all(|group| !group.is_empty() && group.bytes().all(|byte| byte.is_ascii_digit())) {
+        return None;
+    }
+    let number: f64 = groups().collect::<String>().parse().ok()?;
+    Some(if text.starts_with('-') { -number } else { number })
 }
 
 /// The operator at the front, if there is one, and the values around it; or what is wrong.
@@ -276,6 +286,10 @@ fn split(expression: &str) -> Result<(Option<Op>, Vec<String>), &'static str> {
     let Some(&(sign, op)) = OPERATORS.iter().find(|(sign, _)| expression.starts_with(sign)) else {
         return Ok((None, vec![expression]));
     };
+    let behind = expression.get(sign.len()..).unwrap_or_default().trim_start();
+    if OPERATORS.iter().any(|(sign, _)| behind.starts_with(sign)) {
+        return Err("it has an operator behind its operator");
+    }
     let values: Vec<String> =
         expression.split(sign).filter(|value| !value.is_empty()).map(|value| value.trim().to_owned()).collect();
     if values.iter().all(String::is_empty) {

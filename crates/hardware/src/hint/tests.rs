@@ -169,6 +169,52 @@ proptest! {
     }
 
     #[test]
+    fn one_of_several_is_the_union_of_each_alone(
+        disks in proptest::collection::vec(some_disk(), 0..6),
+        wanted in proptest::collection::vec("[a-z0-9][a-z0-9 ]{0,5}[a-z0-9]", 1..4),
+    ) {
+        let matching = |hint: String| -> Vec<bool> {
+            let hints = Hints::parse(json!({"model": hint}).as_object().unwrap()).unwrap();
+            disks.iter().map(|disk| hints.matches(disk)).collect()
+        };
+        let together = matching(wanted.iter().map(|one| format!("<or> {one} ")).collect());
+        let each: Vec<Vec<bool>> = wanted.iter().map(|one| matching(format!("<or> {one}"))).collect();
+        for (index, &matches) in together.iter().enumerate() {
+            prop_assert_eq!(matches, each.iter().any(|alone| alone[index]));
+        }
+    }
+
+    #[test]
+    fn opposite_operators_divide_the_disks(
+        disks in proptest::collection::vec(some_disk(), 1..6),
+        (one, other) in proptest::sample::select(vec![("s==", "s!="), ("s<", "s>="), ("s>", "s<="), ("==", "!="), ("<", ">="), (">", "<=")]),
+        text in "[a-z0-9]{1,4}",
+        gib in 1_u64..40_000,
+    ) {
+        let hint = |operator: &str| match operator.strip_prefix('s') {
+            Some(_) => json!({"name": format!("{operator} /dev/{text}")}),
+            None => json!({"size": format!("{operator} {gib}")}),
+        };
+        let hints = [one, other].map(|operator| Hints::parse(hint(operator).as_object().unwrap()).unwrap());
+        for disk in &disks {
+            prop_assert!(hints[0].matches(disk) != hints[1].matches(disk));
+        }
+    }
+
+    #[test]
+    fn more_hints_never_match_more_disks(
+        disks in proptest::collection::vec(some_disk(), 0..6),
+        rotational in any::<bool>(),
+        gib in 1_u64..40_000,
+    ) {
+        let both = Hints::parse(json!({"rotational": rotational, "size": format!("<= {gib}")}).as_object().unwrap()).unwrap();
+        let one = Hints::parse(json!({"rotational": rotational}).as_object().unwrap()).unwrap();
+        for disk in &disks {
+            prop_assert!(!both.matches(disk) || one.matches(disk));
+        }
+    }
+
+    #[test]
     fn at_least_and_below_divide_the_disks(size in 1_u64..1 << 45, limit in 1_u64..40_000) {
         let disks = [disk("/dev/sda", size)];
         let above = select_root(&disks, Some(&json!({"size": format!(">= {limit}")}))).is_ok();
@@ -231,6 +277,11 @@ fn the_recorded_answers_of_the_reference_are_ours() {
                 names.filter(|name| case["hints"].get("rotational").is_none() || !unknown(name)).collect::<Value>()
             }
         };
+        // Digits that are not ASCII: Python takes those of every script, and nobody means them.
+        let size = case["hints"]["size"].as_str().unwrap_or_default();
+        if ours == "refused" && size.chars().any(|c| c.is_numeric() && !c.is_ascii()) {
+            continue;
+        }
         // What the reference ends in an error of any kind for is refused here.
         let theirs = case.get("matches").cloned().unwrap_or_else(|| json!("refused"));
         if ours != theirs {
@@ -238,4 +289,15 @@ fn the_recorded_answers_of_the_reference_are_ours() {
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n"));
+}
+
+#[test]
+fn without_hints_the_reference_chooses_as_we_do() {
+    let recorded: Value = serde_json::from_str(include_str!("../../testdata/hints.json")).unwrap();
+    for case in recorded["guesses"].as_array().unwrap() {
+        let disks = case["disks"].as_array().unwrap().iter();
+        let disks: Vec<Disk> = disks.map(|row| disk(row[0].as_str().unwrap(), row[1].as_u64().unwrap())).collect();
+        let chosen = select_root(&disks, None).ok().map(|disk| disk.name.as_str());
+        assert_eq!(chosen, case["chosen"].as_str(), "{case}");
+    }
 }
