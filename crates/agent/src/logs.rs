@@ -144,8 +144,13 @@ fn quiet_libraries(filter: &str) -> String {
     }
 }
 
-/// Packs the log, the kernel's log and the list of commands as Ironic stores them: base64 of a gzipped tar.
-pub fn collect(buffer: &LogBuffer, commands: &[CommandResult]) -> io::Result<String> {
+/// Packs what helps to find out what went wrong, as Ironic stores it: base64 of a gzipped tar. The names are those that
+/// ironic-python-agent gives to the same things, where it has them: `journal` is this agent's log.
+pub fn collect(
+    buffer: &LogBuffer,
+    commands: &[CommandResult],
+    inventory: Option<&hardware::Inventory>,
+) -> io::Result<String> {
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut add = |name: &str, data: &[u8]| {
@@ -155,10 +160,36 @@ pub fn collect(buffer: &LogBuffer, commands: &[CommandResult]) -> io::Result<Str
         header.set_mtime(now);
         tar.append_data(&mut header, name, data)
     };
-    add("ferric-agent.log", &buffer.contents())?;
+    add("journal", &buffer.contents())?;
     add("dmesg", &kernel_log())?;
     add("commands.json", &serde_json::to_vec_pretty(commands)?)?;
+    if let Some(inventory) = inventory {
+        add("inventory.json", &serde_json::to_vec_pretty(inventory)?)?;
+    }
+    for (name, path) in PROC_FILES {
+        match read_capped(path) {
+            Ok(text) => add(name, &text)?,
+            Err(error) => tracing::debug!(path, %error, "left out of the logs"),
+        }
+    }
     Ok(base64::engine::general_purpose::STANDARD.encode(tar.into_inner()?.finish()?))
+}
+
+/// What the kernel tells of the machine, by the name that it gets. Not its command line, which may hold the token.
+const PROC_FILES: [(&str, &str); 5] = [
+    ("mount", "/proc/mounts"),
+    ("partitions", "/proc/partitions"),
+    ("mdstat", "/proc/mdstat"),
+    ("meminfo", "/proc/meminfo"),
+    ("modules", "/proc/modules"),
+];
+/// Bytes of each of them.
+const PROC_CAP: u64 = 256 << 10;
+
+fn read_capped(path: &str) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    std::fs::File::open(path)?.take(PROC_CAP).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// The kernel's log as far as it is there; an ordinary user may not be allowed to read it, which is said instead.
@@ -215,19 +246,20 @@ mod tests {
     fn collected_logs_are_a_gzipped_tar_with_log_and_commands() {
         let buffer = LogBuffer::default();
         buffer.push(b"hello\n");
-        let packed = base64::engine::general_purpose::STANDARD.decode(collect(&buffer, &[]).unwrap()).unwrap();
+        let packed = base64::engine::general_purpose::STANDARD.decode(collect(&buffer, &[], None).unwrap()).unwrap();
         let mut tar = tar::Archive::new(flate2::read::GzDecoder::new(&packed[..]));
         let mut names = Vec::new();
         for entry in tar.entries().unwrap() {
             let mut entry = entry.unwrap();
             let name = entry.path().unwrap().display().to_string();
-            if name == "ferric-agent.log" {
+            if name == "journal" {
                 let mut text = String::new();
                 entry.read_to_string(&mut text).unwrap();
                 assert_eq!(text, "hello\n");
             }
             names.push(name);
         }
-        assert_eq!(names, ["ferric-agent.log", "dmesg", "commands.json"]);
+        assert_eq!(&names[..3], ["journal", "dmesg", "commands.json"]);
+        assert!(names.iter().any(|name| name == "mount") && !names.iter().any(|name| name == "cmdline"), "{names:?}");
     }
 }

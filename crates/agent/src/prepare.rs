@@ -6,6 +6,7 @@ use crate::command::{AgentError, Class};
 use crate::config::Settings;
 use crate::state::Shared;
 use crate::{root_disk, write};
+use disk_image::Format;
 use hardware::{DeviceId, Plan, StepControl};
 use serde_json::{Map, Value, json};
 use wire::agent::ImageInfo;
@@ -119,14 +120,20 @@ pub async fn prepare_image(
     let settings = shared.settings();
     let Checked { mut info, checksum } = validate(image_info, &settings)?;
     root_disk::may_write(shared, "writing an image")?;
-    check_supported(&info)?;
+    let format = format(&info, &settings.permitted_image_formats)?;
     let configdrive = configdrive.or_else(|| info.configdrive.take()).filter(|text| !text.is_empty());
-    let (disk, plan) = root_disk::choose(shared).await?;
+    let (disk, plan) = tokio::select! {
+        chosen = root_disk::choose(shared) => chosen?,
+        () = control.cancelled() => {
+            let details = format!("stopped on request while the root disk of image {} was looked for", info.id);
+            return Err(AgentError::new(Class::CommandCancelled, details));
+        }
+    };
     tracing::info!(image = Settings::describe(&info), disk = disk.name, bytes = disk.size, "writing the image");
     // From here on nothing of an earlier image counts.
     shared.set_partition_uuids(Map::new());
     let device = DeviceId::of(&disk);
-    let job = write::Job { info: &info, checksum, configdrive, device: device.clone(), settings: &settings };
+    let job = write::Job { info: &info, format, checksum, configdrive, device: device.clone(), settings: &settings };
     let written = write::write(shared, job, grant(&plan, &disk.name)?, control).await?;
     finish(shared, &info, device, &written).await
 }
@@ -135,8 +142,9 @@ fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {
     plan.write(disk).map_err(|refusal| AgentError::new(Class::DeviceNotFound, refusal.to_string()))
 }
 
-/// What is not written yet is refused before anything is touched, naming what is.
-fn check_supported(info: &ImageInfo) -> Result<(), AgentError> {
+/// The format that the image has to have. What is not written, or not permitted by the driver, is refused before anything
+/// is touched, naming what is. A format that is not declared is found out, among those that are permitted.
+fn format(info: &ImageInfo, permitted: &[String]) -> Result<Option<Format>, AgentError> {
     let refuse = |text: String| Err(AgentError::new(Class::InvalidImage, text));
     match info.image_type.as_deref() {
         None | Some("whole-disk") => {}
@@ -147,10 +155,23 @@ fn check_supported(info: &ImageInfo) -> Result<(), AgentError> {
             ));
         }
     }
+    // A partition table is what makes a raw image a whole disk, so `gpt` is raw with a name of its own.
+    let raw = permitted.iter().any(|name| name == "raw" || name == "gpt");
+    let qcow2 = permitted.iter().any(|name| name == "qcow2");
     match info.disk_format.as_deref() {
-        None | Some("raw" | "gpt" | "qcow2") => Ok(()),
+        Some("raw" | "gpt") if raw => Ok(Some(Format::Raw)),
+        Some("qcow2") if qcow2 => Ok(Some(Format::Qcow2)),
+        None if raw && qcow2 => Ok(None),
+        None if raw => Ok(Some(Format::Raw)),
+        None if qcow2 => Ok(Some(Format::Qcow2)),
+        None | Some("raw" | "gpt" | "qcow2") => refuse(format!(
+            "disk_format {} of image {} is not permitted; permitted_image_formats of the driver is {:?}",
+            info.disk_format.as_deref().unwrap_or("raw or qcow2"),
+            info.id,
+            permitted.join(",")
+        )),
         Some(other) => refuse(format!(
-            "disk_format {other:?} of image {} is not supported; supported are raw and qcow2, plain or packed with zstd",
+            "disk_format {other:?} of image {} is not supported; supported are raw and qcow2, plain or packed",
             info.id
         )),
     }
@@ -225,18 +246,29 @@ mod tests {
     }
 
     #[test]
-    fn formats_that_are_not_written_yet_are_refused_naming_those_that_are() {
+    fn formats_that_are_not_written_or_not_permitted_are_refused_naming_those_that_are() {
         let info = |extra: Value| -> ImageInfo {
             let mut all = json!({"id": "x", "urls": ["u"]});
             all.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
             serde_json::from_value(all).unwrap()
         };
-        assert!(check_supported(&info(json!({"disk_format": "raw"}))).is_ok());
-        assert!(check_supported(&info(json!({"disk_format": "qcow2"}))).is_ok());
-        for extra in [json!({"disk_format": "vmdk"}), json!({"image_type": "partition"})] {
-            let error = check_supported(&info(extra)).unwrap_err();
+        let all = ["raw", "gpt", "qcow2", "iso"].map(str::to_owned);
+        assert_eq!(format(&info(json!({"disk_format": "raw"})), &all).unwrap(), Some(Format::Raw));
+        assert_eq!(format(&info(json!({"disk_format": "qcow2"})), &all).unwrap(), Some(Format::Qcow2));
+        assert_eq!(format(&info(json!({})), &all).unwrap(), None);
+        // What is not permitted is not found out either.
+        assert_eq!(format(&info(json!({})), &all[..2]).unwrap(), Some(Format::Raw));
+        for (extra, permitted) in [
+            (json!({"disk_format": "vmdk"}), &all[..]),
+            (json!({"disk_format": "iso"}), &all[..]),
+            (json!({"image_type": "partition"}), &all[..]),
+            (json!({"disk_format": "qcow2"}), &all[..2]),
+            (json!({"disk_format": "raw"}), &all[2..]),
+            (json!({}), &all[3..]),
+        ] {
+            let error = format(&info(extra), permitted).unwrap_err();
             assert_eq!(error.class, Class::InvalidImage);
-            assert!(error.details.contains("; supported "), "{error}");
+            assert!(error.details.contains("supported") || error.details.contains("permitted"), "{error}");
         }
     }
 }

@@ -3,13 +3,14 @@
 use crate::checksum;
 use crate::command::{AgentError, Class};
 use crate::config::Settings;
+use crate::config::settings::Login;
 use crate::prepare::Checksum;
 use crate::session::ironic;
 use crate::state::Shared;
 use base64::Engine as _;
 use disk_image::fetch::FetchError;
 use disk_image::source::{self, Access, Source};
-use disk_image::{Cause, ConfigDrive, Format, Patience, Plan, Qcow2Error, WriteError};
+use disk_image::{Cause, ConfigDrive, Digest, Format, Patience, Plan, Qcow2Error, Verify, WriteError};
 use hardware::{DeviceId, Progress, StepControl, WriteGrant};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,8 @@ use wire::agent::ImageInfo;
 pub struct Job<'a> {
     /// The image.
     pub info: &'a ImageInfo,
+    /// What it has to be; `None` for what it turns out to be.
+    pub format: Option<Format>,
     /// How it is verified.
     pub checksum: Checksum,
     /// The config drive: base64 of gzip, or a URL of one.
@@ -39,25 +42,30 @@ pub async fn write(
 ) -> Result<disk_image::Written, AgentError> {
     let access = access(&job)?;
     let patience = patience(job.settings);
-    let digest = checksum::resolve(&job, &access).await?;
     let sources = sources(job.info, &access)?;
-    let config_drive = match job.configdrive.as_deref() {
-        None => None,
-        Some(text) => Some(config_drive(text, &access, job.settings).await?),
+    // Nothing is touched yet, so this is left where it is when the command is cancelled.
+    let (digest, config_drive) = tokio::select! {
+        fetched = fetch_small(&job, &access) => fetched?,
+        () = control.cancelled() => {
+            let details = format!("stopped on request before image {} was fetched; nothing was touched", job.info.id);
+            return Err(AgentError::new(Class::CommandCancelled, details));
+        }
     };
     let path = shared.on_machine(move |machine| machine.claim(grant.device())).await?;
     let disk = tokio::task::spawn_blocking(move || disk_image::disk::open(&path))
         .await
         .map_err(|error| write_error(&job, &format!("opening it ended unexpectedly: {error}")))?
         .map_err(|error| write_error(&job, &client::chain(&error)))?;
-    let format = match job.info.disk_format.as_deref() {
-        Some("qcow2") => Some(Format::Qcow2),
-        // A partition table is what makes a raw image a whole disk, so `gpt` is raw with a name of its own.
-        Some("raw" | "gpt") => Some(Format::Raw),
-        _ => None,
-    };
     let budget = job.settings.image_budget;
-    let plan = Plan { sources, format, digest: Some(digest), config_drive, budget, patience };
+    let plan = Plan {
+        sources,
+        format: job.format,
+        digest: Some(digest),
+        config_drive,
+        budget,
+        verify: Verify::Sampled,
+        patience,
+    };
     let stop = CancellationToken::new();
     let mut writing = std::pin::pin!(disk_image::write(plan, disk, |progress| report(control, progress), stop.clone()));
     let result = tokio::select! {
@@ -77,6 +85,16 @@ pub async fn write(
         "image written, verified and sealed"
     );
     Ok(written)
+}
+
+/// What is needed before the image: its digest and the config drive.
+async fn fetch_small(job: &Job<'_>, access: &Access) -> Result<(Digest, Option<ConfigDrive>), AgentError> {
+    let digest = checksum::resolve(job, access).await?;
+    let drive = match job.configdrive.as_deref() {
+        None => None,
+        Some(text) => Some(config_drive(text, access, job.settings).await?),
+    };
+    Ok((digest, drive))
 }
 
 fn report(control: &dyn StepControl, progress: disk_image::Progress) {
@@ -115,12 +133,13 @@ fn access(job: &Job<'_>) -> Result<Access, AgentError> {
     };
     let urls = job.info.urls.iter().chain([checksum]).chain(&job.configdrive);
     let client = ironic::client(job.settings, urls, base).map_err(|error| AgentError::failed(client::chain(&error)))?;
-    let authorization = authorization(job.info)?;
+    let authorization = authorization(job.info, job.settings.image_server_login.as_ref())?;
     Ok(Access { client: Some(client), authorization, file_roots: job.settings.image_roots.clone() })
 }
 
-/// `image_request_authorization` is base64 of a whole header value; `http_basic` gives user and password.
-fn authorization(info: &ImageInfo) -> Result<Option<http::HeaderValue>, AgentError> {
+/// `image_request_authorization` is base64 of a whole header value; `http_basic` gives user and password. An image that says
+/// nothing is asked for with the `login` of the settings.
+fn authorization(info: &ImageInfo, login: Option<&Login>) -> Result<Option<http::HeaderValue>, AgentError> {
     let base64 = &base64::engine::general_purpose::STANDARD;
     let text = |key: &str| info.other.get(key).and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
     let value = if let Some(packed) = text("image_request_authorization") {
@@ -130,7 +149,9 @@ fn authorization(info: &ImageInfo) -> Result<Option<http::HeaderValue>, AgentErr
             let details = "image_server_auth_strategy http_basic needs image_server_user and image_server_password";
             return Err(AgentError::params(details));
         };
-        format!("Basic {}", base64.encode(format!("{user}:{password}"))).into_bytes()
+        basic(user, password)
+    } else if let (Some(login), None) = (login, text("image_server_auth_strategy")) {
+        basic(&login.user, &login.password)
     } else {
         return Ok(None);
     };
@@ -138,6 +159,12 @@ fn authorization(info: &ImageInfo) -> Result<Option<http::HeaderValue>, AgentErr
         .map_err(|_| AgentError::params("the authorization for the image is not a header value"))?;
     value.set_sensitive(true);
     Ok(Some(value))
+}
+
+/// RFC 7617.
+fn basic(user: &str, password: &str) -> Vec<u8> {
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    format!("Basic {login}").into_bytes()
 }
 
 fn sources(info: &ImageInfo, access: &Access) -> Result<Vec<Arc<dyn Source>>, AgentError> {

@@ -1,5 +1,5 @@
-//! The agent protocol, table by table: each row is given to the in-process function and to the REST API, and both have to
-//! answer the same.
+//! The agent protocol, table by table: each row is given to the in-process function and to the REST API, over http and over
+//! https, and all have to answer the same. What the real agent answers to the same and to odder questions is in `replay.rs`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -78,12 +78,18 @@ async fn run(machine: fn() -> SimMachine, rows: Vec<Row>) {
     for (name, params, expect) in rows {
         let inside = rig(machine(), settings());
         check(name, &in_process(&inside, name, &params).await, &expect, "in process:");
-        let outside = rig(machine(), settings());
-        let rest = Rest::serve(&outside.dispatcher).await;
-        check(name, &rest.command(name, params, true).await, &expect, "over REST:");
         let recorded = usize::from(!matches!(expect, Expect::Refused(..)));
         assert_eq!(inside.dispatcher.list().len(), recorded, "{name}");
-        assert_eq!(rest.list().await.len(), recorded, "{name}");
+        for tls in [false, true] {
+            let outside = rig(machine(), settings());
+            let rest = match tls {
+                false => Rest::serve(&outside.dispatcher).await,
+                true => Rest::serve_tls(&outside.dispatcher).await,
+            };
+            let how = if tls { "over https:" } else { "over http:" };
+            check(name, &rest.command(name, params.clone(), true).await, &expect, how);
+            assert_eq!(rest.list().await.len(), recorded, "{how} {name}");
+        }
     }
 }
 
@@ -99,6 +105,89 @@ fn looked_at() -> SimMachine {
 
 fn step(name: &str, args: &Value) -> Value {
     json!({"step": {"step": name, "interface": "deploy", "args": args}, "node": {"uuid": "n"}, "ports": []})
+}
+
+/// The protocol's table of commands: name, whether the submission waits for the end, parameters (an asterisk: may be left
+/// out), and whether more are taken.
+#[test]
+fn the_table_of_commands() {
+    let mut table = Vec::new();
+    for extension in agent::extension::standard() {
+        for command in extension.commands {
+            let params = command
+                .params
+                .iter()
+                .map(|param| if param.required { param.name.to_owned() } else { format!("{}*", param.name) });
+            let more = if command.open_ended { " …" } else { "" };
+            let params: Vec<String> = params.collect();
+            table.push(format!(
+                "{}.{} | {:?} | {}{more}",
+                extension.name,
+                command.name,
+                command.mode,
+                params.join(" ")
+            ));
+        }
+    }
+    let wanted = [
+        "clean.get_clean_steps | Sync | node ports",
+        "clean.execute_clean_step | Async | step node ports clean_version* …",
+        "deploy.get_deploy_steps | Sync | node ports",
+        "deploy.execute_deploy_step | Async | step node ports deploy_version* …",
+        "flow.start_flow | Async | flow",
+        "image.install_bootloader | Async | root_uuid efi_system_part_uuid* prep_boot_part_uuid* target_boot_mode* ignore_bootloader_failure*",
+        "log.collect_system_logs | Sync | ",
+        "poll.get_hardware_info | Sync | ",
+        "poll.set_node_info | Sync | node_info*",
+        "rescue.finalize_rescue | Sync | rescue_password* hashed*",
+        "service.get_service_steps | Sync | node ports",
+        "service.execute_service_step | Async | step node ports service_version* …",
+        "standby.prepare_image | Async | image_info configdrive*",
+        "standby.run_image | Async | ",
+        "standby.power_off | Async | ",
+        "standby.sync | Sync | ",
+        "standby.execute_bootc_install | Async | image_source instance_info* pull_secret* configdrive*",
+        "standby.get_partition_uuids | Sync | ",
+        "system.lockdown | Sync | ",
+    ];
+    assert_eq!(table, wanted);
+}
+
+/// The protocol's table of routes: without, with a wrong, and with the right token.
+#[tokio::test]
+async fn the_table_of_routes() {
+    let rig = rig(machine(), settings());
+    let done = in_process(&rig, "standby.sync", &json!({})).await.body;
+    let id = done["id"].as_str().unwrap();
+    let (one, other) = (format!("/v1/commands/{id}"), format!("/commands/{id}"));
+    let rows: [(Method, &str, u16, u16); 13] = [
+        (Method::GET, "/", 200, 200),
+        (Method::GET, "/v1", 200, 200),
+        (Method::GET, "/v1/", 200, 200),
+        (Method::GET, "/v1/status", 200, 200),
+        (Method::GET, "/status", 200, 200),
+        (Method::GET, "/v1/commands", 401, 200),
+        (Method::GET, "/v1/commands/", 401, 200),
+        (Method::GET, "/commands/", 401, 200),
+        (Method::GET, &one, 401, 200),
+        (Method::GET, &other, 401, 200),
+        (Method::HEAD, &one, 401, 200),
+        (Method::POST, "/v1/commands/", 401, 400),
+        (Method::DELETE, &one, 401, 200),
+    ];
+    for rest in [Rest::serve(&rig.dispatcher).await, Rest::serve_tls(&rig.dispatcher).await] {
+        for (method, path, without, with) in &rows {
+            for (query, wanted) in
+                [("", without), ("?agent_token=x", without), (&*format!("?agent_token={TOKEN}&wait=true"), with)]
+            {
+                let (status, headers, body) = rest.ask(method.clone(), &format!("{path}{query}"), &[], "").await;
+                assert_eq!(status, *wanted, "{method} {path}{query}");
+                assert_eq!(headers["content-type"], "application/json", "{method} {path}{query}");
+                assert_eq!(body.is_empty(), *method == Method::HEAD, "{method} {path}{query}");
+            }
+        }
+        assert_eq!(rest.get(&format!("{one}?agent_token={TOKEN}")).await.body, done);
+    }
 }
 
 #[tokio::test]

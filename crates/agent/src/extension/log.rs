@@ -19,7 +19,9 @@ pub static EXTENSION: Extension = Extension {
             Box::pin(async move {
                 let commands: Vec<_> = call.history.iter().map(|record| record.to_result()).collect();
                 let buffer = call.agent.logs.clone();
-                let packed = tokio::task::spawn_blocking(move || logs::collect(&buffer, &commands))
+                // Without disks that are still to come: logs are asked for when something went wrong.
+                let inventory = call.agent.shared.on_machine(|machine| machine.inventory()).await.ok();
+                let packed = tokio::task::spawn_blocking(move || logs::collect(&buffer, &commands, inventory.as_ref()))
                     .await
                     .map_err(|error| AgentError::failed(format!("collecting logs ended unexpectedly: {error}")))?
                     .map_err(|error| AgentError::failed(format!("the logs could not be packed: {error}")))?;

@@ -7,6 +7,7 @@ use crate::root_disk;
 use crate::state::Closing;
 use rustix::fs::{Mode as Permissions, OFlags};
 use serde_json::Value;
+use sha_crypt::{PasswordHasher as _, ShaCrypt};
 use std::io::{self, Write as _};
 use std::path::Path;
 
@@ -26,6 +27,8 @@ pub static EXTENSION: Extension = Extension {
 
 /// Where the rescue system of the ramdisk looks for the password. A ramdisk without one does not have the folder.
 const PASSWORD_FILE: &str = "etc/ipa-rescue-config/ipa-rescue-password";
+/// Bytes of a password that is hashed here: the work grows with the square of the length.
+const LONGEST_PASSWORD: usize = 256;
 /// Tells that this machine was rescued.
 const MARKER: &str = "etc/.rescued";
 
@@ -50,10 +53,15 @@ fn failed(reason: &str) -> AgentError {
     ))
 }
 
-/// The password as crypt(5) has it. One that is not hashed would have to be hashed here; drivers hash it since 2020.
+/// The password as crypt(5) has it; one that is not hashed yet becomes SHA-256 crypt.
 fn crypted(password: &str, hashed: bool) -> Result<String, AgentError> {
     if !hashed {
-        return Err(failed("the password is not hashed: send its crypt(5) form, with hashed true"));
+        if password.is_empty() || password.len() > LONGEST_PASSWORD {
+            return Err(failed(&format!("a password has 1 to {LONGEST_PASSWORD} bytes, this one {}", password.len())));
+        }
+        let salt: [u8; 12] = rand::random();
+        let hash = ShaCrypt::SHA256.hash_password_with_salt(password.as_bytes(), &salt);
+        return hash.map(|hash| hash.to_string()).map_err(|error| failed(&format!("it cannot be hashed: {error}")));
     }
     let is_crypt = password.starts_with('$') && password.chars().all(|c| c.is_ascii_graphic() && c != ':');
     // It goes into the shadow file of the rescue system: a colon or a line break would change another field of it.
@@ -96,6 +104,11 @@ mod tests {
         for wrong in ["", "plain", "$5$salt$ha:sh", "$5$salt\nroot::0:0", "$5$sält"] {
             assert!(crypted(wrong, true).is_err(), "{wrong}");
         }
-        assert!(crypted("plain", false).is_err());
+        let hash = crypted("plain", false).unwrap();
+        assert!(hash.starts_with("$5$") && crypted(&hash, true).is_ok(), "{hash}");
+        assert_ne!(hash, crypted("plain", false).unwrap());
+        for wrong in [String::new(), "x".repeat(LONGEST_PASSWORD + 1)] {
+            assert!(crypted(&wrong, false).is_err());
+        }
     }
 }

@@ -86,7 +86,7 @@ async fn collect(agent: &Agent) -> Result<Inspection, InspectionError> {
     for collector in &settings.inspection_collectors {
         match collector.as_str() {
             "default" => {}
-            "logs" => match logs::collect(&agent.logs, &[]) {
+            "logs" => match logs::collect(&agent.logs, &[], None) {
                 Ok(text) => packed = Some(text),
                 Err(error) => problems.push(format!("collector logs failed: {error}")),
             },

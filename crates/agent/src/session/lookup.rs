@@ -55,7 +55,7 @@ pub async fn run(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<(
         };
         let mut wait = wait_after(attempts, settings.lookup_interval.as_secs_f64());
         if failure.locked {
-            wait += Duration::from_secs(LOCKED_WAITS[locked.min(LOCKED_WAITS.len() - 1)]);
+            wait += wait_while_locked(locked);
             locked += 1;
         }
         if Instant::now() + wait >= deadline {
@@ -71,6 +71,11 @@ fn wait_after(attempts: u32, interval: f64) -> Duration {
     let high = 2_f64.powi(attempts.saturating_sub(1).min(16).cast_signed()).min(LONGEST_WAIT).max(interval);
     let seconds = if high > interval { rand::random_range(interval..=high) } else { interval };
     Duration::from_secs_f64(seconds)
+}
+
+/// The extra wait after the driver has said for the (n+1)-th time that the node is locked.
+fn wait_while_locked(before: usize) -> Duration {
+    Duration::from_secs(LOCKED_WAITS[before.min(LOCKED_WAITS.len() - 1)])
 }
 
 async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<Lookup, Failure> {
@@ -155,5 +160,7 @@ mod tests {
             let high = 2_f64.powi(i32::try_from(attempts).unwrap() - 1).min(60.0);
             assert!((1.0..=high).contains(&wait), "{attempts}: {wait}");
         }
+        let locked: Vec<u64> = (0..5).map(|before| wait_while_locked(before).as_secs()).collect();
+        assert_eq!(locked, [5, 10, 30, 30, 30]);
     }
 }

@@ -68,9 +68,30 @@ impl Rest {
         Self { base, client, _stop: Some(stop.drop_guard()) }
     }
 
+    /// The same over TLS 1.3, with an identity as the agent makes it; the client believes that alone.
+    pub async fn serve_tls(dispatcher: &Arc<Dispatcher>) -> Self {
+        let address = std::net::IpAddr::from([127, 0, 0, 1]);
+        let identity = agent::session::identity::generate(address, transport::tls::Making::default()).unwrap();
+        let listener = TcpListener::bind((address, 0)).await.unwrap();
+        let base = format!("https://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let router = api::router(Arc::clone(dispatcher), true);
+        let tls = Some(identity.server_config("1.3").unwrap());
+        let serving = server::serve(listener, router, server::Settings { tls, ..Default::default() }, stop.clone());
+        tokio::spawn(serving);
+        let trust = client::Trust::Only(identity.certificate);
+        let client = Client::new(client::Settings { trust, ..client::Settings::default() }).unwrap();
+        Self { base, client, _stop: Some(stop.drop_guard()) }
+    }
+
     /// A client of an API that somebody else serves.
     pub fn at(base: String) -> Self {
         Self { base, client: Client::new(client::Settings::default()).unwrap(), _stop: None }
+    }
+
+    /// Address and port.
+    pub fn authority(&self) -> &str {
+        self.base.rsplit('/').next().unwrap_or_default()
     }
 
     /// The status of a GET, if anybody answers.

@@ -39,7 +39,7 @@ pub async fn run(world: &mut World) -> Result<()> {
     ensure!(archives.len() == 1, "Ironic stored these logs: {archives:?}");
     let name = archives[0].file_name().unwrap_or_default().to_string_lossy().into_owned();
     ensure!(name.contains(&uuid), "the archive {name} does not name the node {uuid}");
-    let log = output(Command::new("tar").args(["-xzOf"]).arg(&archives[0]).arg("ferric-agent.log")).await?;
+    let log = output(Command::new("tar").args(["-xzOf"]).arg(&archives[0]).arg("journal")).await?;
     ensure!(log.contains(&offered.image.sha512[..16]), "the stored log does not tell which digest was found: {log}");
     ensure!(log.contains(&uuid), "the stored log does not name the node: {log}");
     site.world.console.end(&name);
