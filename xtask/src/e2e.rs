@@ -48,7 +48,18 @@ pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
     let xtask = std::env::current_exe().context("find this program")?;
     cmd::run(Command::new(xtask).args(["ramdisk", "--profile", "vm", "--out"]).arg(&ramdisk))?;
     eprintln!("[build] ferricd and the stories");
-    let release = release::programs(&["-p", "driver", "--bin", "ferricd", "-p", "e2e", "--bin", "e2e"])?;
+    let release = release::programs(&[
+        "-p",
+        "driver",
+        "--bin",
+        "ferricd",
+        "-p",
+        "e2e",
+        "--bin",
+        "e2e",
+        "--bin",
+        "interop-manager",
+    ])?;
     let evidence = cmd::root().join(evidence);
     let paths = [
         ("--ferricd", release.join("ferricd")),

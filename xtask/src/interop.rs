@@ -51,7 +51,10 @@ pub fn run(args: &Args) -> Result<()> {
         Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
     };
     let (program, artifacts) = e2e::prepare(&args.evidence)?;
+    // Built beside the stories.
+    let manager = program.with_file_name("interop-manager");
     let mut stories = Command::new(program);
     stories.args(["run", "--peer", peer]).args(artifacts).arg(format!("--{peer}")).arg(environment);
+    stories.arg("--interop-manager").arg(manager);
     Err(stories.arg("--").args(&args.stories).exec().into())
 }

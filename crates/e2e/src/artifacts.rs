@@ -25,6 +25,9 @@ pub struct Artifacts {
     /// Python environment that holds Ironic, for the stories with Ironic as the peer
     #[arg(long)]
     pub ironic: Option<PathBuf>,
+    /// The executable hardware manager of the stories with Ironic as the peer
+    #[arg(long)]
+    pub interop_manager: Option<PathBuf>,
     /// Folder that takes logs and first sectors of disks of failed stories
     #[arg(long)]
     pub evidence: PathBuf,
@@ -42,8 +45,9 @@ impl Artifacts {
             ("--baremetal", &self.baremetal),
             ("--evidence", &self.evidence),
         ];
-        let ironic = self.ironic.as_deref().map(|path| ("--ironic", path));
-        pairs.into_iter().chain(ironic).flat_map(|(name, path)| [name.into(), path.into()]).collect()
+        let interop = [("--ironic", &self.ironic), ("--interop-manager", &self.interop_manager)];
+        let interop = interop.into_iter().filter_map(|(name, path)| Some((name, path.as_deref()?)));
+        pairs.into_iter().chain(interop).flat_map(|(name, path)| [name.into(), path.into()]).collect()
     }
 
     /// Checks that everything is there before any time is spent.

@@ -16,6 +16,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(240);
 /// Bytes a second: slow enough to be in the middle of the write for a while.
 const SLOW: u64 = 2 << 20;
 const ERASE: &str = r#"[{"interface": "deploy", "step": "erase_devices_metadata"}]"#;
+const WRITE: &str = r#"[{"interface": "deploy", "step": "write_image"}]"#;
 
 /// Tells the story.
 ///
@@ -63,9 +64,8 @@ pub async fn run(world: &mut World) -> Result<()> {
     site.world.console.end("");
 
     site.world.console.begin("abort while service wait");
-    let steps = site.offer("other.raw", 64, 3)?.as_service_steps();
     let before = site.server.serial_len();
-    abort_early(&mut site, &["node", "service", "--service-steps", &steps, NODE], "service wait", "active").await?;
+    abort_early(&mut site, &["node", "service", "--service-steps", WRITE, NODE], "service wait", "active").await?;
     site.says(Witness::Uefi.text(), before, BOOT_LIMIT).await?;
     disk::holds(&site.server, &offered.path)?;
     site.world.console.end("the installed system boots as before");

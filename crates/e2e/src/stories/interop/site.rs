@@ -5,7 +5,7 @@ use crate::ironic::Ironic;
 use crate::server::{ServerSpec, VirtualServer};
 use crate::witness::WitnessImage;
 use anyhow::{Context as _, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -23,21 +23,6 @@ const MEMORY_MIB: u32 = 512;
 pub(super) struct Offered {
     pub(super) image: Image,
     pub(super) path: PathBuf,
-}
-
-impl Offered {
-    /// The service step that writes this image, for `baremetal node service`.
-    pub(super) fn as_service_steps(&self) -> String {
-        let image = json!({
-            "id": "serviced",
-            "urls": [self.image.url],
-            "os_hash_algo": "sha512",
-            "os_hash_value": self.image.sha512,
-            "disk_format": "raw",
-            "stream_raw_images": true,
-        });
-        json!([{"interface": "deploy", "step": "write_image", "args": {"image_info": image}}]).to_string()
-    }
 }
 
 /// What every story with Ironic begins with.
