@@ -15,7 +15,7 @@ use tower::ServiceExt as _;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -24,6 +24,8 @@ pub const TARGETS: [Target; 8] = [
     ("partition_tables", partition_tables),
     ("config_drive", config_drive),
     ("boot_program", boot_program),
+    ("network_data", network_data),
+    ("image", image),
 ];
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -58,10 +60,11 @@ pub fn command_body(data: &[u8]) {
     });
 }
 
-/// The kernel's command line, and the settings made of it.
+/// The kernel's command line, and the settings and the network made of it.
 pub fn kernel_command_line(data: &[u8]) {
-    let words = Words::parse(&String::from_utf8_lossy(data));
-    let _ = Settings::resolve(&words, &Words::default());
+    let text = String::from_utf8_lossy(data);
+    let _ = Settings::resolve(&Words::parse(&text), &Words::default());
+    let _ = agent::net::NetParams::from_cmdline(&text);
 }
 
 /// Files of virtual media: `parameters.txt` and configuration files.
@@ -70,9 +73,11 @@ pub fn virtual_media_config(data: &[u8]) {
     let _ = Settings::resolve(&Words::parse(&text), &Words::parse_ini(&text));
 }
 
-/// What firmware and disks say about themselves.
+/// What firmware and the switch say about themselves.
 pub fn inventory(data: &[u8]) {
     let _ = hardware_linux::smbios::installed_mib(data);
+    let _ = hardware_linux::smbios::processors(data);
+    let _ = hardware_linux::lldp::parse(data);
 }
 
 /// The reply to a lookup, taken over by an agent.
@@ -112,4 +117,34 @@ pub fn config_drive(data: &[u8]) {
 pub fn boot_program(data: &[u8]) {
     let _ = media::pe::cmdline(data);
     let _ = media::pe::replace_cmdline(data, "console=ttyS0");
+}
+
+/// `network_data.json` of virtual media.
+pub fn network_data(data: &[u8]) {
+    let _ = agent::net::NetParams::from_network_data(data);
+}
+
+/// Bytes that a disk held before, among them what firmware takes for a boot sector.
+fn old_disk() -> Vec<u8> {
+    let mut old = vec![0x5a; 4 << 20];
+    old[510..512].copy_from_slice(&[0x55, 0xaa]);
+    old
+}
+
+/// An image in any format and packing. A write that fails leaves a disk that no firmware boots from.
+#[expect(clippy::unwrap_used, reason = "a temporary folder that cannot be written is no finding")]
+pub fn image(data: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, to) = (dir.path().join("image"), dir.path().join("disk"));
+    std::fs::write(&from, data).unwrap();
+    std::fs::write(&to, old_disk()).unwrap();
+    let access = disk_image::source::Access { file_roots: vec![dir.path().to_owned()], ..Default::default() };
+    let source = disk_image::source::from_url(&format!("file://{}", from.display()), &access).unwrap();
+    let plan = disk_image::Plan { budget: 8 << 20, ..disk_image::Plan::new(source, None) };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let disk = disk_image::disk::open(&to).unwrap();
+    let result = runtime.block_on(disk_image::write(plan, disk, |_| (), tokio_util::sync::CancellationToken::new()));
+    let disk = std::fs::read(&to).unwrap();
+    let untouched = disk == old_disk();
+    assert!(result.is_ok() || untouched || disk[..512].iter().all(|byte| *byte == 0), "{result:?} left a first sector");
 }

@@ -163,7 +163,7 @@ fn all_heard(heard: &Heard) -> bool {
 
 /// The TLVs of an Ethernet frame (IEEE 802.1AB-2016, 8.4: seven bits of type, nine of length), the one that ends them
 /// included; nothing when the frame is no LLDP or a length points beyond its end.
-fn parse(frame: &[u8]) -> Tlvs {
+pub fn parse(frame: &[u8]) -> Tlvs {
     let mut tlvs = Tlvs::new();
     let Some((header, mut rest)) = frame.split_at_checked(14) else { return tlvs };
     if header[12..] != [0x88, 0xcc] {
