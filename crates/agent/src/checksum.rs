@@ -33,10 +33,7 @@ pub async fn resolve(job: &Job<'_>, access: &Access) -> Result<Digest, AgentErro
     } else {
         value
     };
-    let digest = match algorithm {
-        Some(algorithm) => Digest::new(algorithm, value),
-        None => Digest::guess(value),
-    };
+    let digest = Digest::read(algorithm, value, job.settings.md5_enabled);
     digest.map_err(|error| AgentError::new(Class::InvalidImage, format!("image {}: {error}", job.info.id)))
 }
 

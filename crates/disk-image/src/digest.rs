@@ -16,12 +16,20 @@ pub enum Algorithm {
     Sha384,
     /// SHA-512.
     Sha512,
+    /// MD5: notices accidents, not attackers. Only where an operator allowed it.
+    Md5,
 }
 
 impl Algorithm {
-    /// All, with their names and lengths in bytes.
-    const ALL: [(Self, &'static str, usize); 3] =
+    /// Those that an attacker cannot forge, with their names and lengths in bytes.
+    const TRUSTED: [(Self, &'static str, usize); 3] =
         [(Self::Sha256, "sha256", 32), (Self::Sha384, "sha384", 48), (Self::Sha512, "sha512", 64)];
+    /// The other one.
+    const MD5: (Self, &'static str, usize) = (Self::Md5, "md5", 16);
+
+    fn all(md5: bool) -> impl Iterator<Item = (Self, &'static str, usize)> {
+        Self::TRUSTED.into_iter().chain(md5.then_some(Self::MD5))
+    }
 
     /// The name as in `os_hash_algo`, such as `sha256`.
     pub fn name(self) -> &'static str {
@@ -29,6 +37,7 @@ impl Algorithm {
             Self::Sha256 => "sha256",
             Self::Sha384 => "sha384",
             Self::Sha512 => "sha512",
+            Self::Md5 => "md5",
         }
     }
 }
@@ -65,21 +74,30 @@ pub enum DigestError {
 
 impl Digest {
     /// From the name of an algorithm and a hexadecimal value, as in `os_hash_algo` and `os_hash_value`.
+    /// MD5 is refused.
     pub fn new(algorithm: &str, value: &str) -> Result<Self, DigestError> {
-        let known = Algorithm::ALL.into_iter().find(|(_, name, _)| name.eq_ignore_ascii_case(algorithm));
+        Self::read(Some(algorithm), value, false)
+    }
+
+    /// From a bare hexadecimal value; its length names the algorithm, as in `checksum`. MD5 is refused.
+    pub fn guess(value: &str) -> Result<Self, DigestError> {
+        Self::read(None, value, false)
+    }
+
+    /// From a hexadecimal value and, unless its length names it, an algorithm. MD5 is one only if `md5` says so.
+    pub fn read(algorithm: Option<&str>, value: &str, md5: bool) -> Result<Self, DigestError> {
+        let Some(algorithm) = algorithm else {
+            let len = value.trim().len();
+            let known = Algorithm::all(md5).find(|(_, _, bytes)| bytes * 2 == len);
+            let (_, name, _) = known.ok_or_else(|| DigestError::Length(cut(value)))?;
+            return Self::read(Some(name), value, md5);
+        };
+        let known = Algorithm::all(md5).find(|(_, name, _)| name.eq_ignore_ascii_case(algorithm));
         let (algorithm, name, len) = known.ok_or_else(|| DigestError::Algorithm(cut(algorithm)))?;
         match hex::decode(value.trim()) {
             Ok(bytes) if bytes.len() == len => Ok(Self { algorithm, bytes }),
             _ => Err(DigestError::Value { algorithm: name, value: cut(value), digits: len * 2 }),
         }
-    }
-
-    /// From a bare hexadecimal value; its length names the algorithm, as in `checksum`.
-    pub fn guess(value: &str) -> Result<Self, DigestError> {
-        let len = value.trim().len();
-        let known = Algorithm::ALL.into_iter().find(|(_, _, bytes)| bytes * 2 == len);
-        let (_, name, _) = known.ok_or_else(|| DigestError::Length(cut(value)))?;
-        Self::new(name, value)
     }
 
     /// Which algorithm made it.
@@ -126,6 +144,7 @@ pub(crate) enum Hasher {
     Sha256(sha2::Sha256),
     Sha384(sha2::Sha384),
     Sha512(sha2::Sha512),
+    Md5(md5::Md5),
 }
 
 impl Hasher {
@@ -134,6 +153,7 @@ impl Hasher {
             Algorithm::Sha256 => Self::Sha256(sha2::Sha256::new()),
             Algorithm::Sha384 => Self::Sha384(sha2::Sha384::new()),
             Algorithm::Sha512 => Self::Sha512(sha2::Sha512::new()),
+            Algorithm::Md5 => Self::Md5(md5::Md5::new()),
         }
     }
 
@@ -142,6 +162,7 @@ impl Hasher {
             Self::Sha256(state) => state.update(bytes),
             Self::Sha384(state) => state.update(bytes),
             Self::Sha512(state) => state.update(bytes),
+            Self::Md5(state) => state.update(bytes),
         }
     }
 
@@ -150,6 +171,7 @@ impl Hasher {
             Self::Sha256(state) => Digest { algorithm: Algorithm::Sha256, bytes: state.finalize().to_vec() },
             Self::Sha384(state) => Digest { algorithm: Algorithm::Sha384, bytes: state.finalize().to_vec() },
             Self::Sha512(state) => Digest { algorithm: Algorithm::Sha512, bytes: state.finalize().to_vec() },
+            Self::Md5(state) => Digest { algorithm: Algorithm::Md5, bytes: state.finalize().to_vec() },
         }
     }
 }
@@ -173,6 +195,16 @@ mod tests {
         let digest: Digest = format!("SHA256:{}", EMPTY.to_uppercase()).parse().unwrap();
         assert_eq!(digest.to_string(), format!("sha256:{EMPTY}"));
         assert_eq!(Hasher::new(Algorithm::Sha256).finish(), digest);
+    }
+
+    #[test]
+    fn md5_is_a_digest_only_where_it_is_allowed() {
+        let empty = "d41d8cd98f00b204e9800998ecf8427e";
+        for name in [Some("md5"), None] {
+            assert!(Digest::read(name, empty, false).is_err());
+            assert_eq!(Digest::read(name, empty, true).unwrap(), Hasher::new(Algorithm::Md5).finish());
+        }
+        assert!("md5:d41d8cd98f00b204e9800998ecf8427e".parse::<Digest>().is_err());
     }
 
     #[test]

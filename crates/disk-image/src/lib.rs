@@ -74,5 +74,5 @@ pub use fetch::Patience;
 pub use progress::{Progress, Stage};
 pub use qcow2::Qcow2Error;
 pub use table::{ImageError, PartitionInfo};
-pub use target::DiskState;
+pub use target::{DiskState, Verify};
 pub use write::{BUDGET, Format, Plan, Written, write};

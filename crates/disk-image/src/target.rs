@@ -42,9 +42,21 @@ struct Sample {
     crc: u32,
 }
 
-/// Every n-th block, n doubling so that there are never more than [`SAMPLES`]; and the last one.
+/// How much of what was written is read back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Both ends of the disk, and some dozens of blocks in between.
+    #[default]
+    Sampled,
+    /// Everything. It takes the time of reading as much as the image has, and 24 bytes of memory beside the budget for
+    /// each piece that is written: a MiB, or a cluster where clusters lie apart.
+    Full,
+}
+
+/// Every n-th block, n doubling so that there are never more than [`SAMPLES`]; and the last one. Or all of them.
 #[derive(Debug, Default)]
 struct Samples {
+    all: bool,
     kept: Vec<Sample>,
     last: Option<Sample>,
     every: u64,
@@ -59,7 +71,7 @@ impl Samples {
             self.kept.push(sample);
         }
         self.count += 1;
-        if self.kept.len() > SAMPLES {
+        if !self.all && self.kept.len() > SAMPLES {
             let mut index = 0_usize;
             self.kept.retain(|_| {
                 index += 1;
@@ -83,9 +95,10 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn new(disk: Box<dyn Disk>) -> Self {
+    pub(crate) fn new(disk: Box<dyn Disk>, verify: Verify) -> Self {
+        let samples = Samples { all: verify == Verify::Full, ..Samples::default() };
         let held = || AlignedBuf::zeroed(HELD as usize);
-        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples: Samples::default(), zeros: None }
+        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples, zeros: None }
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -102,7 +115,7 @@ impl Target {
         self.state = DiskState::Unknown;
         self.head.fill(0);
         self.tail.fill(0);
-        self.samples = Samples::default();
+        self.samples = Samples { all: self.samples.all, ..Samples::default() };
         let tail_at = self.tail_at();
         disk::write_all(&mut *self.disk, &self.head, 0)?;
         disk::write_all(&mut *self.disk, &self.tail, tail_at)?;
@@ -145,7 +158,12 @@ impl Target {
             return Ok(());
         }
         let zeros = self.zeros.get_or_insert_with(|| AlignedBuf::zeroed(HELD as usize));
-        self.samples.add(start, &zeros[..zeros.len().min((end - start) as usize)]);
+        let (mut at, pieces) = (start, if self.samples.all { usize::MAX } else { 1 });
+        while at < end && (at - start) / HELD < pieces as u64 {
+            let len = HELD.min(end - at);
+            self.samples.add(at, &zeros[..len as usize]);
+            at += len;
+        }
         disk::zero(&mut *self.disk, zeros, start, end - start)
     }
 
@@ -246,7 +264,7 @@ mod tests {
     #[test]
     fn data_that_crosses_the_ends_is_split_at_them() {
         let disk = FakeDisk::new(vec![9; 4 << 20], 512);
-        let mut target = Target::new(Box::new(disk.clone()));
+        let mut target = Target::new(Box::new(disk.clone()), Verify::Sampled);
         target.clear().unwrap();
         let bytes = AlignedBuf::zeroed(4 << 20);
         let mut bytes = bytes.to_vec();

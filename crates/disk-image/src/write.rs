@@ -13,7 +13,7 @@ use crate::reader::Reader;
 use crate::seal::{Sealed, seal};
 use crate::source::Source;
 use crate::table::{Geometry, ImageError, PartitionInfo, QCOW2};
-use crate::target::{DiskState, Target};
+use crate::target::{DiskState, Target, Verify};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -44,6 +44,8 @@ pub struct Plan {
     pub config_drive: Option<ConfigDrive>,
     /// Bytes of memory for windows and buffers of the image. The config drive, packed as it came, is beside it.
     pub budget: u64,
+    /// How much is read back when all is written.
+    pub verify: Verify,
     /// Patience with the source.
     pub patience: Patience,
 }
@@ -57,6 +59,7 @@ impl Plan {
             digest,
             config_drive: None,
             budget: BUDGET,
+            verify: Verify::default(),
             patience: Patience::default(),
         }
     }
@@ -132,7 +135,7 @@ async fn run(
     let name = disk.name().to_owned();
     let failed = |state, cause| WriteError { disk: name.clone(), state, cause };
     let shares = Shares::of(plan.budget).map_err(|error| failed(DiskState::Untouched, error.into()))?;
-    let mut target = Target::new(disk);
+    let mut target = Target::new(disk, plan.verify);
     target.check().map_err(|error| failed(DiskState::Untouched, error.into()))?;
     let mut last = failed(DiskState::Untouched, Cause::NoSource);
     for source in &plan.sources {

@@ -69,6 +69,26 @@ async fn a_disk_that_loses_writes_is_found_out() {
     }
 }
 
+/// Sampling would have to be lucky to find these.
+#[tokio::test(flavor = "multi_thread")]
+async fn full_verification_finds_every_lost_write() {
+    let image = gpt_image(120, 512);
+    let lab = super::qcow2::Lab::new(image.clone());
+    for transported in [image.clone(), lab.convert("", false)] {
+        for mib in [60, 62] {
+            let disk = FakeDisk::new(old_disk(123), 512);
+            disk.set(|state| state.loses = Some(mib << 20..(mib + 1) << 20));
+            let mut full = plan(&transported);
+            let sampled = write(full.clone(), disk.clone()).await;
+            assert!(sampled.is_ok(), "the samples of this test are meant to miss it: {sampled:?}");
+            full.verify = crate::Verify::Full;
+            let error = write(full, disk.clone()).await.unwrap_err();
+            assert!(matches!(error.cause, Cause::ReadBack { offset, .. } if offset >> 20 == mib), "{error:?}");
+            assert!(!has_table(&disk.bytes()));
+        }
+    }
+}
+
 /// Every prefix of what was sent to the disk, as a loss of power would leave it on a disk that keeps the order. Until
 /// the last write of the first MiB there is nothing at the start that boots; and before that write comes a flush.
 #[tokio::test(flavor = "multi_thread")]
