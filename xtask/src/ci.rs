@@ -22,6 +22,8 @@ pub struct Args {
 const E2E: [&str; 2] = ["deploy_debian", "driver_killed"];
 /// Stories with a third-party client or peer at the other end.
 const INTEROP: [&str; 1] = ["client_lifecycle"];
+/// Stories of every run with Ironic in place of ferricd.
+const IRONIC: [&str; 1] = ["deploy"];
 
 const MINUTE: Duration = Duration::from_secs(60);
 /// Above this a run is too long to wait for.
@@ -43,11 +45,22 @@ pub fn run(args: &Args) -> Result<()> {
         checks.fuzz();
     });
     report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
-    report.stage("interop", 8 * MINUTE, |checks| checks.stories(&INTEROP));
+    report.stage("interop", 12 * MINUTE, |checks| {
+        checks.stories(&INTEROP);
+        checks.ironic(&IRONIC);
+    });
     if args.all {
-        report.stage("all: other stories", 60 * MINUTE, |checks| match other_stories() {
-            Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
-            Err(error) => checks.check("list of stories", || Err(error)),
+        report.stage("all: other stories", 60 * MINUTE, |checks| {
+            match others(&["e2e", "--list"], &[&E2E[..], &INTEROP]) {
+                Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+                Err(error) => checks.check("list of stories", || Err(error)),
+            }
+        });
+        report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
+            match others(&["interop", "ironic", "--list"], &[&IRONIC]) {
+                Ok(names) => checks.ironic(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+                Err(error) => checks.check("list of stories with Ironic", || Err(error)),
+            }
         });
         report.stage("all: tests that need root", 5 * MINUTE, |checks| {
             checks.check("direct writes to a block device", || {
@@ -137,10 +150,11 @@ fn xtask(arguments: &[&str]) -> Result<()> {
     cmd::run(Command::new(std::env::current_exe()?).args(arguments).current_dir(cmd::root()))
 }
 
-fn other_stories() -> Result<Vec<String>> {
-    let listed = cmd::output(Command::new(std::env::current_exe()?).args(["e2e", "--list"]).current_dir(cmd::root()))?;
+/// The stories that a verb lists, without those that are told in any case.
+fn others(verb: &[&str], told: &[&[&str]]) -> Result<Vec<String>> {
+    let listed = cmd::output(Command::new(std::env::current_exe()?).args(verb).current_dir(cmd::root()))?;
     let names = listed.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned);
-    Ok(names.filter(|name| !E2E.contains(&name.as_str()) && !INTEROP.contains(&name.as_str())).collect())
+    Ok(names.filter(|name| !told.iter().any(|told| told.contains(&name.as_str()))).collect())
 }
 
 /// A cache of this run's own, removed at its end.
@@ -205,6 +219,13 @@ impl Checks {
         let Some((programs, targets)) = programs else { return };
         for target in targets {
             self.check(&format!("fuzz {target}"), || fuzz::fuzz(&programs, &target, SECONDS));
+        }
+    }
+
+    /// As [`Self::stories`], with Ironic in place of ferricd.
+    fn ironic(&mut self, names: &[&str]) {
+        for name in names {
+            self.check(&format!("ironic {name}"), || xtask(&["interop", "ironic", name]));
         }
     }
 
