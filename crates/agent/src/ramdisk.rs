@@ -89,6 +89,8 @@ async fn run(
     for problem in &settings.problems {
         tracing::error!("{problem}");
     }
+    let (way, urls) = (network.clone(), settings.api_urls.clone());
+    tokio::spawn(async move { way.find_way(&urls).await });
     inspection_waits(&settings, lldp.as_ref(), &network).await;
     tokio::time::sleep(settings.hardware_initialization_delay).await;
     let machine = LinuxMachine::at("/").writable().booted_from(settings.boot_interface.clone()).ending_with(end);

@@ -319,3 +319,31 @@ fn the_api_is_found_by_mdns_on_a_network_without_a_router() {
         assert_eq!(found.url, "http://192.0.2.1:6385/baremetal");
     });
 }
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn of_two_default_routes_the_one_that_leads_to_the_driver_is_taken() {
+    alone("of_two_default_routes_the_one_that_leads_to_the_driver_is_taken", || async {
+        for (name, net) in [("eth0", "198.51.100"), ("eth1", "192.0.2")] {
+            cable(name);
+            plug(name, &[&format!("{net}.1/24")]);
+        }
+        // The driver is behind the router of eth1; that of eth0 takes everything and lets nothing through.
+        peer(&["ip", "link", "set", "lo", "up"]);
+        peer(&["ip", "address", "add", "203.0.113.1/32", "dev", "lo"]);
+        let hole = ["ip", "rule", "add", "pref", "50", "iif", "eth0", "to", "203.0.113.1", "blackhole"];
+        peer(&hole);
+        // Before the rule for what is the namespace's own, which has to come later for that.
+        peer(&["ip", "rule", "add", "pref", "100", "lookup", "local"]);
+        peer(&["ip", "rule", "del", "pref", "0"]);
+        let _first = serve("eth0", &["--dhcp-range=198.51.100.50,198.51.100.50"]);
+        let _second = serve("eth1", &["--dhcp-range=192.0.2.50,192.0.2.50"]);
+        let network = start(NetParams::default()).await;
+        until(&network, |state| has("eth0 198.51.100.50")(state) && has("eth1 192.0.2.50")(state)).await;
+        let before = run(&["ip", "route", "get", "203.0.113.1"]);
+        assert!(before.contains("dev eth0"), "{before}");
+        tokio::time::timeout(LIMIT, network.find_way(&["http://203.0.113.1:6385".to_owned()])).await.unwrap();
+        let after = run(&["ip", "route", "get", "203.0.113.1"]);
+        assert!(after.contains("via 192.0.2.1 dev eth1"), "{after}");
+    });
+}

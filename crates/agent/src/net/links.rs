@@ -7,7 +7,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     BondLacpRate, BondMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkBond, LinkMessageBuilder, LinkUnspec, LinkVlan, RouteMessageBuilder};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -266,6 +266,25 @@ pub(super) async fn add_route(handle: &Handle, link: &Link, route: &StaticRoute,
     handle.route().add(message).replace().execute().await.map_err(kernel(what))
 }
 
+/// The router of a link's default route; `None` when it has none.
+pub(super) async fn gateway(handle: &Handle, link: &Link, v4: bool) -> Result<Option<IpAddr>, NetError> {
+    let all = if v4 {
+        RouteMessageBuilder::<Ipv4Addr>::new().build()
+    } else {
+        RouteMessageBuilder::<Ipv6Addr>::new().build()
+    };
+    let routes: Vec<RouteMessage> =
+        handle.route().get(all).execute().try_collect().await.map_err(kernel("list the routes"))?;
+    let defaults = routes.iter().filter(|route| {
+        route.header.destination_prefix_length == 0 && route.attributes.contains(&RouteAttribute::Oif(link.index))
+    });
+    Ok(defaults.flat_map(|route| &route.attributes).find_map(|attribute| match attribute {
+        RouteAttribute::Gateway(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Gateway(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    }))
+}
+
 /// Forgets addresses and routes that came by router advertisement before somebody said that there are to be none.
 pub(super) async fn forget_advertised(handle: &Handle, link: &Link) -> Result<(), NetError> {
     let lasts = |attribute: &AddressAttribute| matches!(attribute, AddressAttribute::Flags(flags) if flags.contains(AddressFlags::Permanent));
@@ -277,7 +296,7 @@ pub(super) async fn forget_advertised(handle: &Handle, link: &Link) -> Result<()
     let routes: Vec<RouteMessage> =
         handle.route().get(all).execute().try_collect().await.map_err(kernel("list the routes"))?;
     for route in routes {
-        let here = route.attributes.iter().any(|attribute| *attribute == RouteAttribute::Oif(link.index));
+        let here = route.attributes.contains(&RouteAttribute::Oif(link.index));
         if here && route.header.protocol == RouteProtocol::Ra {
             let what = format!("forget an advertised route of {}", link.name);
             handle.route().del(route).execute().await.map_err(kernel(what))?;

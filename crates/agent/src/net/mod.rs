@@ -13,6 +13,7 @@ mod links;
 pub mod mdns;
 mod network_data;
 mod params;
+mod reach;
 mod resolver;
 pub mod vlans;
 mod watcher;
@@ -180,6 +181,15 @@ impl NetHandle {
         };
         let mut state = self.state.clone();
         matches!(tokio::time::timeout(limit, state.wait_for(done)).await, Ok(Ok(_)))
+    }
+
+    /// Finds out through which link the hosts of `urls` are reached, and makes a route where the kernel's own choice leads
+    /// nowhere. Goes on until one is reached; to be run beside whatever needs them.
+    pub async fn find_way(&self, urls: &[String]) {
+        let targets: Vec<String> = urls.iter().filter_map(|url| reach::target(url)).collect();
+        if !targets.is_empty() {
+            reach::find(self, &targets).await;
+        }
     }
 
     /// Takes all links down, for good: nothing brings them up again.
