@@ -280,3 +280,54 @@ impl crate::source::Source for TwoFaced {
         Box::pin(async move { source.open(at, None).await })
     }
 }
+
+/// The most memory that this process ever had, bytes. Each test is a process of its own.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sparse_image_of_20_gib_is_written_within_the_budget() {
+    use std::os::unix::fs::FileExt;
+    const SIZE: u64 = 20 << 30;
+    let dir = tempfile::tempdir().unwrap();
+    let (raw, qcow2, disk) = (dir.path().join("raw"), dir.path().join("qcow2"), dir.path().join("disk"));
+    let file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&raw).unwrap();
+    file.set_len(SIZE).unwrap();
+    let mut gpt = media::gpt::Gpt::new(media::gpt::Guid([7; 16]), 512, SIZE / 512).unwrap();
+    let root = 2048..=SIZE / 512 - 2049;
+    gpt.add(media::gpt::Entry::new(media::gpt::Guid::LINUX_DATA, media::gpt::Guid([8; 16]), root, "root")).unwrap();
+    let mut head = vec![0; MIB];
+    media::gpt::mbr::Mbr::protective(gpt.disk_sectors()).write(&mut head).unwrap();
+    gpt.write_primary(&mut head).unwrap();
+    file.write_all_at(&head, 0).unwrap();
+    // Scattered, so that every L2 table is in use and few clusters lie together.
+    let data = noise(64 << 10, 5);
+    let places: Vec<u64> = (0..800).map(|i| (1 << 20) + i * 25_690_112).collect();
+    for &place in &places {
+        file.write_all_at(&data, place).unwrap();
+    }
+    for compressed in [false, true] {
+        let mut convert = Command::new("qemu-img");
+        convert.args(["convert", "-f", "raw", "-O", "qcow2"]).args(compressed.then_some("-c"));
+        run(convert.arg(&raw).arg(&qcow2));
+        let access = Access { file_roots: vec![dir.path().to_owned()], ..Access::default() };
+        let url = format!("file://{}", qcow2.display());
+        let before = peak();
+        let mut plan = Plan::new(from_url(&url, &access).unwrap(), None);
+        plan.format = Some(Format::Qcow2);
+        let _ = std::fs::remove_file(&disk);
+        let target = crate::disk::FileDisk::create(&disk, SIZE + (1 << 30), 512).unwrap();
+        let written = write(plan, target).await.unwrap();
+        assert_eq!((written.bytes_out, written.partitions.len()), (SIZE, 1));
+        assert!(peak() - before < crate::BUDGET, "{} before, {} after", before, peak());
+        let (disk, mut found) = (std::fs::File::open(&disk).unwrap(), vec![0; 3 * data.len()]);
+        for &place in &places[1..] {
+            disk.read_exact_at(&mut found, place - data.len() as u64).unwrap();
+            assert!(found[data.len()..2 * data.len()] == data[..], "{place}");
+            assert!(found[..data.len()].iter().chain(&found[2 * data.len()..]).all(|&byte| byte == 0), "{place}");
+        }
+    }
+}
