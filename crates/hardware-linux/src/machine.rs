@@ -12,6 +12,8 @@ use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The machine that this program runs on, or one that was recorded as a tree of files.
@@ -21,13 +23,21 @@ pub struct LinuxMachine {
     pxe_interface: Option<String>,
     lldp: Option<Lldp>,
     may_write: bool,
+    ask_bmc: Arc<AtomicBool>,
     ending: fn(PowerAction) -> io::Result<()>,
 }
 
 impl LinuxMachine {
     /// The machine at `root`, which is `/` but for recordings. It may be read, as any user: what is unreadable is unknown.
     pub fn at(root: impl Into<PathBuf>) -> Self {
-        Self { tree: Tree::at(root), pxe_interface: None, lldp: None, may_write: false, ending: end }
+        Self {
+            tree: Tree::at(root),
+            pxe_interface: None,
+            lldp: None,
+            may_write: false,
+            ask_bmc: Arc::new(AtomicBool::new(true)),
+            ending: end,
+        }
     }
 
     /// Lets it be changed: disks, firmware variables, power. For an agent that has the machine to itself.
@@ -128,7 +138,7 @@ impl Machine for LinuxMachine {
         let tree = &self.tree;
         let dmi = |name: &str| tree.text(format!("/sys/class/dmi/id/{name}")).unwrap_or_default();
         let uefi = tree.path("/sys/firmware/efi").exists();
-        let bmc = bmc::bmc(tree);
+        let bmc = if self.ask_bmc.load(Ordering::Relaxed) { bmc::bmc(tree) } else { bmc::Bmc::default() };
         Ok(Inventory {
             interfaces: self.interfaces(),
             cpu: cpu::cpu(tree),
@@ -154,6 +164,10 @@ impl Machine for LinuxMachine {
             },
             hostname: tree.text("/proc/sys/kernel/hostname").unwrap_or_default(),
         })
+    }
+
+    fn ask_bmc(&self, ask: bool) {
+        self.ask_bmc.store(ask, Ordering::Relaxed);
     }
 
     fn disks(&self) -> Result<Vec<Disk>, MachineError> {

@@ -77,6 +77,10 @@ pub trait Machine: Send + Sync + 'static {
     /// Everything that can be known of it.
     fn inventory(&self) -> Result<Inventory, MachineError>;
 
+    /// Whether inventories from now on ask the BMC for its addresses, which takes its time. They do unless told otherwise; a
+    /// driver that reaches the BMC by another way does not need it. Nothing to a machine without one.
+    fn ask_bmc(&self, _ask: bool) {}
+
     /// Its disks: whole devices, no floppies, loop devices, ROMs or empty drives.
     fn disks(&self) -> Result<Vec<Disk>, MachineError>;
 

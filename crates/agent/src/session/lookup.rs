@@ -132,8 +132,13 @@ pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
     agent.set_node_uuid(&node.uuid);
     let mut document = node.other;
     document.insert("uuid".to_owned(), Value::String(node.uuid));
-    agent.shared.cache_node(Value::Object(document));
     agent.shared.change_settings(|settings| settings.adopt(&config));
+    let skip_bmc = agent.shared.settings().skip_bmc_detect;
+    if skip_bmc {
+        document.insert("skip_bmc_detect".to_owned(), Value::Bool(true));
+    }
+    agent.shared.machine.ask_bmc(!skip_bmc);
+    agent.shared.cache_node(Value::Object(document));
     if let Some(timeout) = config.heartbeat_timeout {
         agent.shared.change_settings(|settings| settings.heartbeat_timeout = Duration::from_secs(timeout));
     }
