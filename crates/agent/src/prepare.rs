@@ -83,6 +83,8 @@ fn wrong_type<'a>(name: &'a str, value: &Value) -> Option<(&'a str, &'static str
         "disk_format" | "container_format" | "image_type" | "node_uuid" | "configdrive" => {
             (value.is_string() || value.is_null(), "a string or null")
         }
+        "proxies" => (value.is_object() || value.is_null(), "an object {scheme: address} or null"),
+        "no_proxy" => (value.is_string() || value.is_null(), "a string or null"),
         "stream_raw_images" => (value.is_boolean() || value.is_null(), "true, false or null"),
         _ => return None,
     };

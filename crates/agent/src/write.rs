@@ -12,9 +12,11 @@ use disk_image::fetch::FetchError;
 use disk_image::source::{self, Access, Source};
 use disk_image::{Cause, ConfigDrive, Digest, Format, Patience, Plan, Qcow2Error, Verify, WriteError};
 use hardware::{DeviceId, Progress, StepControl, WriteGrant};
+use serde_json::Value;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use transport::client;
+use transport::proxy::Proxies;
 use wire::agent::ImageInfo;
 
 /// An image and where it goes.
@@ -124,6 +126,7 @@ fn patience(settings: &Settings) -> Patience {
 /// Trust, and credentials for the origin of the image alone.
 fn access(job: &Job<'_>) -> Result<Access, AgentError> {
     let base = client::Settings {
+        proxies: proxies(job.info)?,
         connect_timeout: job.settings.image_timeout,
         timeout: job.settings.image_timeout,
         ..client::Settings::default()
@@ -137,11 +140,24 @@ fn access(job: &Job<'_>) -> Result<Access, AgentError> {
     Ok(Access { client: Some(client), authorization, file_roots: job.settings.image_roots.clone() })
 }
 
+/// `proxies` and `no_proxy` of the image. They are for what belongs to it: digest and config drive take them too.
+fn proxies(info: &ImageInfo) -> Result<Proxies, AgentError> {
+    let text = |value: Option<&Value>| value.and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+    let given = info.other.get("proxies");
+    let proxies = Proxies {
+        http: text(given.and_then(|given| given.get("http"))),
+        https: text(given.and_then(|given| given.get("https"))),
+        except: text(info.other.get("no_proxy")).unwrap_or_default(),
+    };
+    proxies.check().map_err(|error| AgentError::params(format!("Image 'proxies': {error}")))?;
+    Ok(proxies)
+}
+
 /// `image_request_authorization` is base64 of a whole header value; `http_basic` gives user and password. An image that says
 /// nothing is asked for with the `login` of the settings.
 fn authorization(info: &ImageInfo, login: Option<&Login>) -> Result<Option<http::HeaderValue>, AgentError> {
     let base64 = &base64::engine::general_purpose::STANDARD;
-    let text = |key: &str| info.other.get(key).and_then(serde_json::Value::as_str).filter(|text| !text.is_empty());
+    let text = |key: &str| info.other.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
     let value = if let Some(packed) = text("image_request_authorization") {
         base64.decode(packed).map_err(|_| AgentError::params("image_request_authorization is not base64"))?
     } else if text("image_server_auth_strategy") == Some("http_basic") {

@@ -122,6 +122,36 @@ async fn server(answer: String) -> (String, Arc<Mutex<String>>) {
     (url, heard)
 }
 
+/// An image through a proxy: what the operator of a site without a way out sends with it.
+#[tokio::test]
+async fn an_image_is_asked_of_its_proxy_unless_its_host_is_excepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("disk");
+    std::fs::File::create(&file).unwrap().set_len(8 << 30).unwrap();
+    let machine = SimMachine::new();
+    machine.add_file_disk("/dev/vda", file).unwrap();
+    let rig = rig(machine, settings());
+    let rest = Rest::serve(&rig.dispatcher).await;
+    let nothing = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned();
+    let (proxy, asked) = server(nothing.clone()).await;
+    let (origin, direct) = server(nothing).await;
+    let mut info = json!({
+        "id": "i", "urls": ["http://image.invalid/image", format!("{origin}/image")], "checksum": "0".repeat(64),
+        "proxies": {"http": proxy}, "no_proxy": "127.0.0.1",
+    });
+    let answer = rest.command("standby.prepare_image", json!({"image_info": info}), true).await.body;
+    assert_eq!(answer["command_error"]["type"], "ImageDownloadError", "{answer}");
+    assert!(asked.lock().unwrap().starts_with("get http://image.invalid/image http/1.1"), "{}", asked.lock().unwrap());
+    assert!(!asked.lock().unwrap().contains("127.0.0.1/"), "{}", asked.lock().unwrap());
+    assert!(direct.lock().unwrap().starts_with("get /image http/1.1"), "{}", direct.lock().unwrap());
+    info["proxies"] = json!({"http": "user:canary@nowhere"});
+    let answer = rest.command("standby.prepare_image", json!({"image_info": info}), true).await.body;
+    assert!(answer["command_error"]["details"].as_str().unwrap().contains("Image 'proxies'"), "{answer}");
+    assert!(!answer.to_string().contains("canary"), "{answer}");
+    info["proxies"] = json!("http://proxy");
+    assert_eq!(rest.command("standby.prepare_image", json!({"image_info": info}), true).await.status, 400);
+}
+
 /// CVE-2026-90461 and CVE-2026-42997: credentials for an image followed its URL to other hosts.
 #[tokio::test]
 async fn cve_2026_90461_credentials_of_an_image_go_to_its_own_origin_alone() {

@@ -1,6 +1,7 @@
 //! Requests: a deadline on each, a chosen trust, no redirects followed, replies read under a cap.
 
 use crate::body::{self, BodyError};
+use crate::proxy::{Connector, Proxies};
 use crate::tls::{self, Identity, TlsError};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
@@ -110,6 +111,8 @@ pub struct Settings {
     pub trust: Trust,
     /// Shown to servers that ask who the client is.
     pub identity: Option<Identity>,
+    /// Through whom requests go; checked by [`Proxies::check`].
+    pub proxies: Proxies,
     /// Seconds to make a connection.
     pub connect_timeout: Duration,
     /// Seconds until the head of a reply, and again for its body, in [`Client::send`].
@@ -123,6 +126,7 @@ impl Default for Settings {
         Self {
             trust: Trust::Public,
             identity: None,
+            proxies: Proxies::default(),
             connect_timeout: Duration::from_secs(10),
             timeout: Duration::from_secs(60),
             body_limit: 4 << 20,
@@ -133,7 +137,8 @@ impl Default for Settings {
 /// A client. Cheap to clone; connections are kept for reuse.
 #[derive(Debug, Clone)]
 pub struct Client {
-    inner: hyper_util::client::legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    inner: hyper_util::client::legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
+    connector: Connector,
     settings: Arc<Settings>,
 }
 
@@ -144,24 +149,28 @@ impl Client {
         http.enforce_http(false);
         http.set_connect_timeout(Some(settings.connect_timeout));
         http.set_nodelay(true);
+        let through = Connector::new(http, &settings.proxies);
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls_config(&settings.trust, settings.identity.as_ref())?)
             .https_or_http()
             .enable_http1()
-            .wrap_connector(http);
+            .wrap_connector(through.clone());
         let inner = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .pool_max_idle_per_host(2)
             .build(connector);
-        Ok(Self { inner, settings: Arc::new(settings) })
+        Ok(Self { inner, connector: through, settings: Arc::new(settings) })
     }
 
     /// Sends a request and returns the head; the body streams, without a deadline of its own.
-    pub async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+    pub async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         let method = request.method().clone();
         let url = without_query(request.uri());
         if request.uri().authority().is_none() || !matches!(request.uri().scheme_str(), Some("http" | "https")) {
             return Err(ClientError::Url { url: request.uri().to_string() });
+        }
+        if let Some(authorization) = self.connector.authorization(request.uri()) {
+            request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
         }
         match tokio::time::timeout(self.settings.timeout, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
