@@ -11,7 +11,7 @@ use lifecycle::provision::State;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
 use sqlx::{Executor, QueryBuilder, Row as _, SqlSafeStr as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
 use std::borrow::Cow;
 use std::path::Path;
@@ -153,6 +153,21 @@ fn refused(doing: &'static str, values: &[(&'static str, &str)], node: Uuid, err
         }
     }
     failed(doing)(error)
+}
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// Binds the columns of a node, its UUID last.
+fn bind_node<'q>(query: Query<'q>, node: &Node) -> Result<Query<'q>, StoreError> {
+    Ok(query
+        .bind(signed(node.version))
+        .bind(node.created_at.as_microsecond())
+        .bind(micros(node.updated_at))
+        .bind(micros(node.provision_updated_at))
+        .bind(micros(node.inspection_started_at))
+        .bind(micros(node.inspection_finished_at))
+        .bind(encode("node", node)?)
+        .bind(node.uuid.to_string()))
 }
 
 fn refused_node(doing: &'static str, node: &Node, error: sqlx::Error) -> StoreError {
@@ -375,21 +390,14 @@ impl Store for SqliteStore {
     async fn create_node(&self, epoch: Epoch, mut node: Node) -> Result<Node, StoreError> {
         node.version = 1;
         let mut transaction = self.begin(epoch).await?;
-        sqlx::query(
-            "INSERT INTO nodes (uuid, version, created_at, updated_at, provision_updated_at, inspection_started_at, \
-             inspection_finished_at, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        )
-        .bind(node.uuid.to_string())
-        .bind(signed(node.version))
-        .bind(node.created_at.as_microsecond())
-        .bind(micros(node.updated_at))
-        .bind(micros(node.provision_updated_at))
-        .bind(micros(node.inspection_started_at))
-        .bind(micros(node.inspection_finished_at))
-        .bind(encode("node", &node)?)
-        .execute(&mut *transaction)
-        .await
-        .map_err(|error| refused_node("add a node", &node, error))?;
+        let insert = sqlx::query(
+            "INSERT INTO nodes (version, created_at, updated_at, provision_updated_at, inspection_started_at, \
+             inspection_finished_at, document, uuid) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        );
+        bind_node(insert, &node)?
+            .execute(&mut *transaction)
+            .await
+            .map_err(|error| refused_node("add a node", &node, error))?;
         finish(transaction).await?;
         Ok(node)
     }
@@ -444,22 +452,15 @@ impl Store for SqliteStore {
         node.version += 1;
         let uuid = node.uuid.to_string();
         let mut transaction = self.begin(epoch).await?;
-        let changed = sqlx::query(
+        let update = sqlx::query(
             "UPDATE nodes SET version = ?, created_at = ?, updated_at = ?, provision_updated_at = ?, \
              inspection_started_at = ?, inspection_finished_at = ?, document = ? WHERE uuid = ? AND version = ?",
-        )
-        .bind(signed(node.version))
-        .bind(node.created_at.as_microsecond())
-        .bind(micros(node.updated_at))
-        .bind(micros(node.provision_updated_at))
-        .bind(micros(node.inspection_started_at))
-        .bind(micros(node.inspection_finished_at))
-        .bind(encode("node", &node)?)
-        .bind(&uuid)
-        .bind(signed(read))
-        .execute(&mut *transaction)
-        .await
-        .map_err(|error| refused_node("change a node", &node, error))?;
+        );
+        let changed = bind_node(update, &node)?
+            .bind(signed(read))
+            .execute(&mut *transaction)
+            .await
+            .map_err(|error| refused_node("change a node", &node, error))?;
         if changed.rows_affected() == 0 {
             return Err(missing_or_conflict(&mut transaction, node.uuid).await);
         }

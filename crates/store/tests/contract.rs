@@ -5,9 +5,10 @@
 use jiff::{SignedDuration, Timestamp};
 use lifecycle::provision::State;
 use serde_json::json;
+use store::sqlite::maintenance;
 use store::{
     Commit, Epoch, FlowChange, FlowRecord, HISTORY_KEPT, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page,
-    Port, PortFilter, SortDirection, SqliteStore, Store, StoreError,
+    Port, PortFilter, Record, RecordChange, RecordFilter, RecordKind, SortDirection, SqliteStore, Store, StoreError,
 };
 use uuid::Uuid;
 
@@ -63,9 +64,16 @@ contract! {
     nodes_are_sorted_by_every_key_and_paged_without_gaps,
     an_unknown_sort_key_is_refused_with_the_known_ones,
     every_filter_takes_only_what_matches,
+    nodes_are_counted_by_their_states,
     ports_are_filtered_sorted_and_changed,
     history_keeps_its_order_and_only_the_newest,
     commits_of_two_tasks_on_one_node_lose_nothing,
+    a_record_of_any_kind_is_found_as_it_was_made,
+    a_record_is_changed_from_what_it_is_now_only,
+    records_are_unique_by_name_address_and_identity,
+    records_are_filtered_sorted_and_paged,
+    records_go_with_their_node_and_change_with_it_or_not_at_all,
+    shards_are_counted,
 }
 
 fn time(seconds: i64, nanos: i32) -> Timestamp {
@@ -332,6 +340,18 @@ fn varied(i: i32) -> Node {
     node.protected_reason = text(4, "protected");
     node.retired = i % 5 == 1;
     node.retired_reason = text(5, "retired");
+    let parent = (i % 6 == 5).then(|| Uuid::from_u128(1).to_string());
+    let chassis = (i % 4 == 1).then(|| Uuid::from_u128(2).to_string());
+    for (name, value) in [
+        ("shard", text(3, "shard")),
+        ("instance_name", text(4, "instance")),
+        ("parent_node", parent),
+        ("chassis_uuid", chassis),
+    ] {
+        if let Some(value) = value {
+            node.attributes.insert(name.to_owned(), json!(value));
+        }
+    }
     node
 }
 
@@ -370,6 +390,17 @@ async fn an_unknown_sort_key_is_refused_with_the_known_ones<P: Place>(place: P) 
     assert!(matches!(&ports, StoreError::SortKey { known, .. } if known.contains("address")), "{ports}");
 }
 
+async fn nodes_are_counted_by_their_states<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    for (name, state) in [("a", State::Deploying), ("b", State::DeployWait), ("c", State::Active)] {
+        let node = Node { provision_state: state, ..named(name) };
+        store.create_node(epoch, node).await.unwrap();
+    }
+    assert_eq!(store.count_nodes(&[State::Deploying, State::DeployWait]).await.unwrap(), 2);
+    assert_eq!(store.count_nodes(&[State::Cleaning]).await.unwrap(), 0);
+    assert_eq!(store.count_nodes(&[]).await.unwrap(), 0);
+}
+
 async fn every_filter_takes_only_what_matches<P: Place>(place: P) {
     let (store, epoch) = opened(&place).await;
     let mut nodes = Vec::new();
@@ -404,6 +435,26 @@ async fn every_filter_takes_only_what_matches<P: Place>(place: P) {
     check(NodeFilter { lessee: lessee.clone(), ..any() }, &|node| node.lessee == lessee).await;
     let described = |node: &Node| node.description.as_deref() == Some("Rack Ä 2");
     check(NodeFilter { description_contains: text("rack Ä 2"), ..any() }, &described).await;
+    let is = |node: &Node, name: &str, value: &str| node.attribute(name) == Some(value);
+    let (first, second) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let children = NodeFilter { parent_node: Some(first), ..any() };
+    check(children, &|node| is(node, "parent_node", &first.to_string())).await;
+    let inside = NodeFilter { chassis_uuid: Some(second), ..any() };
+    check(inside, &|node| is(node, "chassis_uuid", &second.to_string())).await;
+    let shards = vec!["shard 2".to_owned(), "shard 0".to_owned()];
+    check(NodeFilter { shards: Some(shards.clone()), ..any() }, &|node| {
+        shards.iter().any(|shard| is(node, "shard", shard))
+    })
+    .await;
+    check(NodeFilter { instance_name: text("instance 2"), ..any() }, &|node| is(node, "instance_name", "instance 2"))
+        .await;
+    for wanted in [true, false] {
+        check(NodeFilter { sharded: Some(wanted), ..any() }, &|node| node.attribute("shard").is_some() == wanted).await;
+        check(NodeFilter { child: Some(wanted), ..any() }, &|node| node.attribute("parent_node").is_some() == wanted)
+            .await;
+    }
+    let project = |node: &Node| node.owner.as_deref() == Some("owner 2") || node.lessee.as_deref() == Some("owner 2");
+    check(NodeFilter { project: text("owner 2"), ..any() }, &project).await;
     let both = NodeFilter { driver: text("redfish"), maintenance: Some(true), ..any() };
     check(both, &|node| node.driver == "redfish" && node.maintenance).await;
     let nothing = NodeFilter { owner: text("' OR 1=1 --"), ..any() };
@@ -497,4 +548,250 @@ async fn an_sqlite_file_that_is_no_database_is_refused() {
     std::fs::write(&file, "x".repeat(4096)).unwrap();
     let error = SqliteStore::open(&file).await.unwrap_err();
     assert!(matches!(error, StoreError::Database { .. }), "{error}");
+}
+
+fn record(kind: RecordKind, name: &str) -> Record {
+    let mut record = Record::new(kind, Uuid::new_v4(), time(3, 5_000));
+    record.fields.insert("name".to_owned(), json!(name));
+    record
+}
+
+async fn a_record_of_any_kind_is_found_as_it_was_made<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    for kind in RecordKind::ALL {
+        let mut made = record(kind, "ünïcode \" name");
+        made.node = Some(node.uuid);
+        made.updated_at = Some(time(4, 7_000));
+        made.fields.insert("extra".to_owned(), json!({"deep": [1, {"x": null}]}));
+        let created = store.create_record(epoch, made.clone()).await.unwrap();
+        made.version = 1;
+        assert_eq!(created, made);
+        assert_eq!(store.record(kind, made.uuid).await.unwrap(), made);
+        assert_eq!(store.record_by_name(kind, "ünïcode \" name").await.unwrap(), made);
+        store.delete_record(epoch, kind, made.uuid).await.unwrap();
+        for error in [
+            store.record(kind, made.uuid).await.unwrap_err(),
+            store.delete_record(epoch, kind, made.uuid).await.unwrap_err(),
+            store.update_record(epoch, made.clone()).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, StoreError::NotFound { what, .. } if what == kind.as_str()), "{error}");
+        }
+    }
+}
+
+async fn a_record_is_changed_from_what_it_is_now_only<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let first = store.create_record(epoch, record(RecordKind::Runbook, "one")).await.unwrap();
+    let mut changed = first.clone();
+    changed.fields.insert("public".to_owned(), json!(true));
+    assert_eq!(store.update_record(epoch, changed.clone()).await.unwrap(), Record { version: 2, ..changed });
+    let error = store.update_record(epoch, first.clone()).await.unwrap_err();
+    assert!(matches!(error, StoreError::RecordConflict { uuid, .. } if uuid == first.uuid), "{error}");
+    let stale = Epoch(epoch.0 - 1);
+    for error in [
+        store.create_record(stale, record(RecordKind::Runbook, "two")).await.unwrap_err(),
+        store.update_record(stale, first.clone()).await.unwrap_err(),
+        store.delete_record(stale, first.kind, first.uuid).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, StoreError::Fenced { .. }), "{error}");
+    }
+}
+
+async fn records_are_unique_by_name_address_and_identity<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    let other = store.create_node(epoch, named("n2")).await.unwrap();
+    let with = |kind, node: &Node, fields: serde_json::Value| {
+        let mut record = Record::new(kind, Uuid::new_v4(), time(0, 0));
+        record.node = Some(node.uuid);
+        record.fields = fields.as_object().cloned().unwrap();
+        record
+    };
+    let refused = async |first: Record, second: Record, what: &str| {
+        store.create_record(epoch, first).await.unwrap();
+        let error = store.create_record(epoch, second.clone()).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Duplicate { what: found, .. } if *found == what), "{what}: {error}");
+        let mut free = Record { fields: serde_json::Map::new(), ..second.clone() };
+        free.fields.insert("boot_index".to_owned(), json!(7));
+        let free = store.create_record(epoch, free).await.unwrap();
+        let error = store.update_record(epoch, Record { version: free.version, ..second }).await.unwrap_err();
+        assert!(matches!(&error, StoreError::Duplicate { what: found, .. } if *found == what), "{what}: {error}");
+    };
+    let group = |fields| with(RecordKind::Portgroup, &node, fields);
+    refused(group(json!({"name": "a"})), group(json!({"name": "a"})), "name").await;
+    refused(group(json!({"address": "m"})), group(json!({"address": "m"})), "address").await;
+    let index = |node: &Node| with(RecordKind::VolumeTarget, node, json!({"boot_index": 0}));
+    refused(index(&node), index(&node), "identity").await;
+    store.create_record(epoch, index(&other)).await.unwrap();
+    let iqn = |node: &Node| with(RecordKind::VolumeConnector, node, json!({"type": "iqn", "connector_id": "x"}));
+    refused(iqn(&node), iqn(&other), "identity").await;
+    // A name is free for another kind, and the same UUID is not for the same kind.
+    let runbook = store.create_record(epoch, record(RecordKind::Runbook, "a")).await.unwrap();
+    let again = Record { fields: serde_json::Map::new(), ..runbook.clone() };
+    let error = store.create_record(epoch, again).await.unwrap_err();
+    assert!(matches!(error, StoreError::Duplicate { what: "uuid", .. }), "{error}");
+    let chassis = Record { kind: RecordKind::Chassis, fields: serde_json::Map::new(), ..runbook };
+    store.create_record(epoch, chassis).await.unwrap();
+    let lost = with(RecordKind::Portgroup, &named("nowhere"), json!({}));
+    let error = store.create_record(epoch, lost).await.unwrap_err();
+    assert!(matches!(error, StoreError::NotFound { what: "node", .. }), "{error}");
+}
+
+async fn records_are_filtered_sorted_and_paged<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    for kind in RecordKind::ALL {
+        let mut records = Vec::new();
+        for i in 0..9_i64 {
+            let mut record = Record::new(kind, Uuid::new_v4(), time(9 - i, 0));
+            record.node = (i % 2 == 0).then_some(node.uuid);
+            record.updated_at = (i % 3 == 0).then(|| time(i, 0));
+            for key in kind.sort_keys().iter().filter(|key| i % 4 != 3 || **key == "name") {
+                let value = match *key {
+                    "uuid" | "created_at" | "updated_at" | "node_uuid" => continue,
+                    "public" | "disable_ramdisk" | "sensitive" | "standalone_ports_supported" => json!(i % 2 == 1),
+                    "priority" | "boot_index" => json!(i * 7 % 10),
+                    "name" | "address" | "connector_id" => json!(format!("{key} {}-{i}", i * 7 % 5)),
+                    key => json!(format!("{key} {}", i * 7 % 5)),
+                };
+                record.fields.insert((*key).to_owned(), value);
+            }
+            if kind == RecordKind::VolumeTarget || kind == RecordKind::VolumeConnector {
+                record.fields.entry("boot_index").or_insert(json!(20 + i));
+                record.fields.entry("connector_id").or_insert(json!(format!("c{i}")));
+            }
+            records.push(store.create_record(epoch, record).await.unwrap());
+        }
+        let any = RecordFilter::default();
+        assert_eq!(store.records(kind, &any, &Page::default()).await.unwrap(), records);
+        let of_node = RecordFilter { node: Some(node.uuid), ..RecordFilter::default() };
+        let expected: Vec<Record> = records.iter().filter(|record| record.node.is_some()).cloned().collect();
+        assert_eq!(store.records(kind, &of_node, &Page::default()).await.unwrap(), expected);
+        let text = records.iter().flat_map(|record| &record.fields).find_map(|(name, value)| {
+            let name = kind.sort_keys().iter().find(|key| *key == name)?;
+            Some((*name, value.as_str()?.to_owned()))
+        });
+        if let Some((name, value)) = text {
+            let equal = RecordFilter { equal: vec![(name, value.clone())], ..RecordFilter::default() };
+            let expected: Vec<Record> =
+                records.iter().filter(|record| record.text(name) == Some(&value)).cloned().collect();
+            assert_eq!(store.records(kind, &equal, &Page::default()).await.unwrap(), expected, "{name}");
+        }
+        for key in kind.sort_keys() {
+            let mut expected = records.clone();
+            expected.sort_by_key(|record| (record.sort_value(key), record.uuid));
+            let mut page = Page { limit: Some(4), sort_key: Some((*key).to_owned()), ..Page::default() };
+            let mut found = Vec::new();
+            loop {
+                let part = store.records(kind, &any, &page).await.unwrap();
+                page.marker = part.last().map(|record| record.uuid);
+                found.extend(part.clone());
+                if part.len() < 4 {
+                    break;
+                }
+            }
+            assert_eq!(found, expected, "{kind:?} by {key}");
+        }
+        let page = Page { sort_key: Some("colour".to_owned()), ..Page::default() };
+        assert!(matches!(store.records(kind, &any, &page).await, Err(StoreError::SortKey { .. })));
+    }
+}
+
+async fn records_go_with_their_node_and_change_with_it_or_not_at_all<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    let kept = store.create_record(epoch, record(RecordKind::Allocation, "kept")).await.unwrap();
+    let gone = store.create_record(epoch, record(RecordKind::Allocation, "gone")).await.unwrap();
+    let claimed = Record { node: Some(node.uuid), ..kept.clone() };
+    let changes = vec![RecordChange::Put(claimed.clone()), RecordChange::Delete(gone.kind, gone.uuid)];
+    let stale = Commit { records: changes.clone(), ..Commit::of(Node { version: 9, ..node.clone() }) };
+    store.commit(epoch, stale).await.unwrap_err();
+    assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), kept);
+    let missing = vec![RecordChange::Put(claimed.clone()), RecordChange::Delete(gone.kind, Uuid::nil())];
+    store.commit(epoch, Commit { records: missing, ..Commit::of(node.clone()) }).await.unwrap_err();
+    assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), kept);
+    assert_eq!(store.node(node.uuid).await.unwrap(), node);
+    let node = store.commit(epoch, Commit { records: changes, ..Commit::of(node) }).await.unwrap();
+    assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), Record { version: 2, ..claimed });
+    assert!(matches!(store.record(gone.kind, gone.uuid).await, Err(StoreError::NotFound { .. })));
+    store.delete_node(epoch, node.uuid, node.version).await.unwrap();
+    assert!(matches!(store.record(kept.kind, kept.uuid).await, Err(StoreError::NotFound { .. })));
+}
+
+async fn shards_are_counted<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    assert_eq!(store.shards().await.unwrap(), []);
+    for (name, shard) in [("a", None), ("b", Some("west")), ("c", Some("east")), ("d", Some("west"))] {
+        let mut node = named(name);
+        if let Some(shard) = shard {
+            node.attributes.insert("shard".to_owned(), json!(shard));
+        }
+        store.create_node(epoch, node).await.unwrap();
+    }
+    let expected = [(Some("east".to_owned()), 1), (Some("west".to_owned()), 2), (None, 1)];
+    assert_eq!(store.shards().await.unwrap(), expected);
+}
+
+/// A database of the schema before records, made by the driver of that time.
+const SCHEMA_1: &str = include_str!("data/schema_1.sql");
+
+async fn old_database(file: &std::path::Path) {
+    use std::str::FromStr as _;
+    let options = sqlx::sqlite::SqliteConnectOptions::from_str(&format!("sqlite://{}", file.display())).unwrap();
+    let pool = sqlx::SqlitePool::connect_with(options.create_if_missing(true)).await.unwrap();
+    sqlx::raw_sql(SCHEMA_1).execute(&pool).await.unwrap();
+    pool.close().await;
+}
+
+#[tokio::test]
+async fn a_database_of_the_previous_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("ferric.db");
+    old_database(&file).await;
+    let before = maintenance::check(&file).await.unwrap();
+    assert_eq!((before.version, before.problems), (1, Vec::new()));
+    assert_eq!(maintenance::upgrade(&file).await.unwrap(), (1, before.newest));
+    let store = SqliteStore::open(&file).await.unwrap();
+    let nodes = store.nodes(&NodeFilter::default(), &Page::default()).await.unwrap();
+    assert_eq!(names(&nodes), ["old-1", "old-2"]);
+    assert_eq!(store.ports(&PortFilter::default(), &Page::default()).await.unwrap().len(), 1);
+    assert!(!store.history(nodes[0].uuid).await.unwrap().is_empty());
+    let sharded = NodeFilter { shards: Some(vec!["west".to_owned()]), ..NodeFilter::default() };
+    assert_eq!(names(&store.nodes(&sharded, &Page::default()).await.unwrap()), ["old-1"]);
+    let epoch = store.take_over("here").await.unwrap();
+    store.create_record(epoch, record(RecordKind::Chassis, "new")).await.unwrap();
+    assert_eq!(maintenance::check(&file).await.unwrap().problems, Vec::<String>::new());
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_backup_is_the_database_at_one_moment_and_never_overwrites() {
+    let place = tempfile::tempdir().unwrap();
+    let (file, copy) = (place.path().join("ferric.db"), place.path().join("copy.db"));
+    let store = SqliteStore::open(&file).await.unwrap();
+    let epoch = store.take_over("here").await.unwrap();
+    store.create_node(epoch, named("n1")).await.unwrap();
+    maintenance::backup(&file, &copy).await.unwrap();
+    store.create_node(epoch, named("n2")).await.unwrap();
+    let copied = SqliteStore::open(&copy).await.unwrap();
+    assert_eq!(names(&copied.nodes(&NodeFilter::default(), &Page::default()).await.unwrap()), ["n1"]);
+    maintenance::backup(&file, &copy).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_check_names_what_is_broken() {
+    let place = tempfile::tempdir().unwrap();
+    let file = place.path().join("ferric.db");
+    let store = SqliteStore::open(&file).await.unwrap();
+    let epoch = store.take_over("here").await.unwrap();
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    store.close().await;
+    let pool = sqlx::SqlitePool::connect(&format!("sqlite://{}", file.display())).await.unwrap();
+    let broken = "UPDATE nodes SET document = json_remove(document, '$.driver')";
+    sqlx::raw_sql(broken).execute(&pool).await.unwrap();
+    pool.close().await;
+    let problems = maintenance::check(&file).await.unwrap().problems;
+    assert!(problems.len() == 1 && problems[0].contains(&node.uuid.to_string()), "{problems:?}");
+    assert!(maintenance::check(&place.path().join("nothing.db")).await.is_err());
 }

@@ -8,7 +8,7 @@ use crate::record::{Record, RecordChange, RecordFilter, RecordKind};
 use crate::{Epoch, StoreError};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{QueryBuilder, Row as _, SqliteConnection};
+use sqlx::{QueryBuilder, Row as _, SqliteConnection, SqlitePool};
 use uuid::Uuid;
 
 const COLUMNS: &str = "uuid, version, node_uuid, created_at, updated_at, document";
@@ -110,6 +110,14 @@ pub(super) async fn list(
     push_page(&mut query, page, &format!("records WHERE kind = '{}' AND", kind.as_str()), expression.as_deref());
     let rows = query.build().fetch_all(&store.readers).await.map_err(failed("list records"))?;
     rows.iter().map(|row| record_of(kind, row)).collect()
+}
+
+/// What of a kind cannot be read.
+pub(super) async fn unreadable(pool: &SqlitePool, kind: RecordKind) -> Result<Vec<String>, StoreError> {
+    let mut query = QueryBuilder::new("SELECT ");
+    query.push(COLUMNS).push(" FROM records WHERE kind = ").push_bind(kind.as_str());
+    let rows = query.build().fetch_all(pool).await.map_err(failed("read records"))?;
+    Ok(rows.iter().filter_map(|row| record_of(kind, row).err()).map(|error| error.to_string()).collect())
 }
 
 pub(super) async fn update(store: &SqliteStore, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
