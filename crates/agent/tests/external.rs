@@ -139,6 +139,35 @@ async fn a_manager_that_hangs_is_killed_at_its_deadline() {
 }
 
 #[tokio::test]
+async fn a_step_that_is_cancelled_is_asked_to_stop_at_its_next_safe_point() {
+    let folder = Folder::new();
+    let (begun, safe) = (folder.path().join("begun"), folder.path().join("safe"));
+    folder.add_working(
+        "slow",
+        120,
+        &format!(
+            "def stop(*_):\n    open({safe:?}, 'w').close()\n    os._exit(0)\nsignal.signal(signal.SIGTERM, stop)\n\
+             open({begun:?}, 'w').close()\nwhile True: signal.pause()"
+        ),
+    );
+    let rest = folder.rest().await;
+    let step = json!({"interface": "vendor", "step": "work"});
+    let params = json!({"step": step, "node": {}, "ports": []});
+    let id = rest.command("clean.execute_clean_step", params, false).await.body["id"].as_str().unwrap().to_owned();
+    let started = Instant::now();
+    while !begun.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "the step has not begun");
+        tokio::task::yield_now().await;
+    }
+    let path = format!("/v1/commands/{id}?agent_token={}", support::TOKEN);
+    rest.send(http::Method::DELETE, &path, "").await;
+    let ended = rest.get(&format!("{path}&wait=true")).await.body;
+    assert_eq!(ended["command_status"], "FAILED", "{ended}");
+    assert_eq!(ended["command_error"]["type"], "CommandCancelled", "{ended}");
+    assert!(safe.exists(), "it was not asked");
+}
+
+#[tokio::test]
 async fn a_manager_that_floods_is_killed() {
     let (_, details) = failure(120, "while True: os.write(1, b'x' * 65536)").await;
     assert!(details.contains("wrote a line of more than 1048576 bytes"), "{details}");
