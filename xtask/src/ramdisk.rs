@@ -1,7 +1,7 @@
 //! `cargo xtask ramdisk`: kernel, initramfs, UKI and ISO of a profile, from the data in `ramdisk/`.
 
 mod agent;
-
+mod firmware;
 mod layers;
 mod modules;
 mod packages;
@@ -24,6 +24,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// The part with firmware, which the budget leaves out.
+const FIRMWARE: &str = "firmware";
+
 /// The files that a build leaves in its output folder.
 const ARTEFACTS: [&str; 5] = ["vmlinuz", "initramfs", "ferric.efi", "ferric.iso", "sizes.json"];
 
@@ -41,6 +44,12 @@ pub struct Args {
     /// Download, unpack and compress everything again
     #[arg(long)]
     no_cache: bool,
+    /// Pack the firmware that the profile's modules ask for; the machine's apt sources need Debian's non-free-firmware
+    #[arg(long)]
+    firmware: bool,
+    /// Write the generated module list of the profile anew from the kernel package, and nothing else
+    #[arg(long)]
+    update_modules: bool,
     /// For work on the ramdisk itself: a static program to be /init instead of ferric-agent
     #[arg(long, hide = true, value_name = "PATH")]
     init: Option<PathBuf>,
@@ -59,6 +68,9 @@ pub fn run(args: &Args) -> Result<()> {
     std::fs::create_dir_all(&cache).with_context(|| format!("make {}", cache.display()))?;
     // Programs are started in other folders.
     let cache = cache.canonicalize()?;
+    if args.update_modules {
+        return update_modules(&args.profile, &cache);
+    }
     let report = build(args, &cache)?;
     if args.no_cache {
         std::fs::remove_dir_all(&cache).with_context(|| format!("remove {}", cache.display()))?;
@@ -78,7 +90,9 @@ fn build(args: &Args, cache: &Path) -> Result<Report> {
         None => agent::build(&root)?,
     };
     let os_release = os_release(&args.profile, &root)?;
-    let layers = layers(&profile, &mut debian, &modules, &program, &os_release, cache)?;
+    let firmware =
+        if args.firmware { firmware::collect(&profile, &modules.firmware, &mut debian)? } else { BTreeMap::new() };
+    let layers = layers(&profile, &mut debian, &modules, &firmware, &program, &os_release, cache)?;
     let initramfs = layers.iter().map(|layer| layer.packed.as_slice()).collect::<Vec<_>>().concat();
 
     let stub = debian.package(&profile.stub.package)?.files.join(&profile.stub.path);
@@ -107,7 +121,8 @@ fn build(args: &Args, cache: &Path) -> Result<Report> {
         profile: args.profile.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         kernel_release: modules.release.clone(),
-        total: sizes::total(&parts),
+        // Firmware is the operator's choice, and may be larger than all the rest.
+        total: sizes::total(parts.iter().filter(|part| part.name != FIRMWARE)),
         parts,
         budget: profile.budget,
         files: BTreeMap::new(),
@@ -128,19 +143,35 @@ fn build(args: &Args, cache: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// The kernel's image and the modules of the profile. The profile names a package that depends on the newest kernel.
+fn update_modules(name: &str, cache: &Path) -> Result<()> {
+    let root = cmd::root();
+    let profile = Profile::load_without_list(&root, name)?;
+    anyhow::ensure!(!profile.classes.is_empty(), "profile {name} has no [[class]], so there is no list to make");
+    let (package, release) = kernel_package(&profile, &mut Debian::new(cache))?;
+    let list = modules::list(&package.files, &release, &profile.classes, &profile.modules)?;
+    let path = profile::list_path(&root, name);
+    std::fs::create_dir_all(path.parent().unwrap_or(&root))?;
+    std::fs::write(&path, list).with_context(|| format!("write {}", path.display()))
+}
+
+/// The kernel's image and the modules of the profile.
 fn kernel(profile: &Profile, debian: &mut Debian) -> Result<(Vec<u8>, modules::Modules)> {
+    let (package, release) = kernel_package(profile, debian)?;
+    let image = package.files.join(format!("boot/vmlinuz-{release}"));
+    let vmlinuz = std::fs::read(&image).with_context(|| format!("read the kernel {}", image.display()))?;
+    let modules = modules::collect(&package.files, &release, &profile.modules, profile.kernel.compressed_modules)?;
+    Ok((vmlinuz, modules))
+}
+
+/// The kernel's package and release. The profile names a package that depends on the newest kernel.
+fn kernel_package(profile: &Profile, debian: &mut Debian) -> Result<(packages::Package, String)> {
     let newest = debian.package(&profile.kernel.package)?;
     let versioned = packages::first_dependency(&newest.record)?;
     let release = versioned
         .strip_prefix("linux-image-")
         .with_context(|| format!("{} depends on {versioned}, which is no kernel", profile.kernel.package))?
         .to_owned();
-    let package = debian.package(versioned)?;
-    let image = package.files.join(format!("boot/vmlinuz-{release}"));
-    let vmlinuz = std::fs::read(&image).with_context(|| format!("read the kernel {}", image.display()))?;
-    let modules = modules::collect(&package.files, &release, &profile.modules)?;
-    Ok((vmlinuz, modules))
+    Ok((debian.package(versioned)?, release))
 }
 
 /// What changes most often comes last.
@@ -148,19 +179,19 @@ fn layers(
     profile: &Profile,
     debian: &mut Debian,
     modules: &modules::Modules,
+    firmware: &BTreeMap<String, programs::File>,
     program: &Path,
     os_release: &str,
     cache: &Path,
 ) -> Result<Vec<Layer>> {
     let programs = programs::collect(profile, debian)?;
-    let certificates = debian.package(&profile.certificates.package)?.files.join(&profile.certificates.path);
-    Ok(vec![
-        layers::system(profile, &cmd::root().join("ramdisk/overlay"), cache)?,
-        layers::modules(modules, cache)?,
-        layers::programs(&programs, cache)?,
-        layers::certificates(&certificates, &profile.certificates.into, cache)?,
-        layers::agent(program, os_release, cache)?,
-    ])
+    let mut layers =
+        vec![layers::system(profile, &cmd::root().join("ramdisk/overlay"), cache)?, layers::modules(modules, cache)?];
+    if !firmware.is_empty() {
+        layers.push(layers::files(FIRMWARE, firmware, cache)?);
+    }
+    layers.extend([layers::files("programs", &programs, cache)?, layers::agent(program, os_release, cache)?]);
+    Ok(layers)
 }
 
 /// What the ramdisk calls itself (os-release(5)); the build id is the commit, where there is one.

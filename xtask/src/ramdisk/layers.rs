@@ -91,31 +91,13 @@ pub fn modules(modules: &Modules, cache: &Path) -> Result<Layer> {
     tree.pack("modules", cache)
 }
 
-/// The bundle of CA certificates: all `*.crt` files of a folder, in the order of their names.
-pub fn certificates(dir: &Path, into: &str, cache: &Path) -> Result<Layer> {
-    let mut bundle = Vec::new();
-    for (path, data) in files_below(dir)? {
-        if path.ends_with(".crt") {
-            ensure!(data.starts_with(b"-----BEGIN CERTIFICATE-----"), "{path} is no PEM certificate");
-            bundle.extend(data);
-            if !bundle.ends_with(b"\n") {
-                bundle.push(b'\n');
-            }
-        }
-    }
-    ensure!(!bundle.is_empty(), "{} has no certificates", dir.display());
-    let mut tree = Tree::new();
-    tree.file(into, 0o644, &bundle)?;
-    tree.pack("certificates", cache)
-}
-
-/// Debian programs with their libraries.
-pub fn programs(files: &BTreeMap<String, programs::File>, cache: &Path) -> Result<Layer> {
+/// Files of Debian packages: programs with their libraries, firmware.
+pub fn files(name: &'static str, files: &BTreeMap<String, programs::File>, cache: &Path) -> Result<Layer> {
     let mut tree = Tree::new();
     for (path, file) in files {
         tree.file(path, file.mode, &file.data)?;
     }
-    tree.pack("programs", cache)
+    tree.pack(name, cache)
 }
 
 /// The agent as `/init`, and what the ramdisk calls itself.

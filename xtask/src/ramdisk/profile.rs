@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A profile; `ramdisk/README.md` explains the keys.
 #[derive(Debug, Deserialize)]
@@ -11,7 +11,6 @@ pub struct Profile {
     pub budget: Budget,
     pub kernel: Kernel,
     pub stub: Stub,
-    pub certificates: Certificates,
     #[serde(rename = "directory")]
     pub directories: Vec<Directory>,
     #[serde(rename = "device")]
@@ -22,6 +21,12 @@ pub struct Profile {
     pub programs: Vec<Program>,
     #[serde(rename = "library", default)]
     pub libraries: Vec<Library>,
+    /// What the generated module list is made of.
+    #[serde(rename = "class", default)]
+    pub classes: Vec<Class>,
+    /// Packages of firmware, taken when the operator asks for it.
+    #[serde(rename = "firmware", default)]
+    pub firmware: Vec<Firmware>,
 }
 
 /// Limits in bytes for kernel and initramfs together.
@@ -39,6 +44,9 @@ pub struct Kernel {
     pub reason: String,
     /// Command line of the UKI unless another one is put in.
     pub cmdline: String,
+    /// Modules stay as the package compresses them, and the kernel unpacks those that it loads.
+    #[serde(default)]
+    pub compressed_modules: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -46,17 +54,6 @@ pub struct Kernel {
 pub struct Stub {
     pub package: String,
     pub path: String,
-    pub reason: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Certificates {
-    pub package: String,
-    /// The folder of `*.crt` files in the package.
-    pub path: String,
-    /// The bundle in the ramdisk.
-    pub into: String,
     pub reason: String,
 }
 
@@ -89,6 +86,44 @@ pub struct Module {
     pub load: bool,
 }
 
+/// All drivers of a kind: the modules of a folder that a device of one of the buses asks for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// Below `lib/modules/RELEASE/kernel`.
+    pub folder: String,
+    /// What they drive, for the reasons in the list.
+    pub what: String,
+    /// Beginnings of aliases, such as `pci:`.
+    pub buses: Vec<String>,
+    #[serde(rename = "except", default)]
+    pub exceptions: Vec<Exception>,
+}
+
+/// Modules of a class that stay out.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exception {
+    pub names: Vec<String>,
+    pub reason: String,
+}
+
+/// A package with firmware that modules of the profile ask for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Firmware {
+    pub package: String,
+    pub reason: String,
+}
+
+/// The generated list of a profile's classes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ModuleList {
+    #[serde(rename = "module")]
+    modules: Vec<Module>,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -110,13 +145,23 @@ pub struct Library {
 impl Profile {
     /// Reads `ramdisk/profiles/NAME.toml` below `root`.
     pub fn load(root: &Path, name: &str) -> Result<Self> {
-        let plain = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
-        ensure!(plain, "profile {name:?} is no name: letters, digits and '-' only");
-        let path = root.join("ramdisk/profiles").join(format!("{name}.toml"));
-        let text = std::fs::read_to_string(&path)
-            .with_context(|| format!("read profile {name:?}: its file would be {}", path.display()))?;
-        let profile: Self = toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
-        profile.check().with_context(|| format!("check {}", path.display()))?;
+        let mut profile: Self = table(root, name)?.try_into().with_context(|| format!("understand profile {name}"))?;
+        if !profile.classes.is_empty() {
+            let path = list_path(root, name);
+            let text = std::fs::read_to_string(&path).with_context(|| {
+                format!("read {}: cargo xtask ramdisk --profile {name} --update-modules makes it", path.display())
+            })?;
+            let list: ModuleList = toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
+            profile.modules.extend(list.modules);
+        }
+        profile.check().with_context(|| format!("check profile {name}"))?;
+        Ok(profile)
+    }
+
+    /// As [`Profile::load`], without the generated list, for making it.
+    pub fn load_without_list(root: &Path, name: &str) -> Result<Self> {
+        let profile: Self = table(root, name)?.try_into().with_context(|| format!("understand profile {name}"))?;
+        profile.check().with_context(|| format!("check profile {name}"))?;
         Ok(profile)
     }
 
@@ -134,25 +179,55 @@ impl Profile {
     }
 
     fn reasons(&self) -> Vec<(&str, &str)> {
-        let single = [
-            (self.kernel.package.as_str(), self.kernel.reason.as_str()),
-            (&self.stub.package, &self.stub.reason),
-            (&self.certificates.package, &self.certificates.reason),
-        ];
+        let single =
+            [(self.kernel.package.as_str(), self.kernel.reason.as_str()), (&self.stub.package, &self.stub.reason)];
         let directories = self.directories.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let devices = self.devices.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let modules = self.modules.iter().map(|entry| (entry.name.as_str(), entry.reason.as_str()));
         let programs = self.programs.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let libraries = self.libraries.iter().map(|entry| (entry.package.as_str(), entry.reason.as_str()));
-        single.into_iter().chain(directories).chain(devices).chain(modules).chain(programs).chain(libraries).collect()
+        let exceptions = self.classes.iter().flat_map(|class| &class.exceptions);
+        let exceptions = exceptions.map(|entry| ("an exception", entry.reason.as_str()));
+        let firmware = self.firmware.iter().map(|entry| (entry.package.as_str(), entry.reason.as_str()));
+        let files = directories.chain(devices).chain(programs).chain(libraries).chain(firmware);
+        single.into_iter().chain(files).chain(modules).chain(exceptions).collect()
     }
 
     fn packages(&self) -> Vec<&str> {
-        let single = [&self.kernel.package, &self.stub.package, &self.certificates.package].map(String::as_str);
+        let single = [&self.kernel.package, &self.stub.package].map(String::as_str);
         let programs = self.programs.iter().map(|entry| entry.package.as_str());
         let libraries = self.libraries.iter().map(|entry| entry.package.as_str());
-        single.into_iter().chain(programs).chain(libraries).collect()
+        let firmware = self.firmware.iter().map(|entry| entry.package.as_str());
+        single.into_iter().chain(programs).chain(libraries).chain(firmware).collect()
     }
+}
+
+/// Where the generated list of a profile is.
+pub fn list_path(root: &Path, name: &str) -> PathBuf {
+    root.join("ramdisk/modules").join(format!("{name}.toml"))
+}
+
+/// A profile's table, with that of the profile it extends: lists are joined, anything else is replaced.
+fn table(root: &Path, name: &str) -> Result<toml::Table> {
+    let plain = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
+    ensure!(plain, "profile {name:?} is no name: letters, digits and '-' only");
+    let path = root.join("ramdisk/profiles").join(format!("{name}.toml"));
+    let text = std::fs::read_to_string(&path)
+        .with_context(|| format!("read profile {name:?}: its file would be {}", path.display()))?;
+    let mut own: toml::Table = toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
+    let Some(base) = own.remove("extends") else { return Ok(own) };
+    let base = base.as_str().with_context(|| format!("{}: extends is no name", path.display()))?;
+    ensure!(base != name, "{} extends itself", path.display());
+    let mut merged = table(root, base).with_context(|| format!("{} extends {base}", path.display()))?;
+    for (key, value) in own {
+        match (merged.get_mut(&key), value) {
+            (Some(toml::Value::Array(all)), toml::Value::Array(more)) => all.extend(more),
+            (_, value) => {
+                merged.insert(key, value);
+            }
+        }
+    }
+    Ok(merged)
 }
 
 #[cfg(test)]

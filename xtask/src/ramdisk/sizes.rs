@@ -12,7 +12,7 @@ pub struct Report {
     pub profile: String,
     pub version: String,
     pub kernel_release: String,
-    /// Kernel and parts of the initramfs.
+    /// Kernel and parts of the initramfs. The total leaves firmware out, as the budget does.
     pub parts: Vec<Part>,
     pub total: Part,
     pub budget: Budget,
@@ -35,13 +35,14 @@ pub struct File {
     pub sha256: String,
 }
 
-/// The sum of all parts.
-pub fn total(parts: &[Part]) -> Part {
-    Part {
-        name: "total".to_owned(),
-        packed: parts.iter().map(|part| part.packed).sum(),
-        unpacked: parts.iter().map(|part| part.unpacked).sum(),
-    }
+/// The sum of parts.
+pub fn total<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Part {
+    let zero = Part { name: "total".to_owned(), packed: 0, unpacked: 0 };
+    parts.into_iter().fold(zero, |sum, part| Part {
+        packed: sum.packed + part.packed,
+        unpacked: sum.unpacked + part.unpacked,
+        ..sum
+    })
 }
 
 impl Report {
