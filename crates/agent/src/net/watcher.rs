@@ -340,7 +340,10 @@ async fn give(handle: &Handle, link: &Link, own: &[StaticAddress], routes: &[Sta
 
 /// DHCPv4, for ever, where it is wanted.
 async fn ask_v4(autoconf: Autoconf, link: &Link, handle: &Handle, metric: u32, keep: &[IpAddr], heard: &Heard) {
-    while autoconf.dhcp {
+    if !autoconf.dhcp {
+        return;
+    }
+    loop {
         let Err(error) = dhcp::run(link, handle, metric, keep, heard).await;
         warn(&error, "DHCP begins again");
         heard.told(link, Source::Dhcp, None);
