@@ -113,7 +113,7 @@ async fn tables_and_clusters_that_overlap_loop_or_lie_are_refused() {
         ("reserved bits in L2", good.entry(1), (first | 2).to_be_bytes().into()),
         ("compressed in the header", good.entry(1), (1_u64 << 62 | 100).to_be_bytes().into()),
         ("compressed behind the file", good.entry(1), (1_u64 << 62 | 1 << 40).to_be_bytes().into()),
-        ("compressed data that is a table", good.entry(1), (1_u64 << 62 | l2 as u64 + 10).to_be_bytes().into()),
+        ("compressed data that is a table", good.entry(1), (1_u64 << 62 | (l2 as u64 + 10)).to_be_bytes().into()),
     ];
     let mut text = String::new();
     for (name, at, bytes) in cases {
