@@ -260,3 +260,65 @@ async fn a_command_goes_on_when_its_submitter_does_not_wait_for_it() {
     rig.dispatcher.list()[0].wait().await;
     assert_eq!(rig.machine.events().len(), 2);
 }
+
+#[tokio::test]
+async fn a_given_certificate_is_served_and_not_sent_and_clients_are_asked_for_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    // PEM as an operator brings it; made with openssl, for 127.0.0.1.
+    let pair = |name: &str| {
+        let (certificate, key) = (folder.path().join(format!("{name}.crt")), folder.path().join(format!("{name}.key")));
+        let made = std::process::Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+            .args([
+                "-subj",
+                "/CN=test",
+                "-addext",
+                "subjectAltName=IP:127.0.0.1",
+                "-addext",
+                "basicConstraints=CA:FALSE",
+            ])
+            .arg("-keyout")
+            .arg(&key)
+            .arg("-out")
+            .arg(&certificate)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        agent::config::settings::KeyPair { certificate, key }
+    };
+    let (server, driver) = (pair("server"), pair("driver"));
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let told = Settings {
+        listen_tls: Some(server.clone()),
+        client_authority: Some(driver.certificate.clone()),
+        ..settings(&url)
+    };
+    let rig = rig(SimMachine::new(), told);
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    let body = next_heartbeat(&mut ears).await.2;
+    assert_eq!(body.get("agent_verify_ca"), None, "{body}");
+    let callback = body["callback_url"].as_str().unwrap();
+    assert!(callback.starts_with("https://127.0.0.1:"), "{callback}");
+    let ask = async |identity: Option<transport::tls::Identity>| {
+        let trust = Trust::Only(std::fs::read_to_string(&server.certificate).unwrap());
+        let client = Client::new(client::Settings { trust, identity, ..client::Settings::default() }).unwrap();
+        let request = http::Request::get(format!("{callback}/v1/status"));
+        client.send(request.body(http_body_util::Full::new(Bytes::new())).unwrap()).await
+    };
+    assert_eq!(ask(Some(session::identity::read(&driver).unwrap())).await.unwrap().status, 200);
+    assert!(ask(None).await.is_err());
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    // Files that are not there are named, and the session does not begin without them.
+    let missing = agent::config::settings::KeyPair { certificate: write("a", "x"), key: folder.path().join("missing") };
+    let lost = support::rig(SimMachine::new(), Settings { listen_tls: Some(missing), ..settings(&url) });
+    let error = run(&lost, &CancellationToken::new()).await.unwrap().unwrap_err();
+    assert!(client::chain(&error).contains("missing"), "{}", client::chain(&error));
+}

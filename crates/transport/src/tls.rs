@@ -249,3 +249,73 @@ impl ServerCertVerifier for AcceptAny {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    fn der(identity: &Identity) -> Vec<u8> {
+        certificates("test", &identity.certificate).unwrap()[0].to_vec()
+    }
+
+    fn count(der: &[u8], wanted: &[u8]) -> usize {
+        der.windows(wanted.len()).filter(|window| *window == wanted).count()
+    }
+
+    /// The protocol's table of the agent's TLS: one extension, the critical name with one address; 30 days; the curve.
+    #[test]
+    fn a_generated_certificate_has_one_critical_name_thirty_days_and_the_chosen_curve() {
+        // 2026-07-01 12:00:00 UTC.
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_782_907_200);
+        let v6: Ipv6Addr = "fd00::1".parse().unwrap();
+        let curves: [(Curve, &[u8]); 3] = [
+            (Curve::P256, &[0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07]),
+            (Curve::P384, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22]),
+            (Curve::P521, &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23]),
+        ];
+        for (curve, oid) in curves {
+            let making = Making { curve, skew: Duration::from_secs(7200) };
+            let der = der(&Identity::make("node-7", Ipv4Addr::new(192, 0, 2, 7).into(), now, making).unwrap());
+            assert_eq!(count(&der, oid), 1, "{curve:?}");
+            // Any extension's name begins with 2.5.29 (RFC 5280, 4.2.1): subjectAltName, critical, one iPAddress.
+            assert_eq!(count(&der, &[0x06, 0x03, 0x55, 0x1d]), 1);
+            let name =
+                [0x06, 0x03, 0x55, 0x1d, 0x11, 0x01, 0x01, 0xff, 0x04, 0x08, 0x30, 0x06, 0x87, 0x04, 192, 0, 2, 7];
+            assert_eq!(count(&der, &name), 1);
+            assert_eq!(count(&der, b"260701100000Z"), 1);
+            assert_eq!(count(&der, b"260731120000Z"), 1);
+            // Issuer and subject.
+            assert_eq!(count(&der, b"node-7"), 2);
+        }
+        let der = der(&Identity::generate("x", v6.into(), now).unwrap());
+        assert_eq!(count(&der, &[&[0x87, 0x10][..], &v6.octets()].concat()), 1);
+        assert_eq!(count(&der, b"260701110000Z"), 1);
+        // A clock that stands at its beginning.
+        assert!(Identity::generate("x", v6.into(), SystemTime::UNIX_EPOCH).is_ok());
+    }
+
+    #[test]
+    fn no_two_identities_are_the_same_and_no_key_is_printed() {
+        let make = || Identity::generate("x", Ipv4Addr::LOCALHOST.into(), SystemTime::now()).unwrap();
+        let (one, other) = (make(), make());
+        assert_ne!(one.certificate, other.certificate);
+        assert!(!format!("{one:?}").contains("PRIVATE"));
+        assert!(one.key.starts_with("-----BEGIN PRIVATE KEY-----"), "PKCS#8");
+    }
+
+    #[test]
+    fn files_that_hold_something_else_are_named() {
+        let good = Identity::generate("x", Ipv4Addr::LOCALHOST.into(), SystemTime::now()).unwrap();
+        for (certificate, key, what) in [
+            (String::new(), good.key.clone(), "certificate"),
+            (good.key.clone(), good.key.clone(), "certificate"),
+            (good.certificate.clone(), "nonsense".to_owned(), "private key"),
+        ] {
+            let error = Identity::from_pem(certificate, key).server_config("1.3").unwrap_err();
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        assert!(matches!(good.server_config("1.1"), Err(TlsError::Version(_))));
+        assert!(good.server_config_for("1.3", Some("nonsense")).is_err());
+    }
+}
