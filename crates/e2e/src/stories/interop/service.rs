@@ -3,6 +3,7 @@
 use super::super::World;
 use super::disk;
 use super::site::{BOOT_LIMIT, NODE, Site};
+use crate::lab::output;
 use crate::witness::Witness;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -48,7 +49,8 @@ pub async fn run(world: &mut World) -> Result<()> {
 }
 
 /// Our initramfs with one more archive behind it, as an operator adds files: the kernel unpacks both
-/// (Documentation/driver-api/early-userspace/buffer-format.rst).
+/// (Documentation/driver-api/early-userspace/buffer-format.rst). It is compressed as ours is: Ironic decompresses a ramdisk
+/// that begins like zstd before it builds a medium, and stops at anything else in it.
 async fn ramdisk_with_manager(site: &Site<'_>) -> Result<PathBuf> {
     let artifacts = site.world.lab.artifacts();
     let manager = artifacts.interop_manager.as_ref().context("no manager: `cargo xtask interop ironic` builds it")?;
@@ -65,14 +67,14 @@ async fn ramdisk_with_manager(site: &Site<'_>) -> Result<PathBuf> {
     let archive = site.world.lab.dir().join("overlay.cpio");
     let mut cpio = Command::new("cpio");
     cpio.args(["--create", "--format=newc", "--quiet", "--owner=0:0", "-F"]).arg(&archive).current_dir(&root);
-    let packed = cpio.stdin(fs::File::open(&names)?).status().await.context("start cpio")?;
-    ensure!(packed.success(), "cpio ended with {packed}");
+    let ended = cpio.stdin(fs::File::open(&names)?).status().await.context("start cpio")?;
+    ensure!(ended.success(), "cpio ended with {ended}");
+    let packed = archive.with_extension("cpio.zst");
+    output(Command::new("zstd").args(["-q", "-f"]).arg(&archive).arg("-o").arg(&packed)).await?;
     let both = site.world.lab.dir().join("initramfs-with-manager");
     let base = artifacts.ramdisk.join("initramfs");
     let mut bytes = fs::read(&base).with_context(|| format!("read {}", base.display()))?;
-    // The kernel looks for the next archive at a multiple of four bytes.
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes.extend(fs::read(&archive)?);
+    bytes.extend(fs::read(&packed)?);
     fs::write(&both, bytes)?;
     Ok(both)
 }
