@@ -53,6 +53,8 @@ impl Report {
 /// Tries the contract out on a program. Nothing is done to the machine unless there is a `trial`. Blocks.
 pub fn check(program: &Path, trial: Option<Trial>) -> Report {
     let mut report = Report::default();
+    // It runs in `/`, from where a relative path leads elsewhere.
+    let program = &std::path::absolute(program).unwrap_or_else(|_| program.to_owned());
     let executable = if is_executable(program) { Ok(String::new()) } else { Err(program.display().to_string()) };
     if !report.point("it is an executable file", executable) {
         return report;
