@@ -61,10 +61,10 @@ impl Connection {
         };
         let client = Client::new(transport::client::Settings {
             trust,
-            identity: None,
             connect_timeout: limits.connect,
             timeout: limits.request,
             body_limit: limits.reply_bytes,
+            ..transport::client::Settings::default()
         })
         .map_err(RedfishError::Trust)?;
         Ok(Self {

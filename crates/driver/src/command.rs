@@ -54,6 +54,8 @@ pub enum Command {
         operations: Vec<PatchOperation>,
         /// Recompute interfaces that are not named.
         reset_interfaces: bool,
+        /// The versions of the node that it may be made from; any when unset.
+        expected: Option<Vec<u64>>,
     },
     /// `POST vmedia`: the image becomes a CD of the machine.
     InsertMedia {
@@ -82,6 +84,8 @@ pub struct ProvisionArguments {
     pub deploy_steps: Option<Vec<Map<String, Value>>>,
     /// Steps of `service`.
     pub service_steps: Option<Vec<Map<String, Value>>>,
+    /// Runbook whose steps `clean` and `service` take: its UUID or name.
+    pub runbook: Option<String>,
     /// Password of `rescue`.
     pub rescue_password: Option<String>,
     /// Do not boot a ramdisk for `clean` and `service`.

@@ -14,3 +14,4 @@ pub mod effect;
 pub mod fault;
 pub mod flow;
 pub mod hardware_type;
+mod patch;

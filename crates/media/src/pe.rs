@@ -2,6 +2,8 @@
 //! Microsoft PE format specification; sections: systemd-stub(7), UAPI.5 Unified Kernel Image).
 
 mod image;
+#[cfg(any(test, feature = "testing"))]
+pub mod stub;
 
 use image::{Image, NewSection};
 

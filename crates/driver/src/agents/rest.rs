@@ -38,8 +38,13 @@ impl Agents for RestAgents {
             Some(pem) => Trust::Only(pem.clone()),
             None => Trust::Public,
         };
-        let settings =
-            Settings { trust, identity: None, connect_timeout: CONNECT_TIMEOUT, timeout: TIMEOUT, body_limit: LARGEST };
+        let settings = Settings {
+            trust,
+            connect_timeout: CONNECT_TIMEOUT,
+            timeout: TIMEOUT,
+            body_limit: LARGEST,
+            ..Settings::default()
+        };
         let client = Client::new(settings).map_err(|error| AgentError::Protocol(chain(&error)))?;
         let agent = Arc::new(RestAgent { client, address: address.clone() });
         if known.len() >= KEPT {

@@ -2,13 +2,14 @@
 
 use super::request::{Arguments, Call, short};
 use super::versions::{
-    ABORT_DEPLOY, ABORT_INSPECT, CONFIGDRIVE_OBJECT, DEPLOY_STEPS, DISABLE_RAMDISK, REBUILD_CONFIGDRIVE,
+    ABORT_DEPLOY, ABORT_INSPECT, CONFIGDRIVE_OBJECT, DEPLOY_STEPS, DISABLE_RAMDISK, REBUILD_CONFIGDRIVE, RUNBOOKS,
     SERVICE_DISABLE_RAMDISK, SOFT_POWER, VENDOR_DATA,
 };
 use super::{Api, document, reply};
 use crate::command::{Command, PowerTarget, ProvisionArguments};
 use crate::fault::Fault;
 use axum::body::Body;
+use hardware::BootDevice;
 use http::{Response, StatusCode};
 use lifecycle::provision::{State, Verb};
 use serde_json::{Map, Value, json};
@@ -98,12 +99,18 @@ impl<S: Store> Api<S> {
         Ok(reply::empty(StatusCode::ACCEPTED))
     }
 
-    /// `GET /v1/nodes/<node>/management/boot_device`. What firmware is going to boot is not kept here and not asked
-    /// for, so it is unknown, which the API says with null.
+    /// `GET /v1/nodes/<node>/management/boot_device`: the BMC is asked; null is what it does not say.
     pub(super) async fn show_boot_device(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        self.node(&call).await?;
-        Ok(reply::json(StatusCode::OK, &json!({"boot_device": null, "persistent": null})))
+        let found = self.conductor.boot_device_of(&call.node()?).await?;
+        let name = |device| match device {
+            BootDevice::Pxe => "pxe",
+            BootDevice::Disk => "disk",
+            BootDevice::Cdrom => "cdrom",
+        };
+        let device = found.map(|(device, _)| name(device));
+        let persistent = found.map(|(_, persistent)| persistent);
+        Ok(reply::json(StatusCode::OK, &json!({"boot_device": device, "persistent": persistent})))
     }
 
     /// `PUT /v1/nodes/<node>/management/boot_device`
@@ -161,6 +168,15 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
     }
     let service_steps = steps(body, "service_steps", false)?;
     only("service_steps", service_steps.is_some(), verb == Verb::Service, "service")?;
+    let runbook = body.text("runbook")?;
+    only("runbook", runbook.is_some(), matches!(verb, Verb::Clean | Verb::Service), "clean or service")?;
+    if runbook.is_some() {
+        call.need(RUNBOOKS)?;
+        if clean_steps.is_some() || service_steps.is_some() {
+            let text = "Please provide either a list of steps or a runbook, but not both.";
+            return Err(Fault::Invalid(text.to_owned()));
+        }
+    }
     let rescue_password = body.text("rescue_password")?;
     only("rescue_password", rescue_password.is_some(), verb == Verb::Rescue, "rescue")?;
     let disable_ramdisk = body.flag("disable_ramdisk")?;
@@ -174,8 +190,12 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
         call.need(if verb == Verb::Clean { DISABLE_RAMDISK } else { SERVICE_DISABLE_RAMDISK })?;
     }
     let missing = match verb {
-        Verb::Clean if clean_steps.as_ref().is_none_or(Vec::is_empty) => Some("\"clean_steps\" is"),
-        Verb::Service if service_steps.as_ref().is_none_or(Vec::is_empty) => Some("\"service_steps\" is"),
+        Verb::Clean if runbook.is_none() && clean_steps.as_ref().is_none_or(Vec::is_empty) => {
+            Some("\"clean_steps\" is")
+        }
+        Verb::Service if runbook.is_none() && service_steps.as_ref().is_none_or(Vec::is_empty) => {
+            Some("\"service_steps\" is")
+        }
         Verb::Rescue if rescue_password.as_ref().is_none_or(|text| text.trim().is_empty()) => {
             Some("A non-empty \"rescue_password\" is")
         }
@@ -184,7 +204,15 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
     if let Some(missing) = missing {
         return Err(Fault::Invalid(format!("{missing} required when setting target provision state to {verb}")));
     }
-    Ok(ProvisionArguments { configdrive, clean_steps, deploy_steps, service_steps, rescue_password, disable_ramdisk })
+    Ok(ProvisionArguments {
+        configdrive,
+        clean_steps,
+        deploy_steps,
+        service_steps,
+        runbook,
+        rescue_password,
+        disable_ramdisk,
+    })
 }
 
 fn check_configdrive(call: &Call, verb: Verb, configdrive: &Value) -> Result<(), Fault> {

@@ -6,6 +6,7 @@
 use super::Conductor;
 use super::change::{Draft, Failure};
 use super::lookup::give_token;
+use super::ramdisk::KeepLogs;
 use super::settings::AddPorts;
 use crate::fault::Fault;
 use crate::flow::{Action, FlowKind};
@@ -96,6 +97,14 @@ impl<S: Store> Conductor<S> {
                 Ok(token)
             })
             .await?;
+        let kept = match self.settings.keep_logs {
+            KeepLogs::Always => true,
+            KeepLogs::OnFailure => error.is_some(),
+            KeepLogs::Never => false,
+        };
+        if let Some(logs) = body.get("logs").and_then(Value::as_str).filter(|_| kept) {
+            self.save_logs(&node, "inspect", logs).await;
+        }
         tracing::info!(node = %uuid, interfaces = candidates.len(), "an inventory has come");
         self.wake(uuid);
         Ok(self.lookup_answer(&node, token))

@@ -6,6 +6,7 @@
 //! | `change.rs` | load → change → commit, again when somebody else was quicker; transitions and history |
 //! | `worker.rs` | one task a node while its flow has something to do; deadlines |
 //! | `runner.rs` | one turn of a flow: intent, effect, outcome |
+//! | `step_lists.rs` | steps of runbooks and deploy templates |
 //! | `waits.rs` | waits for an agent, an operator, a time |
 //! | `ramdisk.rs` | a ramdisk that stays, ends, is logged into; its logs |
 //! | `why.rs` | why a node is where it is |
@@ -34,6 +35,7 @@ mod records;
 mod runner;
 mod secret;
 mod settings;
+mod step_lists;
 mod verbs;
 mod waits;
 mod why;
@@ -181,8 +183,8 @@ impl<S: Store> Conductor<S> {
                 Command::Maintenance { on, reason } => this.maintenance(&ident, on, reason).await,
                 Command::BootDevice { device, persistent } => this.boot_device(&ident, &device, persistent).await,
                 Command::Traits(traits) => this.set_traits(&ident, traits).await,
-                Command::Patch { operations, reset_interfaces } => {
-                    this.patch(&ident, &operations, reset_interfaces).await
+                Command::Patch { operations, reset_interfaces, expected } => {
+                    this.patch(&ident, &operations, reset_interfaces, expected.as_deref()).await
                 }
                 Command::InsertMedia { url } => this.virtual_media(&ident, Some(&url)).await,
                 Command::EjectMedia => this.virtual_media(&ident, None).await,
@@ -281,6 +283,22 @@ impl<S: Store> Conductor<S> {
 
     fn clear_progress(&self, node: Uuid) {
         self.set_progress(node, None);
+    }
+
+    /// What the node's machine boots next, and whether for good; `None` where its BMC does not say.
+    ///
+    /// # Errors
+    /// [`Fault`]: the node cannot be asked, or its BMC does not answer.
+    pub async fn boot_device_of(&self, ident: &NodeIdent) -> Result<Option<(hardware::BootDevice, bool)>, Fault> {
+        let node = self.find(ident).await?;
+        if let Some(problem) = hardware_type::validate(&node).first_problem(&[Interface::Management]) {
+            return Err(Fault::Invalid(problem));
+        }
+        let found = match self.parts.machines.of(&node).await {
+            Ok(machine) => machine.boot_device().await,
+            Err(error) => Err(error),
+        };
+        found.map_err(|error| Fault::Invalid(format!("Failed to get the boot device: {}", chain(&error))))
     }
 
     async fn boot_device(self: &Arc<Self>, ident: &NodeIdent, device: &str, persistent: bool) -> Result<Node, Fault> {

@@ -3,7 +3,7 @@
 use super::change::{Draft, locked};
 use super::verbs::set_maintenance;
 use super::{Conductor, allocations};
-use crate::command::{NodeIdent, PatchOp, PatchOperation};
+use crate::command::{NodeIdent, PatchOperation};
 use crate::fault::Fault;
 use crate::hardware_type::{Interface, compose};
 use lifecycle::provision::State;
@@ -21,9 +21,17 @@ impl<S: Store> Conductor<S> {
         ident: &NodeIdent,
         operations: &[PatchOperation],
         reset_interfaces: bool,
+        expected: Option<&[u64]>,
     ) -> Result<Node, Fault> {
         let uuid = self.find(ident).await?.uuid;
-        let (node, _, ()) = self.change(uuid, |draft| apply(draft, operations, reset_interfaces)).await?;
+        let (node, _, ()) = self
+            .change(uuid, |draft| match expected {
+                Some(expected) if !expected.contains(&draft.node.version) => {
+                    Err(Fault::changed(expected, draft.node.version))
+                }
+                _ => apply(draft, operations, reset_interfaces),
+            })
+            .await?;
         Ok(node)
     }
 
@@ -47,8 +55,15 @@ fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: boo
     let node = &draft.node;
     let mut document = document_of(node);
     let defaults = document_of(&Node::new(node.uuid, &node.driver, node.created_at));
-    for operation in operations {
-        operate(&mut document, &defaults, operation)?;
+    let strange = |operation: &&PatchOperation| operation.path.first().is_none_or(|root| !document.contains_key(root));
+    if let Some(operation) = operations.iter().find(strange) {
+        let known = document.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        let shown = operation.path.join("/");
+        return Err(Fault::Invalid(format!("Cannot patch /{shown}. Only the following can be updated: {known}")));
+    }
+    crate::patch::apply(&mut document, operations)?;
+    for (name, value) in defaults {
+        document.entry(name).or_insert(value);
     }
     let mut changed = draft.node.clone();
     write_back(&mut changed, &document)?;
@@ -102,69 +117,6 @@ fn document_of(node: &Node) -> Map<String, Value> {
         document.insert(key.to_owned(), node.attributes.get(key).cloned().unwrap_or(Value::Null));
     }
     document
-}
-
-fn operate(
-    document: &mut Map<String, Value>,
-    defaults: &Map<String, Value>,
-    operation: &PatchOperation,
-) -> Result<(), Fault> {
-    let shown = format!("/{}", operation.path.join("/"));
-    let Some((root, below)) = operation.path.split_first() else {
-        return Err(Fault::Invalid("Couldn't apply patch: the path is empty.".to_owned()));
-    };
-    let Some(slot) = document.get_mut(root) else {
-        let known = document.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(Fault::Invalid(format!("Cannot patch {shown}. Only the following can be updated: {known}")));
-    };
-    let value = match (operation.op, &operation.value) {
-        (PatchOp::Remove, _) => None,
-        (PatchOp::Add | PatchOp::Replace, Some(value)) => Some(value.clone()),
-        (PatchOp::Add | PatchOp::Replace, None) => {
-            return Err(Fault::Invalid(format!("Couldn't apply patch: {shown} has no value.")));
-        }
-    };
-    if below.is_empty() {
-        *slot = value.unwrap_or_else(|| defaults.get(root).cloned().unwrap_or(Value::Null));
-        return Ok(());
-    }
-    below_root(slot, below, operation.op, value).map_err(|reason| {
-        let last = below.last().map(String::as_str).unwrap_or_default();
-        Fault::Invalid(format!("Couldn't apply patch for {shown}. Reason: {}", reason.replace("{}", last)))
-    })
-}
-
-fn below_root(slot: &mut Value, path: &[String], op: PatchOp, value: Option<Value>) -> Result<(), String> {
-    let Some((last, parents)) = path.split_last() else { return Ok(()) };
-    let mut at = slot;
-    for part in parents {
-        at = match at {
-            Value::Object(map) => map.get_mut(part),
-            Value::Array(list) => part.parse::<usize>().ok().and_then(|index| list.get_mut(index)),
-            _ => None,
-        }
-        .ok_or_else(|| format!("member '{part}' not found"))?;
-    }
-    match at {
-        Value::Object(map) => match (op, value) {
-            (PatchOp::Add, Some(value)) => drop(map.insert(last.clone(), value)),
-            (PatchOp::Replace, Some(value)) => {
-                *map.get_mut(last).ok_or("can't replace a non-existent object '{}'")? = value;
-            }
-            (_, _) => drop(map.remove(last).ok_or("can't remove a non-existent object '{}'")?),
-        },
-        Value::Array(list) => {
-            let index = if last == "-" { list.len() } else { last.parse().map_err(|_| "'{}' is not an index")? };
-            match (op, value) {
-                (PatchOp::Add, Some(value)) if index <= list.len() => list.insert(index, value),
-                (PatchOp::Replace, Some(value)) if index < list.len() => list[index] = value,
-                (PatchOp::Remove, _) if index < list.len() => drop(list.remove(index)),
-                _ => return Err("index '{}' is out of range".to_owned()),
-            }
-        }
-        _ => return Err("the parent of '{}' is neither an object nor a list".to_owned()),
-    }
-    Ok(())
 }
 
 /// Reads one attribute back.

@@ -133,6 +133,13 @@ impl<S: Store> Conductor<S> {
         Ok(off)
     }
 
+    /// Saves the logs of a ramdisk that is going to end, where logs are kept always.
+    pub(super) async fn collect_logs_always(&self, node: &Node, flow: &Flow) {
+        if self.settings.keep_logs == KeepLogs::Always && node.driver_internal_info.contains_key("agent_url") {
+            self.collect_logs(node, flow, true).await;
+        }
+    }
+
     /// Saves the logs of the ramdisk before its flow fails. Best effort: what cannot be had is said in the log.
     pub(super) async fn collect_logs(&self, node: &Node, flow: &Flow, on_agent: bool) {
         if self.settings.keep_logs == KeepLogs::Never || flow.kind.steps().is_none() || !on_agent {

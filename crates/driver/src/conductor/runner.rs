@@ -24,6 +24,12 @@ use uuid::Uuid;
 /// Key of a CD that an earlier flow left behind.
 const STALE_MEDIA: &str = "stale_boot_media_secret";
 
+/// How long one effect may take before it counts as not done. BMC calls have shorter limits of their own; this one is for
+/// whatever has none.
+const EFFECT: Duration = Duration::from_secs(600);
+/// How often it is looked whether a flow whose effect takes long is still there.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// What a worker does after a turn.
 pub(super) enum Turn {
     /// The next turn, at once.
@@ -91,7 +97,7 @@ pub(super) fn fatal(text: impl Into<String>) -> Trouble {
 }
 
 /// A place in a flow: an outcome that belongs to another is dropped.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
     flow: Uuid,
     cursor: usize,
@@ -153,14 +159,20 @@ impl<S: Store> Conductor<S> {
             let text = "its arguments have changed since it was begun; whether it was carried out is not known";
             return self.trouble(&node, &flow, action, fatal(text)).await;
         }
-        let work = self.perform(&node, &flow, action, call);
-        let done = match self.left(&node).filter(|_| flow.kind.states().is_some()) {
+        let limit = match action {
+            Action::ShutDown { within } => EFFECT.saturating_add(Duration::from_secs(*within)),
+            _ => EFFECT,
+        };
+        let left = self.left(&node).filter(|_| flow.kind.states().is_some());
+        let done = tokio::select! {
+            done = self.perform(&node, &flow, action, call) => done,
             // What takes longer than the state may last is given up; the next turn says so to the operator.
-            Some(left) => match tokio::time::timeout(left, work).await {
-                Ok(done) => done,
-                Err(_) => return Ok(Turn::Again),
+            () = tokio::time::sleep(left.unwrap_or(limit).min(limit)) => match left {
+                Some(left) if left <= limit => return Ok(Turn::Again),
+                _ => Err(Trouble::Bmc(format!("it was not done within {} s", limit.as_secs()))),
             },
-            None => work.await,
+            // An operator has broken the node out, or another conductor has taken it over: this is nobody's work now.
+            () = self.gone_elsewhere(node.uuid, place) => return Ok(Turn::Again),
         };
         match done {
             Ok(outcome) => {
@@ -168,6 +180,19 @@ impl<S: Store> Conductor<S> {
                 Ok(Turn::Again)
             }
             Err(trouble) => self.trouble(&node, &flow, action, trouble).await,
+        }
+    }
+
+    /// Returns when the flow is not at this place any more.
+    async fn gone_elsewhere(&self, uuid: Uuid, place: Place) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            match self.load(uuid).await {
+                Ok((_, Some(flow))) if Place::of(&flow) == place => {}
+                Ok(_) => return,
+                // The next turn meets the same, and says it.
+                Err(error) => tracing::warn!(%error, "cannot tell whether the flow goes on"),
+            }
         }
     }
 
@@ -268,6 +293,7 @@ impl<S: Store> Conductor<S> {
                 Ok(Outcome { power: Some(power), ..Outcome::default() })
             }
             Action::PowerOff => {
+                self.collect_logs_always(node, flow).await;
                 make_power(&*self.machine(node).await?, PowerState::Off).await?;
                 Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
             }
@@ -300,7 +326,10 @@ impl<S: Store> Conductor<S> {
             }
             Action::GetSteps { kind, insert } => self.get_steps(node, flow, *kind, *insert).await,
             Action::GetPartitionUuids => self.get_partition_uuids(node).await,
-            Action::AgentPowerOff => self.agent_power_off(node).await,
+            Action::AgentPowerOff => {
+                self.collect_logs_always(node, flow).await;
+                self.agent_power_off(node).await
+            }
             Action::ExecuteStep { .. } | Action::InstallBootloader => Err(fatal("there is nothing to send")),
             Action::WaitForAgent
             | Action::WaitForInspection

@@ -23,8 +23,10 @@ impl<S: Store> Conductor<S> {
         verb: Verb,
         arguments: ProvisionArguments,
     ) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let node = self.find(ident).await?;
+        let uuid = node.uuid;
         self.admit(verb).await?;
+        let arguments = self.with_listed_steps(&node, verb, arguments).await?;
         let (node, _, ()) = self.change(uuid, |draft| self.apply_verb(draft, verb, &arguments)).await?;
         tracing::info!(node = %uuid, %verb, state = %node.provision_state, "accepted");
         self.wake(uuid);

@@ -77,7 +77,8 @@ pub fn read(
     for given in given {
         let text = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or_default();
         let mut step = Step::new(text("interface"), text("step"), 0);
-        step.priority = given.get("priority").and_then(Value::as_i64).unwrap_or_default();
+        let number = |value: &Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
+        step.priority = given.get("priority").and_then(number).unwrap_or_default();
         step.args = given.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
         let name = full(&step);
         let children = given.get("execute_on_child_nodes").is_some_and(|on| *on != Value::Bool(false));

@@ -13,6 +13,18 @@ async fn killed_at_every_moment(verb: Verb, end: State, prepare: impl AsyncFn(&S
     killed_while(ask, end, prepare, check).await;
 }
 
+async fn manageable(site: &Site) {
+    site.start_in(State::Manageable).await;
+}
+
+async fn available(site: &Site) {
+    site.start_in(State::Available).await;
+}
+
+async fn active(site: &Site) {
+    site.start_in(State::Active).await;
+}
+
 /// What is asked for.
 struct Ask {
     verb: Verb,
@@ -96,7 +108,7 @@ async fn killed_while(ask: Ask, end: State, prepare: impl AsyncFn(&Site), check:
 
 #[tokio::test(start_paused = true)]
 async fn a_deploy_survives_a_kill_at_any_moment() {
-    killed_at_every_moment(Verb::Active, State::Active, Site::make_available, |site, when| {
+    killed_at_every_moment(Verb::Active, State::Active, available, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.image_writes, 1, "{when}: the image is written once");
         assert_eq!(state.booted, [Booted::Ramdisk, Booted::Disk], "{when}: nothing is booted twice");
@@ -107,11 +119,7 @@ async fn a_deploy_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn cleaning_survives_a_kill_at_any_moment() {
-    let prepare = async |site: &Site| {
-        site.verb(Verb::Manage).await.unwrap();
-        site.settle(State::Manageable).await;
-    };
-    killed_at_every_moment(Verb::Provide, State::Available, prepare, |site, when| {
+    killed_at_every_moment(Verb::Provide, State::Available, manageable, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
         assert_eq!(state.steps_run, ["erase_devices_metadata", "erase_devices"], "{when}");
@@ -121,12 +129,7 @@ async fn cleaning_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn an_inspection_survives_a_kill_at_any_moment() {
-    let prepare = async |site: &Site| {
-        site.verb(Verb::Manage).await.unwrap();
-        site.settle(State::Manageable).await;
-        site.machine.forget_history();
-    };
-    killed_at_every_moment(Verb::Inspect, State::Manageable, prepare, |site, when| {
+    killed_at_every_moment(Verb::Inspect, State::Manageable, manageable, |site, when| {
         assert_eq!(site.machine.lock().booted, [Booted::Ramdisk], "{when}");
     })
     .await;
@@ -142,7 +145,7 @@ async fn manual_cleaning_with_a_hold_survives_a_kill_at_any_moment() {
     ]);
     let mut ask = Ask::with(Verb::Clean, clean(list));
     ask.meanwhile = Some((State::CleanHold, Verb::Unhold));
-    killed_while(ask, State::Manageable, Site::make_manageable, |site, when| {
+    killed_while(ask, State::Manageable, manageable, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
         assert_eq!(state.steps_run, ["erase_pstore", "erase_devices"], "{when}");
@@ -153,7 +156,7 @@ async fn manual_cleaning_with_a_hold_survives_a_kill_at_any_moment() {
 #[tokio::test(start_paused = true)]
 async fn a_service_with_a_reboot_survives_a_kill_at_any_moment() {
     let list = json!([{"interface": "firmware", "step": "update"}, {"interface": "deploy", "step": "burnin_cpu"}]);
-    killed_while(Ask::with(Verb::Service, service(list)), State::Active, Site::make_active, |site, when| {
+    killed_while(Ask::with(Verb::Service, service(list)), State::Active, active, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk], "{when}");
         assert_eq!(state.steps_run, ["update", "burnin_cpu"], "{when}");
@@ -163,7 +166,7 @@ async fn a_service_with_a_reboot_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rescue_survives_a_kill_at_any_moment() {
-    killed_while(Ask::with(Verb::Rescue, rescue()), State::Rescue, Site::make_active, |site, when| {
+    killed_while(Ask::with(Verb::Rescue, rescue()), State::Rescue, active, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
         assert_eq!(state.rescued.len(), 1, "{when}: the password is handed over once");
@@ -174,10 +177,10 @@ async fn a_rescue_survives_a_kill_at_any_moment() {
 #[tokio::test(start_paused = true)]
 async fn the_way_back_from_rescue_survives_a_kill_at_any_moment() {
     let prepare = async |site: &Site| {
-        site.make_active().await;
-        site.verb_with(Verb::Rescue, rescue()).await.unwrap();
-        site.settle(State::Rescue).await;
-        site.machine.forget_history();
+        site.start_in(State::Rescue).await;
+        let mut machine = site.machine.lock();
+        machine.image_written = true;
+        machine.power = PowerState::On;
     };
     killed_at_every_moment(Verb::Unrescue, State::Active, prepare, |site, when| {
         assert_eq!(site.machine.lock().booted, [Booted::Disk], "{when}");
@@ -187,7 +190,7 @@ async fn the_way_back_from_rescue_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn an_adoption_survives_a_kill_at_any_moment() {
-    killed_at_every_moment(Verb::Adopt, State::Active, Site::make_manageable, |site, when| {
+    killed_at_every_moment(Verb::Adopt, State::Active, manageable, |site, when| {
         assert!(site.machine.lock().booted.is_empty(), "{when}");
     })
     .await;
@@ -195,7 +198,7 @@ async fn an_adoption_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn taking_an_instance_off_survives_a_kill_at_any_moment() {
-    killed_at_every_moment(Verb::Deleted, State::Available, Site::make_active, |site, when| {
+    killed_at_every_moment(Verb::Deleted, State::Available, active, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk], "{when}");
         assert_eq!(state.steps_run, ["erase_devices_metadata", "erase_devices"], "{when}");
@@ -223,7 +226,7 @@ async fn fast_track_survives_a_kill_at_any_moment() {
 #[tokio::test(start_paused = true)]
 async fn an_aborted_deploy_survives_a_kill_at_any_moment() {
     let prepare = async |site: &Site| {
-        site.make_available().await;
+        site.start_in(State::Available).await;
         site.machine.lock().dead = true;
         site.verb(Verb::Active).await.unwrap();
         site.reach(State::DeployWait).await;

@@ -177,7 +177,7 @@ async fn a_deploy_without_a_checksum_is_refused_before_anything_is_touched() {
     use driver::command::{Command, PatchOp, PatchOperation};
     let path = vec!["instance_info".to_owned(), "image_checksum".to_owned()];
     let operations = vec![PatchOperation { op: PatchOp::Remove, path, value: None }];
-    let patch = Command::Patch { operations, reset_interfaces: false };
+    let patch = Command::Patch { operations, reset_interfaces: false, expected: None };
     site.conductor().command(&site.ident(), patch).await.unwrap();
     let text = site.verb(Verb::Active).await.unwrap_err().to_string();
     assert!(text.contains("image_checksum is missing"), "{text}");

@@ -7,7 +7,7 @@ use hardware::PowerState;
 use lifecycle::provision::{State, Verb};
 use serde_json::{Map, Value, json};
 use std::time::Duration;
-use store::Store as _;
+use store::{Record, RecordKind, Store as _};
 
 /// Steps of a request.
 pub(crate) fn steps(list: Value) -> Option<Vec<Map<String, Value>>> {
@@ -359,4 +359,44 @@ async fn a_locked_node_says_who_holds_it_for_what_and_since_when() {
     let power = Command::Power { target: driver::command::PowerTarget::On, timeout: None };
     assert_eq!(site.conductor().command(&site.ident(), power).await.unwrap_err().status(), 409);
     site.settle(State::Active).await;
+}
+
+fn record(kind: RecordKind, name: &str, fields: Value) -> Record {
+    let mut record = Record::new(kind, uuid::Uuid::new_v4(), jiff::Timestamp::UNIX_EPOCH);
+    record.fields = fields.as_object().unwrap().clone();
+    record.fields.insert("name".to_owned(), json!(name));
+    record
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runbook_stands_for_its_steps_on_nodes_that_have_its_trait() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let steps = json!([{"interface": "deploy", "step": "erase_devices", "args": {}, "order": 2},
+        {"interface": "deploy", "step": "erase_pstore", "args": {}, "order": "1"}]);
+    let runbook = record(RecordKind::Runbook, "CUSTOM_WIPE", json!({"steps": steps}));
+    site.conductor().create_record(runbook).await.unwrap();
+    let ask = |name: &str| ProvisionArguments { runbook: Some(name.to_owned()), ..ProvisionArguments::default() };
+    assert_eq!(site.verb_with(Verb::Clean, ask("CUSTOM_OTHER")).await.unwrap_err().status(), 404);
+    let text = site.verb_with(Verb::Clean, ask("CUSTOM_WIPE")).await.unwrap_err().to_string();
+    assert!(text.contains("not approved"), "{text}");
+    let traits = Command::Traits(vec!["CUSTOM_WIPE".to_owned()]);
+    site.conductor().command(&site.ident(), traits).await.unwrap();
+    site.verb_with(Verb::Clean, ask("CUSTOM_WIPE")).await.unwrap();
+    site.settle(State::Manageable).await;
+    assert_eq!(site.machine.lock().steps_run, ["erase_pstore", "erase_devices"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_traits_of_an_instance_bring_the_steps_of_their_templates() {
+    let site = Site::new().await;
+    site.make_available().await;
+    let steps = json!([{"interface": "deploy", "step": "tune", "args": {}, "priority": 95},
+        {"interface": "deploy", "step": "check_burn_in", "args": {}, "priority": 0}]);
+    let template = record(RecordKind::DeployTemplate, "CUSTOM_TUNED", json!({"steps": steps}));
+    site.conductor().create_record(template).await.unwrap();
+    site.set(&["instance_info", "traits"], json!(["CUSTOM_TUNED", "CUSTOM_WITHOUT_TEMPLATE"])).await;
+    site.verb(Verb::Active).await.unwrap();
+    site.settle(State::Active).await;
+    assert_eq!(site.machine.lock().steps_run, ["tune", "write_image", "install_bootloader"]);
 }

@@ -91,7 +91,7 @@ async fn an_agent_that_somebody_else_boots_gets_its_token_by_look_up() {
             value: Some(json!("direct")),
         },
     ];
-    let patch = Command::Patch { operations, reset_interfaces: true };
+    let patch = Command::Patch { operations, reset_interfaces: true, expected: None };
     let node = site.conductor().command(&site.ident(), patch).await.unwrap();
     assert_eq!((node.interfaces["boot"].as_str(), node.interfaces["deploy"].as_str()), ("fake", "direct"));
     site.machine.lock().device = hardware::BootDevice::Pxe;

@@ -117,5 +117,22 @@ async fn a_dead_bmc_does_not_keep_another_node_waiting() {
     assert_eq!(site.store.node(fake.uuid).await.unwrap().provision_state, State::Manageable);
     assert!(before.elapsed() < Duration::from_secs(6), "{:?}", before.elapsed());
     let node = site.settle(State::DeployFailed).await;
-    assert!(node.last_error.unwrap().contains("deploying_timeout"));
+    assert!(node.last_error.unwrap().contains("could not power off: it was not done within 600 s"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_broken_out_does_not_wait_for_what_it_was_stuck_in() {
+    let site = Site::new().await;
+    site.make_available().await;
+    site.machine.lock().hangs = Some(site.node);
+    site.verb(Verb::Active).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let node = site.verb(Verb::BreakOut).await.unwrap();
+    assert_eq!(node.provision_state, State::DeployFailed);
+    site.machine.lock().hangs = None;
+    let before = tokio::time::Instant::now();
+    site.settle(State::DeployFailed).await;
+    site.verb(Verb::Active).await.unwrap();
+    site.settle(State::Active).await;
+    assert!(before.elapsed() < Duration::from_secs(600), "{:?}", before.elapsed());
 }

@@ -14,10 +14,12 @@ pub(crate) use store::SimStore;
 
 use driver::command::{Command, NodeIdent, PatchOp, PatchOperation, ProvisionArguments};
 use driver::conductor::{Clock, Conductor, Parts, Settings};
+use driver::effect::machines::{POWER_OFF, POWER_ON};
 use driver::fault::Fault;
+use hardware::PowerState;
 use jiff::{SignedDuration, Timestamp};
 use lifecycle::provision::{State, Verb};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use store_crate::{MemoryStore, Node, Port, Store as _};
@@ -167,6 +169,22 @@ impl Site {
         self.machine.forget_history();
     }
 
+    /// Puts the node into a stable state as it would be there, without the way that leads to it: for tests that do so a
+    /// hundred times.
+    pub(crate) async fn start_in(&self, state: State) {
+        let mut node = self.node().await;
+        node.provision_state = state;
+        node.interfaces.insert("rescue".to_owned(), "agent".to_owned());
+        let on = state == State::Active;
+        node.power_state = Some(if on { POWER_ON } else { POWER_OFF }.to_owned());
+        node.instance_info = image();
+        let epoch = self.conductor().epoch();
+        self.store.commit(epoch, store_crate::Commit::of(node)).await.unwrap();
+        let mut machine = self.machine.lock();
+        machine.image_written = on;
+        machine.power = if on { PowerState::On } else { PowerState::Off };
+    }
+
     /// Takes the node to `manageable`, with `agent` as its rescue interface.
     pub(crate) async fn make_manageable(&self) {
         self.set(&["rescue_interface"], json!("agent")).await;
@@ -188,30 +206,27 @@ impl Site {
     pub(crate) async fn set(&self, path: &[&str], value: Value) {
         let path = path.iter().map(|part| (*part).to_owned()).collect();
         let operations = vec![PatchOperation { op: PatchOp::Add, path, value: Some(value) }];
-        let patch = Command::Patch { operations, reset_interfaces: false };
+        let patch = Command::Patch { operations, reset_interfaces: false, expected: None };
         self.conductor().command(&self.ident(), patch).await.unwrap();
     }
 
     pub(crate) async fn give_image(&self) {
-        let mut node = self.node().await;
-        let info = json!({
-            "image_source": "http://images.test/debian.raw.zst",
-            "image_checksum": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            "image_disk_format": "raw",
-        });
-        node.instance_info = info.as_object().unwrap().clone();
-        let operations = vec![PatchOperation {
-            op: PatchOp::Replace,
-            path: vec!["instance_info".to_owned()],
-            value: Some(Value::Object(node.instance_info)),
-        }];
-        let patch = Command::Patch { operations, reset_interfaces: false };
-        self.conductor().command(&self.ident(), patch).await.unwrap();
+        self.set(&["instance_info"], Value::Object(image())).await;
     }
 
     pub(crate) async fn history(&self) -> Vec<String> {
         self.store.history(self.node).await.unwrap().into_iter().map(|entry| entry.event).collect()
     }
+}
+
+/// What is deployed.
+fn image() -> Map<String, Value> {
+    let info = json!({
+        "image_source": "http://images.test/debian.raw.zst",
+        "image_checksum": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+        "image_disk_format": "raw",
+    });
+    info.as_object().unwrap().clone()
 }
 
 async fn start(
