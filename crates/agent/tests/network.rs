@@ -1,6 +1,8 @@
 //! The network for real: every test is a process in network, mount and host name namespaces of its own, with virtual cables
 //! to another namespace in which dnsmasq is DHCP server and router. Needs root; `cargo xtask ci --all` runs it.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 use agent::net::{self, Autoconf, NetHandle, NetParams, NetState};
 use serde_json::json;
 use std::future::Future;
