@@ -26,6 +26,10 @@ NODE = "11111111-1111-4111-8111-111111111111"
 SECOND = "22222222-2222-4222-8222-222222222222"
 OLD = "33333333-3333-4333-8333-333333333333"
 PORT = "44444444-4444-4444-8444-444444444444"
+CHASSIS = "55555555-5555-4555-8555-555555555555"
+GROUP = "66666666-6666-4666-8666-666666666666"
+RECORD = "77777777-7777-4777-8777-777777777777"
+FURTHER = "88888888-8888-4888-8888-888888888888"
 NOBODY = "99999999-9999-4999-8999-999999999999"
 MAC = "52:54:00:12:34:56"
 TOKEN_NAME = "TOKEN-OF-43-CHARACTERS"
@@ -93,7 +97,7 @@ NEWEST = at(115)
 
 class Recording:
     def __init__(self, port, folder, output):
-        self.ironic = Recorder(port, HEADERS, {NODE, SECOND, OLD, PORT, NOBODY}, {folder: "STATE-PATH"})
+        self.ironic = Recorder(port, HEADERS, {NODE, SECOND, OLD, PORT, CHASSIS, GROUP, RECORD, FURTHER, NOBODY}, {folder: "STATE-PATH"})
         self.output = output
 
     def save(self, name):
@@ -277,6 +281,223 @@ def errors(ask):
     ask("boot device: unknown", "PUT", f"/v1/nodes/{NODE}/management/boot_device", {"boot_device": "tape"})
     ask("delete nobody", "DELETE", f"/v1/nodes/{NOBODY}")
     ask.save("errors")
+
+
+def crud(ask, path, since, body, change, required, named=None):
+    """What every resource has: create, show, list, patch, delete, and what it says to bad input."""
+    one = f"{path}/{body['uuid']}"
+    ask("create", "POST", path, body)
+    ask("the identifier is taken", "POST", path, body)
+    if named:
+        ask("the name is taken", "POST", path, {**body, "uuid": FURTHER})
+        ask("by name", "GET", f"{path}/{named}?fields=uuid")
+    ask("show", "GET", one)
+    ask("chosen fields", "GET", f"{one}?fields=uuid,created_at")
+    ask("an unknown field", "GET", f"{one}?fields=uuid,colour")
+    ask("the list", "GET", path)
+    ask("the list, one to a page", "GET", f"{path}?limit=1&fields=uuid")
+    ask("a marker that nobody has", "GET", f"{path}?marker={NOBODY}")
+    ask("a limit that is none", "GET", f"{path}?limit=x")
+    ask("an unknown query", "GET", f"{path}?colour=red")
+    ask("patch", "PATCH", one, change)
+    ask("patch: an unknown field", "PATCH", one, [{"op": "add", "path": "/colour", "value": "red"}])
+    ask("patch: the identifier", "PATCH", one, [{"op": "replace", "path": "/uuid", "value": NOBODY}])
+    ask("patch: nothing to remove", "PATCH", one, [{"op": "remove", "path": "/extra/none"}])
+    ask("patch: no list", "PATCH", one, {})
+    for name in required:
+        less = {key: value for key, value in body.items() if key not in (name, "uuid")}
+        ask(f"create without {name}", "POST", path, less)
+        ask(f"create with {name} of a wrong type", "POST", path, {**less, name: {"a": 1}})
+    ask("create with an unknown field", "POST", path, {**body, "uuid": FURTHER, "colour": "red"})
+    ask("create with an identifier that is none", "POST", path, {**body, "uuid": "x"})
+    ask("nobody's", "GET", f"{path}/{NOBODY}")
+    ask("patch nobody's", "PATCH", f"{path}/{NOBODY}", change)
+    ask("delete nobody's", "DELETE", f"{path}/{NOBODY}")
+    ask("an identifier that is none", "GET", f"{path}/a%20b")
+    if since > 1:
+        ask("the list before there was one", "GET", path, headers=at(since - 1))
+        ask("show before there was one", "GET", one, headers=at(since - 1))
+        ask("create before there was one", "POST", path, body, at(since - 1))
+        ask("patch before there was one", "PATCH", one, change, at(since - 1))
+        ask("delete before there was one", "DELETE", one, headers=at(since - 1))
+    ask("a method that there is not", "PUT", path, {})
+
+
+EXTRA = [{"op": "add", "path": "/extra/a", "value": 1}]
+STEP = {"interface": "deploy", "step": "erase_devices", "args": {"password": "secret"}}
+
+
+def resources(ask):
+    crud(ask, "/v1/chassis", 1, {"uuid": CHASSIS, "description": "rack 7", "extra": {}}, EXTRA, [])
+    ask("its nodes", "GET", f"/v1/chassis/{CHASSIS}/nodes")
+    ask("in detail", "GET", "/v1/chassis/detail")
+    ask("a node in a chassis that there is not", "POST", "/v1/nodes", {"driver": "fake-hardware", "chassis_uuid": NOBODY})
+    ask("put a node in it", "PATCH", f"/v1/nodes/{NODE}", [{"op": "add", "path": "/chassis_uuid", "value": CHASSIS}])
+    ask("its nodes when it has one", "GET", f"/v1/chassis/{CHASSIS}/nodes")
+    ask("delete with a node", "DELETE", f"/v1/chassis/{CHASSIS}")
+    ask("take the node out", "PATCH", f"/v1/nodes/{NODE}", [{"op": "remove", "path": "/chassis_uuid"}])
+    ask("delete", "DELETE", f"/v1/chassis/{CHASSIS}")
+    ask.save("chassis")
+
+    group = {"uuid": GROUP, "node_uuid": NODE, "name": "bond-1", "address": "52:54:00:00:00:70"}
+    crud(ask, "/v1/portgroups", 23, group, EXTRA, ["node_uuid"], named="bond-1")
+    ask("of a node that nobody has", "POST", "/v1/portgroups", {"node_uuid": NOBODY})
+    ask("an address that is none", "POST", "/v1/portgroups", {"node_uuid": NODE, "address": "x"})
+    ask("the address is taken", "POST", "/v1/portgroups", {"node_uuid": NODE, "address": "52:54:00:00:00:70"})
+    ask("a bad name", "POST", "/v1/portgroups", {"node_uuid": NODE, "name": "a b"})
+    ask("by node", "GET", f"/v1/portgroups?node={NODE}")
+    ask("by address", "GET", "/v1/portgroups?address=52:54:00:00:00:70")
+    ask("in detail", "GET", "/v1/portgroups/detail")
+    ask("of the node", "GET", f"/v1/nodes/{NODE}/portgroups")
+    ask("its ports", "GET", f"/v1/portgroups/{GROUP}/ports")
+    ask("put a port in it", "PATCH", f"/v1/ports/{PORT}", [{"op": "add", "path": "/portgroup_uuid", "value": GROUP}])
+    ask("its ports when it has one", "GET", f"/v1/portgroups/{GROUP}/ports")
+    ask("delete with a port", "DELETE", f"/v1/portgroups/{GROUP}")
+    ask("take the port out", "PATCH", f"/v1/ports/{PORT}", [{"op": "remove", "path": "/portgroup_uuid"}])
+    ask("delete", "DELETE", f"/v1/portgroups/{GROUP}")
+    ask.save("portgroups")
+
+    connector = {"uuid": RECORD, "node_uuid": NODE, "type": "iqn", "connector_id": "iqn.2017-07.org.example:1"}
+    ask("the root of volumes", "GET", "/v1/volume")
+    ask("volumes of a node", "GET", f"/v1/nodes/{NODE}/volume")
+    crud(ask, "/v1/volume/connectors", 32, connector, EXTRA, ["node_uuid", "type", "connector_id"])
+    ask("the same connector again", "POST", "/v1/volume/connectors", {**connector, "uuid": FURTHER})
+    ask("connectors of the node", "GET", f"/v1/nodes/{NODE}/volume/connectors")
+    ask("delete while the power is unknown", "DELETE", f"/v1/volume/connectors/{RECORD}")
+    ask.save("volume_connectors")
+    target = {"uuid": RECORD, "node_uuid": NODE, "volume_type": "iscsi", "boot_index": 0, "volume_id": "v1"}
+    crud(ask, "/v1/volume/targets", 32, target, EXTRA, ["node_uuid", "volume_type", "boot_index", "volume_id"])
+    ask("the same boot index again", "POST", "/v1/volume/targets", {**target, "uuid": FURTHER})
+    ask("targets of the node", "GET", f"/v1/nodes/{NODE}/volume/targets")
+    ask("delete while the power is unknown", "DELETE", f"/v1/volume/targets/{RECORD}")
+    ask.save("volume_targets")
+
+    template = {"uuid": RECORD, "name": "CUSTOM_ONE", "steps": [{**STEP, "priority": 10}]}
+    crud(ask, "/v1/deploy_templates", 55, template, EXTRA, ["name", "steps"], named="CUSTOM_ONE")
+    less = {"name": "CUSTOM_TWO"}
+    ask("a name that is no trait", "POST", "/v1/deploy_templates", {**template, "uuid": FURTHER, "name": "one"})
+    ask("no steps", "POST", "/v1/deploy_templates", {**less, "steps": []})
+    ask("a step twice", "POST", "/v1/deploy_templates", {**less, "steps": [{**STEP, "priority": 10}] * 2})
+    ask("a step of no interface", "POST", "/v1/deploy_templates", {**less, "steps": [{**STEP, "priority": 1, "interface": "x"}]})
+    ask("a step without priority", "POST", "/v1/deploy_templates", {**less, "steps": [STEP]})
+    ask("a negative priority", "POST", "/v1/deploy_templates", {**less, "steps": [{**STEP, "priority": -1}]})
+    ask("patch: a step", "PATCH", f"/v1/deploy_templates/{RECORD}",
+        [{"op": "replace", "path": "/steps/0/priority", "value": 20}])
+    ask("delete", "DELETE", f"/v1/deploy_templates/{RECORD}")
+    ask.save("deploy_templates")
+
+    runbook = {"uuid": RECORD, "name": "CUSTOM_BOOK", "steps": [{**STEP, "order": 1}]}
+    crud(ask, "/v1/runbooks", 92, runbook, EXTRA, ["name", "steps"], named="CUSTOM_BOOK")
+    ask("a free name", "POST", "/v1/runbooks", {**runbook, "uuid": FURTHER, "name": "book-2"})
+    ask("a free name before 1.112", "POST", "/v1/runbooks", {"name": "book-3", "steps": runbook["steps"]}, at(111))
+    ask("a step without order", "POST", "/v1/runbooks", {"name": "CUSTOM_X", "steps": [STEP]})
+    traits = f"/v1/runbooks/{RECORD}/traits"
+    ask("traits", "GET", traits)
+    ask("set traits", "PUT", traits, {"traits": ["CUSTOM_A", "CUSTOM_B"]})
+    ask("set a trait that is none", "PUT", traits, {"traits": ["small"]})
+    ask("add a trait", "PUT", f"{traits}/CUSTOM_C")
+    ask("remove a trait", "DELETE", f"{traits}/CUSTOM_A")
+    ask("remove it again", "DELETE", f"{traits}/CUSTOM_A")
+    ask("traits now", "GET", traits)
+    ask("delete", "DELETE", f"/v1/runbooks/{RECORD}")
+    ask("delete the other", "DELETE", f"/v1/runbooks/{FURTHER}")
+    ask.save("runbooks")
+
+    rule = {
+        "uuid": RECORD,
+        "description": "more memory",
+        "priority": 5,
+        "conditions": [{"op": "eq", "args": {"values": ["{node.driver}", "x"]}}],
+        "actions": [{"op": "set-attribute", "args": {"path": "/extra/rule", "value": "yes"}}],
+    }
+    change = [{"op": "replace", "path": "/priority", "value": 6}]
+    crud(ask, "/v1/inspection_rules", 96, rule, change, ["actions"])
+    bare = {"actions": rule["actions"]}
+    ask("an action that there is not", "POST", "/v1/inspection_rules", {"actions": [{"op": "jump", "args": {}}]})
+    ask("a condition that there is not", "POST", "/v1/inspection_rules", {**bare, "conditions": [{"op": "x", "args": {}}]})
+    ask("an argument is missing", "POST", "/v1/inspection_rules", {"actions": [{"op": "set-attribute", "args": {"path": "/x"}}]})
+    ask("an argument too many", "POST", "/v1/inspection_rules", {"actions": [{"op": "fail", "args": {"msg": "x", "y": 1}}]})
+    ask("a negative priority", "POST", "/v1/inspection_rules", {**bare, "priority": -1})
+    ask("a phase that there is not", "POST", "/v1/inspection_rules", {**bare, "phase": "late"})
+    ask("delete", "DELETE", f"/v1/inspection_rules/{RECORD}")
+    ask.save("inspection_rules")
+
+    allocations = "/v1/allocations"
+    claim = {"uuid": RECORD, "name": "claim-1", "resource_class": "nobody-has-it", "traits": ["CUSTOM_A"]}
+    ask("create", "POST", allocations, claim)
+    until("the allocation failed", lambda: ask("", "GET", f"{allocations}/{RECORD}", keep=False)[1]["state"] == "error")
+    ask("the identifier is taken", "POST", allocations, claim)
+    ask("the name is taken", "POST", allocations, {**claim, "uuid": FURTHER})
+    ask("no resource class", "POST", allocations, {})
+    ask("a trait that is none", "POST", allocations, {**claim, "uuid": FURTHER, "name": "x", "traits": ["small"]})
+    ask("a bad name", "POST", allocations, {"resource_class": "x", "name": "a b"})
+    ask("a candidate that nobody has", "POST", allocations, {"resource_class": "x", "candidate_nodes": [NOBODY]})
+    ask("a node that nobody has", "POST", allocations, {"node": NOBODY})
+    ask("a node before 1.58", "POST", allocations, {"node": NODE}, at(57))
+    ask("an owner before 1.60", "POST", allocations, {"resource_class": "x", "owner": "me"}, at(59))
+    ask("an unknown field", "POST", allocations, {"resource_class": "x", "colour": "red"})
+    ask("show", "GET", f"{allocations}/{RECORD}?fields=uuid,name,resource_class,traits")
+    ask("by name", "GET", f"{allocations}/claim-1?fields=uuid")
+    ask("of a class", "GET", f"{allocations}?resource_class=x")
+    ask("of a node", "GET", f"{allocations}?node={NODE}")
+    ask("of a node that nobody has", "GET", f"{allocations}?node={NOBODY}")
+    ask("of the node, from the node", "GET", f"/v1/nodes/{NODE}/allocation")
+    ask("delete of the node, from the node", "DELETE", f"/v1/nodes/{NODE}/allocation")
+    ask("patch what cannot be", "PATCH", f"{allocations}/{RECORD}",
+        [{"op": "replace", "path": "/resource_class", "value": "x"}])
+    ask("before there were any", "GET", allocations, headers=at(51))
+    ask("create before there were any", "POST", allocations, claim, at(51))
+    ask("patch before it could be", "PATCH", f"{allocations}/{RECORD}", EXTRA, at(56))
+    ask("nobody's", "GET", f"{allocations}/{NOBODY}")
+    ask("delete", "DELETE", f"{allocations}/{RECORD}")
+    ask("delete it again", "DELETE", f"{allocations}/{RECORD}")
+    ask.save("allocations")
+
+
+def devices(ask):
+    """What hangs off a node's hardware, with the fake interfaces."""
+    node = f"/v1/nodes/{NODE}"
+    ask("vifs", "GET", f"{node}/vifs")
+    ask("vifs before there were any", "GET", f"{node}/vifs", headers=at(27))
+    ask("attach a vif", "POST", f"{node}/vifs", {"id": NOBODY})
+    ask("attach a vif to two places", "POST", f"{node}/vifs", {"id": NOBODY, "port_uuid": PORT, "portgroup_uuid": GROUP})
+    ask("attach nothing", "POST", f"{node}/vifs", {})
+    ask("detach a vif", "DELETE", f"{node}/vifs/{NOBODY}")
+    media = {"device_type": "cdrom", "image_url": "http://192.0.2.1/boot.iso"}
+    ask("virtual media: a device that is none", "POST", f"{node}/vmedia", {**media, "device_type": "tape"})
+    ask("virtual media: a scheme that is none", "POST", f"{node}/vmedia", {**media, "image_url": "ftp://x/y"})
+    ask("virtual media: no image", "POST", f"{node}/vmedia", {"device_type": "cdrom"})
+    ask("virtual media before there was any", "POST", f"{node}/vmedia", media, at(88))
+    ask("virtual media: detach a device that is none", "DELETE", f"{node}/vmedia?device_types=tape")
+    ask("bios", "GET", f"{node}/bios")
+    ask("bios in detail before 1.74", "GET", f"{node}/bios?detail=True", headers=at(73))
+    ask("a bios setting", "GET", f"{node}/bios/virtualization")
+    ask("firmware", "GET", f"{node}/firmware")
+    ask("firmware before there was any", "GET", f"{node}/firmware", headers=at(85))
+    ask("indicators", "GET", f"{node}/management/indicators")
+    ask("an indicator", "GET", f"{node}/management/indicators/led@system")
+    ask("an indicator that there is not", "GET", f"{node}/management/indicators/led@moon")
+    ask("indicators before there were any", "GET", f"{node}/management/indicators", headers=at(62))
+    ask("boot mode: one that is none", "PUT", f"{node}/states/boot_mode", {"target": "floppy"})
+    ask("boot mode before it could be set", "PUT", f"{node}/states/boot_mode", {"target": "uefi"}, at(75))
+    ask("secure boot: neither on nor off", "PUT", f"{node}/states/secure_boot", {"target": "perhaps"})
+    ask("children", "GET", f"{node}/children")
+    ask("shards", "GET", "/v1/shards")
+    ask("shards before there were any", "GET", "/v1/shards", headers=at(81))
+    event = {"event": "network.bind_port", "port_id": NOBODY, "mac_address": MAC, "status": "ACTIVE"}
+    ask("an event", "POST", "/v1/events", {"events": [event]})
+    ask("no events", "POST", "/v1/events", {"events": []})
+    ask("an event that there is not", "POST", "/v1/events", {"events": [{**event, "event": "network.jump"}]})
+    ask("an event without a port", "POST", "/v1/events", {"events": [{"event": "network.bind_port"}]})
+    ask("events before there were any", "POST", "/v1/events", {"events": [event]}, at(53))
+    ask("vendor passthru of nobody", "POST", f"/v1/nodes/{NOBODY}/vendor_passthru/x", {})
+    ask("filters that find nothing", "GET",
+        "/v1/nodes?shard=x&parent_node=&instance_name=y&fields=uuid")
+    ask("unsharded", "GET", "/v1/nodes?sharded=False&fields=uuid")
+    ask("of another conductor", "GET", "/v1/nodes?conductor=elsewhere&fields=uuid")
+    ask("a shard before there were any", "GET", "/v1/nodes?shard=x", headers=at(81))
+    ask("ports of a shard", "GET", "/v1/ports?shard=x")
+    ask.save("devices")
 
 
 def provision(ask):
@@ -496,7 +717,7 @@ def main(output):
             ask = Recording(port, folder, pathlib.Path(output))
             until("ironic with a conductor",
                   lambda: ask("", "GET", "/v1/drivers", keep=False)[1].get("drivers"), 120)
-            for part in (roots, versions, others, nodes, ports, errors, provision, agent, continue_inspection, deletion, locked):
+            for part in (roots, versions, others, nodes, ports, errors, resources, devices, provision, agent, continue_inspection, deletion, locked):
                 print(part.__name__, file=sys.stderr)
                 part(ask)
         except BaseException:

@@ -53,6 +53,17 @@ pub enum Fault {
         /// What it is.
         found: String,
     },
+    /// The method is one of the path in newer versions only.
+    #[error("{method} is a method of this path since API version 1.{since}")]
+    MethodNotYet {
+        /// The method.
+        method: String,
+        /// The version that brought it.
+        since: u16,
+    },
+    /// Nobody said who asks, or not truly.
+    #[error("{0}")]
+    Unauthorized(String),
     /// Not with the node's present settings (protected).
     #[error("{0}")]
     Forbidden(String),
@@ -89,13 +100,21 @@ impl Fault {
         Self::NotFound("Resource could not be found.".to_owned())
     }
 
+    /// What a change gets that was made from another version than there is.
+    pub fn changed(expected: &[u64], found: u64) -> Self {
+        let expected: Vec<String> = expected.iter().take(10).map(|version| format!("\"{version}\"")).collect();
+        let expected = if expected.is_empty() { "no version".to_owned() } else { expected.join(", ") };
+        Self::Changed { expected, found: format!("\"{found}\"") }
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> u16 {
         match self {
             Self::Invalid(_) | Self::BadPath(_) | Self::WrongState { .. } => 400,
+            Self::Unauthorized(_) => 401,
             Self::Forbidden(_) => 403,
             Self::NotFound(_) | Self::NoRoute => 404,
-            Self::MethodNotAllowed { .. } => 405,
+            Self::MethodNotAllowed { .. } | Self::MethodNotYet { .. } => 405,
             Self::NotAcceptable(_) | Self::Version(_) => 406,
             Self::Conflict(_) => 409,
             Self::Changed { .. } => 412,

@@ -1,9 +1,10 @@
 //! `ferricd`: picks the real parts, starts the conductor and its listeners, and stops them in order.
 
 use clap::Parser as _;
+use driver::api::auth::{Access, Users, UsersError};
 use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts};
-use driver::config::{Config, Flags, LogFormat};
+use driver::config::{Auth, Config, DbTask, Flags, LogFormat, Task};
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
+use store::sqlite::maintenance;
 use store::{Epoch, SqliteStore, Store as _};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -37,7 +39,13 @@ enum ServiceError {
     #[error("prepare the data folder {folder}")]
     Folder { folder: String, source: std::io::Error },
     #[error("open the store")]
-    Store(#[source] store::StoreError),
+    Store(#[from] store::StoreError),
+    #[error("prepare who may ask")]
+    Users(#[source] UsersError),
+    #[error("read {file}")]
+    Tls { file: String, source: std::io::Error },
+    #[error("use tls_certificate and tls_key")]
+    Identity(#[source] transport::tls::TlsError),
     #[error("start the conductor")]
     Conductor(#[source] driver::conductor::StartError),
     #[error("listen on {address}")]
@@ -56,10 +64,15 @@ fn main() -> ExitCode {
         let printed = std::io::stdout().write_all(Config::print().as_bytes());
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let mut flags = flags;
+    let task = flags.command.take();
     let config = match Config::load(flags) {
         Ok(config) => config,
         Err(error) => return refuse(&error, EXIT_CONFIG),
     };
+    if let Some(Task::Db(task)) = task {
+        return database(&config, &task);
+    }
     let filter = match EnvFilter::try_new(&config.log) {
         Ok(filter) => filter,
         Err(error) => return refuse(&error, EXIT_CONFIG),
@@ -83,6 +96,42 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Does something to the database, and says what came of it.
+fn database(config: &Config, task: &DbTask) -> ExitCode {
+    let file = config.data_dir.join(DATABASE);
+    let outcome = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = outcome.map_err(ServiceError::Signals).and_then(|runtime| {
+        runtime.block_on(async {
+            match task {
+                DbTask::Check => {
+                    let report = maintenance::check(&file).await?;
+                    let schema = format!("schema {} of {}", report.version, report.newest);
+                    Ok((report.problems.is_empty(), std::iter::once(schema).chain(report.problems).collect()))
+                }
+                DbTask::Upgrade => {
+                    let (before, after) = maintenance::upgrade(&file).await?;
+                    Ok((true, vec![format!("schema {before} -> {after}")]))
+                }
+                DbTask::Backup { file: to } => {
+                    maintenance::backup(&file, to).await?;
+                    // A copy holds the credentials of BMCs as well.
+                    let owner = std::fs::Permissions::from_mode(0o600);
+                    let kept = std::fs::set_permissions(to, owner);
+                    kept.map_err(|source| ServiceError::Folder { folder: to.display().to_string(), source })?;
+                    Ok((true, vec![format!("copied to {}", to.display())]))
+                }
+            }
+        })
+    });
+    let (sound, lines): (bool, Vec<String>) = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return refuse(&error, 1),
+    };
+    let text = lines.join("\n") + "\n";
+    let said = std::io::stdout().write_all(text.as_bytes()).is_ok();
+    if sound && said { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Says why the service does not start, before there is a log.
@@ -110,6 +159,7 @@ async fn run(config: Config) -> Result<(), ServiceError> {
         std::fs::File::open(&file)
             .map_err(|source| ServiceError::Ramdisk { file: file.display().to_string(), source })?;
     }
+    let (access, served) = access(&config)?;
     prepare(&config.data_dir)?;
     // Listeners come first: an address that is taken must not cost the present owner its epoch.
     let listener = listen(config.listen).await?;
@@ -127,16 +177,16 @@ async fn run(config: Config) -> Result<(), ServiceError> {
 
     let stop = CancellationToken::new();
     let listeners = TaskTracker::new();
-    let serve = |listener: TcpListener, audience| {
+    let serve = |listener: TcpListener, audience, access: Access, settings| {
         if let Ok(address) = listener.local_addr() {
-            tracing::info!(%address, ?audience, "listening");
+            tracing::info!(%address, ?audience, tls = access.tls, basic = access.users.is_some(), "listening");
         }
-        let router = api::router(conductor.clone(), audience);
-        listeners.spawn(server::serve(listener, router, server::Settings::default(), stop.clone()));
+        let router = api::router_for(conductor.clone(), audience, access);
+        listeners.spawn(server::serve(listener, router, settings, stop.clone()));
     };
-    serve(listener, Audience::Everybody);
+    serve(listener, Audience::Everybody, access, served);
     if let Some(listener) = agent_listener {
-        serve(listener, Audience::Agents);
+        serve(listener, Audience::Agents, Access::default(), server::Settings::default());
     }
     listeners.close();
 
@@ -150,6 +200,29 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     store.close().await;
     tracing::info!("stopped");
     outcome
+}
+
+/// Who may ask the API for operators, and what it proves itself with.
+fn access(config: &Config) -> Result<(Access, server::Settings), ServiceError> {
+    let users = match (config.auth, &config.http_basic_auth_user_file) {
+        (Auth::HttpBasic, Some(file)) => Some(Arc::new(Users::load(file).map_err(ServiceError::Users)?)),
+        (Auth::HttpBasic | Auth::None, _) => None,
+    };
+    let tls = match (&config.tls_certificate, &config.tls_key) {
+        (Some(certificate), Some(key)) => {
+            let read = |path: &Path| {
+                let text = std::fs::read_to_string(path);
+                text.map_err(|source| ServiceError::Tls { file: path.display().to_string(), source })
+            };
+            let identity = transport::tls::Identity::from_pem(read(certificate)?, read(key)?);
+            Some(identity.server_config("1.2").map_err(ServiceError::Identity)?)
+        }
+        _ => None,
+    };
+    if users.is_some() && tls.is_none() && !config.listen.ip().is_loopback() {
+        tracing::warn!("passwords cross the network in clear: set tls_certificate and tls_key, or put a proxy before");
+    }
+    Ok((Access { users, tls: tls.is_some() }, server::Settings { tls, ..server::Settings::default() }))
 }
 
 /// Makes the data folder and the database file, for their owner alone: the database holds the credentials of BMCs. The

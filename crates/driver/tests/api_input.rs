@@ -157,3 +157,120 @@ async fn agents_see_nothing_of_what_operators_do() {
         assert_eq!(Site::ask(&site.agents, method, path, String::new()).await.0, status, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn cve_2026_90458_vendor_passthru_is_refused_by_every_method_on_every_path() {
+    let site = Site::new().await;
+    for owner in ["/v1/nodes/n1", "/v1/drivers/fake-hardware", "/v1/drivers/redfish"] {
+        let (status, methods) = site.send("GET", &format!("{owner}/vendor_passthru/methods"), String::new()).await;
+        assert_eq!((status, methods), (200, json!({})), "{owner}");
+        for name in ["send_raw", "bmc_reset", "create_subscription", "accounts", "..", "%2e%2e", "first_method"] {
+            for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+                let path = format!("{owner}/vendor_passthru/{name}");
+                let body = if method == "GET" || method == "DELETE" { "" } else { "{\"bar\":\"baz\"}" };
+                site.refuses(method, &path, body, 400, &["vendor passthru is not offered"]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn cve_2026_50589_deep_and_huge_bodies_are_refused_before_anybody_says_who_he_is() {
+    let site = Site::new().await;
+    let deep = format!("{{\"inventory\":{}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
+    let huge = format!("{{\"agent_status_message\":\"{}\"}}", "x".repeat(1 << 20));
+    let node = "/v1/heartbeat/99999999-9999-4999-8999-999999999999";
+    for (path, body, status) in
+        [("/v1/continue_inspection", &deep, 400), (node, &deep, 413), (node, &huge, 413), ("/v1/lookup", &huge, 405)]
+    {
+        assert_eq!(Site::ask(&site.agents, "POST", path, body.clone()).await.0, status, "{path}");
+    }
+    let lookup = format!("/v1/lookup?addresses={}", "52:54:00:00:00:01,".repeat(2000));
+    assert_eq!(Site::ask(&site.agents, "GET", &lookup, String::new()).await.0, 404);
+}
+
+#[tokio::test]
+async fn cve_2026_44918_nothing_is_moved_to_the_node_of_another() {
+    let site = Site::new().await;
+    let (_, first) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    let (_, second) = site.send("POST", "/v1/nodes", json!({"driver": "fake-hardware"}).to_string()).await;
+    let group = json!({"node_uuid": second["uuid"]}).to_string();
+    let (status, group) = site.send("POST", "/v1/portgroups", group).await;
+    assert_eq!(status, 201);
+    let port = json!({"node_uuid": first["uuid"], "address": "52:54:00:00:00:01"});
+    let (_, made) = site.send("POST", "/v1/ports", port.to_string()).await;
+    let join = json!([{"op": "add", "path": "/portgroup_uuid", "value": group["uuid"]}]).to_string();
+    let path = format!("/v1/ports/{}", made["uuid"].as_str().unwrap());
+    site.refuses("PATCH", &path, &join, 400, &["another node"]).await;
+    let nowhere = "99999999-9999-4999-8999-999999999999";
+    for field in ["node_uuid", "portgroup_uuid"] {
+        let move_it = json!([{"op": "add", "path": format!("/{field}"), "value": nowhere}]).to_string();
+        site.refuses("PATCH", &path, &move_it, 400, &[nowhere, "could not be found"]).await;
+    }
+    for field in ["chassis_uuid", "parent_node"] {
+        let move_it = json!([{"op": "add", "path": format!("/{field}"), "value": nowhere}]).to_string();
+        site.refuses("PATCH", "/v1/nodes/n1", &move_it, 400, &[nowhere, "could not be found"]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_made_from_what_is_not_so_any_more_is_refused() {
+    let site = Site::new().await;
+    let change = async |path: &str, tag: &str, value: u64| {
+        let body = json!([{"op": "add", "path": "/extra/count", "value": value}]).to_string();
+        let request = Request::builder().method("PATCH").uri(path).header("x-openstack-ironic-api-version", "1.115");
+        let request = request.header("if-match", tag).body(Body::from(body)).unwrap();
+        site.everybody.clone().oneshot(request).await.unwrap()
+    };
+    let tag = async |path: &str| {
+        let request = Request::builder().uri(path).header("x-openstack-ironic-api-version", "1.115");
+        let response = site.everybody.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        response.headers()["etag"].to_str().unwrap().to_owned()
+    };
+    let (_, chassis) = site.send("POST", "/v1/chassis", "{}".to_owned()).await;
+    let chassis = format!("/v1/chassis/{}", chassis["uuid"].as_str().unwrap());
+    for path in ["/v1/nodes/n1", &chassis] {
+        let read = tag(path).await;
+        let first = change(path, &read, 1).await;
+        assert_eq!(first.status(), 200);
+        assert_ne!(first.headers()["etag"].to_str().unwrap(), read);
+        assert_eq!(change(path, &read, 2).await.status(), 412, "{path}");
+        assert_eq!(change(path, "\"nonsense\"", 2).await.status(), 412, "{path}");
+        let several = format!("\"7777\", {}", tag(path).await);
+        assert_eq!(change(path, &several, 3).await.status(), 200, "{path}");
+        assert_eq!(change(path, "*", 4).await.status(), 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn bad_records_are_refused_and_the_field_is_named() {
+    let site = Site::new().await;
+    let step = r#"{"interface":"bios","step":"x","args":{},"priority":1}"#;
+    let twice = format!(r#"{{"name":"CUSTOM_A","steps":[{step},{step}]}}"#);
+    let cases: &[(&str, &str, u16, &[&str])] = &[
+        ("/v1/chassis", r#"{"description":5}"#, 400, &["description"]),
+        ("/v1/chassis", r#"{"colour":5}"#, 400, &["colour"]),
+        ("/v1/portgroups", r#"{"node_uuid":"x"}"#, 400, &["node_uuid"]),
+        ("/v1/portgroups", "{}", 400, &["node_uuid"]),
+        ("/v1/deploy_templates", r#"{"name":"CUSTOM_A","steps":[]}"#, 400, &["steps"]),
+        ("/v1/deploy_templates", &twice, 400, &["bios.x"]),
+        ("/v1/runbooks", r#"{"name":"a b","steps":[{}]}"#, 400, &["a b"]),
+        (
+            "/v1/runbooks",
+            r#"{"name":"a","steps":[{"interface":"x","step":"y","order":1}]}"#,
+            400,
+            &["'x'", "interface"],
+        ),
+        ("/v1/inspection_rules", r#"{"actions":[{"op":"jump","args":{}}]}"#, 400, &["jump", "set-attribute"]),
+        ("/v1/inspection_rules", r#"{"actions":[{"op":"fail","args":{}}]}"#, 400, &["msg"]),
+        ("/v1/allocations", "{}", 400, &["resource_class"]),
+        ("/v1/allocations", r#"{"resource_class":"a","candidate_nodes":["nobody"]}"#, 400, &["nobody"]),
+        ("/v1/volume/targets", r#"{"boot_index":"x"}"#, 400, &["boot_index"]),
+        ("/v1/events", r#"{"events":[{"event":"x"}]}"#, 400, &["x", "network.bind_port"]),
+        ("/v1/nodes/n1/vmedia", r#"{"device_type":"cdrom","image_url":"file:///etc/shadow"}"#, 400, &["http"]),
+        ("/v1/nodes/n1/vmedia", r#"{"device_type":"tape","image_url":"http://a/b"}"#, 400, &["tape", "cdrom"]),
+    ];
+    for (path, body, status, words) in cases {
+        site.refuses("POST", path, body, *status, words).await;
+    }
+}

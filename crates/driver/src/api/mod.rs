@@ -3,6 +3,7 @@
 //! back. What came with which version is in [`versions`]; HTTP codes are in [`crate::fault`].
 
 mod allocations;
+pub mod auth;
 mod boot_file;
 mod chassis;
 mod conductors;
@@ -38,6 +39,7 @@ pub use routes::Audience;
 use crate::command::NodeIdent;
 use crate::conductor::Conductor;
 use crate::fault::Fault;
+use auth::Access;
 use axum::Router;
 use axum::body::Body;
 use document::{Context, Wanted};
@@ -61,17 +63,23 @@ const DEADLINE: Duration = Duration::from_secs(90);
 pub struct Api<S: Store> {
     conductor: Arc<Conductor<S>>,
     started: Timestamp,
+    access: Access,
 }
 
 impl<S: Store> Clone for Api<S> {
     fn clone(&self) -> Self {
-        Self { conductor: self.conductor.clone(), started: self.started }
+        Self { conductor: self.conductor.clone(), started: self.started, access: self.access.clone() }
     }
 }
 
-/// The service of a listener.
+/// The service of a plain listener that believes everybody.
 pub fn router<S: Store>(conductor: Arc<Conductor<S>>, audience: Audience) -> Router {
-    let api = Api { conductor, started: Timestamp::now() };
+    router_for(conductor, audience, Access::default())
+}
+
+/// The service of a listener.
+pub fn router_for<S: Store>(conductor: Arc<Conductor<S>>, audience: Audience, access: Access) -> Router {
+    let api = Api { conductor, started: Timestamp::now(), access };
     Router::new().fallback(move |request: Request<Body>| {
         let api = api.clone();
         async move { api.answer(request, audience).await }
@@ -126,12 +134,18 @@ impl<S: Store> Api<S> {
 
     async fn work(self, request: Request<Body>, audience: Audience, version: Version) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
-        let (route, taken) = routes::find(audience, &head.method, head.uri.path())?;
+        let found = routes::find(audience, &head.method, head.uri.path());
+        if let Some(users) = &self.access.users
+            && !found.as_ref().is_ok_and(|(route, _)| route.agents)
+        {
+            users.check(&head.headers).await?;
+        }
+        let (route, taken) = found?;
         request::check_route_version(route, version)?;
         let segments = taken.into_iter().map(request::decode).collect::<Result<Vec<_>, _>>()?;
         let call = Call {
             version,
-            base: request::base(&head.headers),
+            base: request::base(&head.headers, self.access.tls),
             segments,
             query: Query::read(&head.uri)?,
             body: read_body(body, route).await?,

@@ -19,7 +19,7 @@ const MEDIA: &[&str] = &["cdrom", "disk", "floppy"];
 const MAX_URL: usize = 2048;
 /// Indicators of the fake management interface: component, name, whether read only, states. Ironic's.
 const FAKE_INDICATORS: &[(&str, &str, bool, &[&str])] =
-    &[("chassis", "led-0", true, &["OFF", "ON"]), ("system", "led", false, &["BLINKING", "OFF", "ON"])];
+    &[("chassis", "led-0", true, &["off", "on"]), ("system", "led", false, &["blinking", "off", "on"])];
 
 /// What a node's driver gets asked for that it cannot do. Ironic's text.
 pub(super) fn unsupported(node: &Node, what: &str) -> Fault {
@@ -147,8 +147,10 @@ impl<S: Store> Api<S> {
         let detail = query.flag("detail")?;
         let fields = query.take("fields");
         query.finish()?;
-        if detail.is_some() || fields.is_some() {
-            call.need(BIOS_FIELDS)?;
+        if (detail.is_some() || fields.is_some()) && !call.has(BIOS_FIELDS) {
+            return Err(Fault::Invalid(format!(
+                "detail and fields of BIOS settings came with API version 1.{BIOS_FIELDS}"
+            )));
         }
         if detail == Some(true) && fields.is_some() {
             return Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()));
@@ -208,7 +210,7 @@ impl<S: Store> Api<S> {
             let wanted = short(call.segment(1));
             return Err(Fault::Invalid(format!("Invalid indicator {wanted} specified; see management/indicators.")));
         }
-        Ok(reply::json(StatusCode::OK, &json!({"state": "ON"})))
+        Ok(reply::json(StatusCode::OK, &json!({"state": "on"})))
     }
 
     /// `PUT /v1/nodes/<node>/management/indicators/<name@component>`

@@ -146,7 +146,9 @@ impl<S: Store> Api<S> {
         let filter = NodeFilter { parent_node: Some(node.uuid), ..NodeFilter::default() };
         let children = self.conductor.store().nodes(&filter, &Page::default()).await?;
         let children: Vec<_> = children.into_iter().map(|child| child.uuid).collect();
-        Ok(reply::json(StatusCode::OK, &json!({"children": children})))
+        let href = format!("{}/v1/nodes?parent_node={}", call.base, node.uuid);
+        let document = json!({"children": children, "links": {"rel": "children", "href": href}});
+        Ok(reply::json(StatusCode::OK, &document))
     }
 }
 

@@ -11,7 +11,7 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use lifecycle::provision::State;
 use serde_json::{Map, Value};
-use store::{Node, NodeFilter, Store};
+use store::{Node, NodeFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 
 /// Fields of a list without details.
@@ -22,6 +22,9 @@ impl<S: Store> Api<S> {
     pub(super) async fn create_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         let fields = request::created(&call, "node", NODE_FIELDS, call.object(true)?)?;
+        for (name, value) in &fields {
+            self.need_place(name, Some(value)).await?;
+        }
         let mut node = new_node(fields);
         if !call.has(ENROLL) {
             node.provision_state = State::Available;
@@ -94,9 +97,28 @@ impl<S: Store> Api<S> {
                 "The reset_interfaces parameter can only be used when changing the node's driver.".to_owned(),
             ));
         }
-        let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces }).await?;
+        for operation in operations.iter().filter(|operation| operation.path.len() == 1) {
+            self.need_place(&operation.path[0], operation.value.as_ref()).await?;
+        }
+        let expected = call.expected_versions();
+        let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces, expected }).await?;
         let document = self.node_document(&call, &node, &Wanted::All);
         Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
+    }
+
+    /// Checks that the chassis or the node that a node shall be part of is there.
+    async fn need_place(&self, field: &str, value: Option<&Value>) -> Result<(), Fault> {
+        let Some(uuid) = value.and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok()) else {
+            return Ok(());
+        };
+        match field {
+            "parent_node" => self.need_node(uuid).await,
+            "chassis_uuid" => match self.conductor.store().record(RecordKind::Chassis, uuid).await {
+                Err(StoreError::NotFound { .. }) => Err(Fault::Invalid(format!("Chassis {uuid} could not be found."))),
+                found => Ok(found.map(drop)?),
+            },
+            _ => Ok(()),
+        }
     }
 
     /// `DELETE /v1/nodes/<node>`

@@ -19,7 +19,7 @@ pub(super) const RESOURCE: Resource = Resource {
     detail: Some(1),
     filters: &[("node", 1), ("address", 1)],
     named: true,
-    defaults: || json!({"mode": "active-backup", "standalone_ports_supported": true, "internal_info": {}}),
+    defaults: || json!({"mode": "active-backup", "standalone_ports_supported": true, "internal_info": {}, "dynamic_portgroup": false}),
     check,
 };
 

@@ -49,6 +49,10 @@ pub(super) fn fault(fault: &Fault) -> Response<Body> {
         ErrorBody::fault(status.as_u16(), &fault.to_string())
     };
     let mut response = json(status, &json!(body));
+    if matches!(fault, Fault::Unauthorized(_)) {
+        let realm = HeaderValue::from_static("Basic realm=\"Baremetal API\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
+    }
     if let Fault::Range { length } = fault
         && let Ok(value) = HeaderValue::from_str(&format!("bytes */{length}"))
     {
@@ -61,6 +65,7 @@ pub(super) fn fault(fault: &Fault) -> Response<Body> {
 fn is_router(fault: &Fault) -> bool {
     match fault {
         Fault::NoRoute
+        | Fault::Unauthorized(_)
         | Fault::BadPath(_)
         | Fault::Version(_)
         | Fault::MethodNotAllowed { .. }
@@ -74,6 +79,7 @@ fn is_router(fault: &Fault) -> bool {
         | Fault::NotAcceptable(_)
         | Fault::Unavailable(_)
         | Fault::Changed { .. }
+        | Fault::MethodNotYet { .. }
         | Fault::Internal(_) => false,
     }
 }

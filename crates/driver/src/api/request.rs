@@ -5,7 +5,7 @@ use super::versions::{self, Field, Kind};
 use crate::command::NodeIdent;
 use crate::fault::Fault;
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -48,9 +48,10 @@ pub(super) fn version(headers: &HeaderMap) -> Result<Version, VersionError> {
 }
 
 /// Scheme and host for links.
-pub(super) fn base(headers: &HeaderMap) -> String {
+pub(super) fn base(headers: &HeaderMap, tls: bool) -> String {
     let host = headers.get(http::header::HOST).and_then(|host| host.to_str().ok());
-    format!("http://{}", host.unwrap_or("localhost"))
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", host.unwrap_or("localhost"))
 }
 
 /// Shortens what a stranger sent to what fits a message.
@@ -97,15 +98,23 @@ impl Call {
         node_ident(self.segment(0), self.has(versions::NODE_NAMES))
     }
 
-    /// Refuses a request whose `If-Match` (RFC 9110, 13.1.1) names none of the present version.
-    pub(super) fn check_version_tag(&self, version: u64) -> Result<(), Fault> {
-        let Some(wanted) = self.headers.get(http::header::IF_MATCH) else { return Ok(()) };
-        let wanted = wanted.to_str().unwrap_or_default();
-        let found = format!("\"{version}\"");
-        if wanted.split(',').map(str::trim).any(|tag| tag == "*" || tag == found) {
-            return Ok(());
+    /// The versions that `If-Match` (RFC 9110, 13.1.1) names; unset without it, and when it takes any.
+    pub(super) fn expected_versions(&self) -> Option<Vec<u64>> {
+        let wanted = self.headers.get(http::header::IF_MATCH)?.to_str().unwrap_or_default();
+        let tags: Vec<&str> = wanted.split(',').map(str::trim).collect();
+        if tags.contains(&"*") {
+            return None;
         }
-        Err(Fault::Changed { expected: short(wanted), found })
+        let version = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
+        Some(tags.iter().filter_map(version).collect())
+    }
+
+    /// Refuses a request that was made from another version than this.
+    pub(super) fn check_version(&self, version: u64) -> Result<(), Fault> {
+        match self.expected_versions() {
+            Some(expected) if !expected.contains(&version) => Err(Fault::changed(&expected, version)),
+            _ => Ok(()),
+        }
     }
 
     /// The body as JSON; nothing at all is an empty object when `optional`.
@@ -420,13 +429,32 @@ impl Arguments {
     }
 }
 
+/// Routes that are not there for an older version even for the router, and those of which only `GET` is looked for. So it
+/// is in Ironic, and clients tell the answers apart.
+const UNSEEN: &[&str] =
+    &["/v1/volume", "/v1/nodes/{}/volume", "/v1/nodes/{}/vifs", "/v1/nodes/{}/vmedia", "/v1/nodes/{}/firmware"];
+const UNSEEN_OR_REFUSED: &[&str] = &["/v1/deploy_templates", "/v1/runbooks"];
+const REFUSED: &[&str] = &["/v1/allocations", "/v1/inspection_rules"];
+
 /// Whether the route takes the version, as a fault when it does not.
 pub(super) fn check_route_version(route: &Route, version: Version) -> Result<(), Fault> {
-    match (versions::has(version, route.since), route.agents) {
-        (true, _) => Ok(()),
-        (false, true) => Err(Fault::nothing_here()),
-        (false, false) => Err(Fault::NotFound("The API is not supported for this version".to_owned())),
+    if versions::has(version, route.since) {
+        return Ok(());
     }
+    let is_of = |paths: &[&str]| paths.iter().any(|path| route.path.starts_with(path));
+    let reads = route.method == Method::GET;
+    let since = route.since;
+    Err(if route.agents {
+        Fault::nothing_here()
+    } else if is_of(UNSEEN) || (is_of(UNSEEN_OR_REFUSED) && reads) {
+        Fault::NoRoute
+    } else if is_of(UNSEEN_OR_REFUSED) {
+        Fault::MethodNotAllowed { method: route.method.to_string(), allowed: format!("none before 1.{since}") }
+    } else if is_of(REFUSED) && !reads {
+        Fault::MethodNotYet { method: route.method.to_string(), since }
+    } else {
+        Fault::NotFound("The API is not supported for this version".to_owned())
+    })
 }
 
 #[cfg(test)]

@@ -90,6 +90,9 @@ impl Resource {
         }
         match (self.named, request::is_name(ident)) {
             (true, true) => Ok(Ident::Name(ident)),
+            (true, false) if self.kind == RecordKind::Portgroup => {
+                Err(Fault::BadPath(format!("Expected a logical name or UUID but received {}.", short(text))))
+            }
             (true, false) => {
                 Err(Fault::Invalid(format!("Expected a logical name or UUID but received {}.", short(text))))
             }
@@ -181,7 +184,7 @@ impl<S: Store> Api<S> {
             let Some(text) = query.take(name).filter(|text| !text.is_empty()) else { continue };
             call.need(*since)?;
             match *name {
-                "node" => filter.node = Some(self.find_node(&node_ident(&text, call.has(NODE_NAMES))?).await?.uuid),
+                "node" => filter.node = Some(self.filtered_node(call, &text, resource.kind).await?),
                 "address" => {
                     let address = request::mac(&text).ok_or_else(|| request::not_mac(&text))?;
                     filter.equal.push(("address", address));
@@ -196,6 +199,15 @@ impl<S: Store> Api<S> {
         let entries = records.iter().map(document).collect();
         let document = list::document(call, &original, resource.list, path, &page, entries, last);
         Ok(reply::json(StatusCode::OK, &document))
+    }
+
+    /// The node of a filter. For allocations one that is not there is a mistake of the request, as Ironic has it.
+    async fn filtered_node(&self, call: &Call, text: &str, kind: RecordKind) -> Result<Uuid, Fault> {
+        match self.find_node(&node_ident(text, call.has(NODE_NAMES))?).await {
+            Ok(node) => Ok(node.uuid),
+            Err(Fault::NotFound(text)) if kind == RecordKind::Allocation => Err(Fault::Invalid(text)),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// The records of a kind that belong to the node that the path names.
@@ -222,7 +234,7 @@ impl<S: Store> Api<S> {
         let name = resource.name();
         let mut record = self.find_record(&call, resource).await?;
         let operations = patch::read(&call, name, resource.fields)?;
-        call.check_version_tag(record.version)?;
+        call.check_version(record.version)?;
         let mut fields = record.fields.clone();
         if let Some(node) = record.node {
             fields.insert("node_uuid".to_owned(), json!(node));

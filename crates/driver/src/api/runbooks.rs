@@ -67,11 +67,12 @@ impl<S: Store> Api<S> {
     /// `PUT /v1/runbooks/<runbook>/traits/<trait>`
     pub(super) async fn add_runbook_trait(&self, call: Call) -> Result<Response<Body>, Fault> {
         let name = call.segment(1).to_owned();
-        self.set_runbook_traits(call, |mut traits| {
+        let location = format!("{}/v1/runbooks/{}/traits/{name}", call.base, call.segment(0));
+        let add = |mut traits: Vec<String>| {
             traits.push(name);
             traits
-        })
-        .await
+        };
+        Ok(reply::located(self.set_runbook_traits(call, add).await?, &location))
     }
 
     /// `DELETE /v1/runbooks/<runbook>/traits/<trait>`. One that is not there is as good as removed.

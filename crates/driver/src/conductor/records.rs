@@ -69,7 +69,7 @@ impl<S: Store> Conductor<S> {
         Ok(self.store.delete_record(self.epoch, record.kind, record.uuid).await?)
     }
 
-    /// Whether the node of a record lets it be changed now. A volume is changed on a machine that is off.
+    /// Whether the node of a record lets it be changed now. A volume is not changed under a machine that runs.
     async fn check_change(&self, record: &Record, done: &str) -> Result<(), Fault> {
         let Some(node) = record.node else { return Ok(()) };
         let node = self.store.node(node).await?;
@@ -77,15 +77,16 @@ impl<S: Store> Conductor<S> {
             RecordKind::Portgroup => free(&node),
             RecordKind::VolumeConnector | RecordKind::VolumeTarget => {
                 free(&node)?;
-                if node.power_state.as_deref() == Some("power off") {
+                let power = node.power_state.as_deref();
+                let fits = if done == "deleted" { power != Some("power on") } else { power == Some("power off") };
+                if fits {
                     return Ok(());
                 }
                 Err(Fault::Invalid(format!(
-                    "The {} {} can not be {done} while node {} has power state \"{}\"; power it off first.",
+                    "The {} {} can not be {done} while node {} is not known to be powered off; power it off first.",
                     record.kind.as_str(),
                     record.uuid,
                     node.uuid,
-                    node.power_state.as_deref().unwrap_or("None"),
                 )))
             }
             RecordKind::Allocation

@@ -125,8 +125,10 @@ const REDFISH_PROPERTIES: &[(&str, &str)] = &[
 const FAKE: HardwareType = HardwareType { name: "fake-hardware", implementations: fake };
 const REDFISH: HardwareType = HardwareType { name: "redfish", implementations: redfish };
 
+const MANUAL: HardwareType = HardwareType { name: "manual-management", implementations: manual };
+
 /// All hardware types, by name.
-pub const HARDWARE_TYPES: &[HardwareType] = &[FAKE, REDFISH];
+pub const HARDWARE_TYPES: &[HardwareType] = &[FAKE, MANUAL, REDFISH];
 
 const fn fake(interface: Interface) -> &'static [&'static str] {
     match interface {
@@ -134,6 +136,23 @@ const fn fake(interface: Interface) -> &'static [&'static str] {
         Interface::Deploy => &["fake", "direct"],
         Interface::Inspect => &["fake", "agent", "no-inspect"],
         Interface::Rescue => &["no-rescue", "fake", "agent"],
+        Interface::Bios => &["no-bios", "fake"],
+        Interface::Console => &["no-console", "fake"],
+        Interface::Firmware => &["no-firmware", "fake"],
+        Interface::Raid => &["no-raid", "fake"],
+        Interface::Vendor => &["no-vendor", "fake"],
+        other => optional(other),
+    }
+}
+
+/// A machine that people switch on, off and over to the ramdisk by hand.
+const fn manual(interface: Interface) -> &'static [&'static str] {
+    match interface {
+        Interface::Boot | Interface::Power => &["fake"],
+        Interface::Management => &["noop", "fake"],
+        Interface::Deploy => &["direct", "fake"],
+        Interface::Inspect => &["no-inspect", "agent"],
+        Interface::Rescue => &["no-rescue", "agent"],
         other => optional(other),
     }
 }
