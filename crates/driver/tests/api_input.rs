@@ -274,3 +274,41 @@ async fn bad_records_are_refused_and_the_field_is_named() {
         site.refuses("POST", path, body, *status, words).await;
     }
 }
+
+#[tokio::test]
+async fn an_allocation_finds_a_node_and_gives_it_back_when_it_goes() {
+    let site = Site::new().await;
+    let (_, other) = site.send("POST", "/v1/nodes", json!({"driver": "fake-hardware", "name": "n2"}).to_string()).await;
+    let show = async |path: &str| site.send("GET", path, String::new()).await.1;
+    let until = async |path: &str, field: &str, wanted: &str| {
+        let seen = tokio::time::timeout(std::time::Duration::from_secs(30), async {
+            while show(path).await[field] != wanted {
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            }
+        });
+        seen.await.unwrap_or_else(|_| panic!("{field} of {path} never was {wanted}"));
+    };
+    let class = json!([{"op": "add", "path": "/resource_class", "value": "small"}]).to_string();
+    assert_eq!(site.send("PATCH", "/v1/nodes/n2", class).await.0, 200);
+    for (target, state) in [("manage", "manageable"), ("provide", "available")] {
+        let verb = json!({"target": target}).to_string();
+        assert_eq!(site.send("PUT", "/v1/nodes/n2/states/provision", verb).await.0, 202);
+        until("/v1/nodes/n2", "provision_state", state).await;
+    }
+    let claim = json!({"resource_class": "small", "name": "claim"}).to_string();
+    let (status, made) = site.send("POST", "/v1/allocations", claim).await;
+    assert_eq!((status, &made["state"]), (201, &json!("allocating")));
+    until("/v1/allocations/claim", "state", "active").await;
+    assert_eq!(show("/v1/allocations/claim").await["node_uuid"], other["uuid"]);
+    let node = show("/v1/nodes/n2").await;
+    assert_eq!((&node["allocation_uuid"], &node["instance_uuid"]), (&made["uuid"], &made["uuid"]));
+    assert_eq!(show("/v1/nodes/n2/allocation").await["uuid"], made["uuid"]);
+    // There is no second node to be had.
+    let second = json!({"resource_class": "small", "name": "second"}).to_string();
+    assert_eq!(site.send("POST", "/v1/allocations", second).await.0, 201);
+    until("/v1/allocations/second", "state", "error").await;
+    assert_eq!(site.send("DELETE", "/v1/allocations/claim", String::new()).await.0, 204);
+    let node = show("/v1/nodes/n2").await;
+    assert_eq!((&node["allocation_uuid"], &node["instance_uuid"]), (&Value::Null, &Value::Null));
+    site.refuses("GET", "/v1/nodes/n2/allocation", "", 404, &["Allocation"]).await;
+}

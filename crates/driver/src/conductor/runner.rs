@@ -1,11 +1,11 @@
 //! One turn of a flow: the intent is saved, the effect is made, the outcome is saved together with the moved cursor.
 //! Whatever happens between two of these, the next turn begins with the same action, and actions are safe to repeat.
 
-use super::Conductor;
 use super::agent_call::Call;
 use super::change::{BOOT_MEDIA, Draft, Failure};
 use super::secret::new_token;
 use super::settings::Settings;
+use super::{Conductor, allocations};
 use crate::effect::OutOfBand;
 use crate::effect::machines::power_name;
 use crate::effect::media::fresh_place;
@@ -472,6 +472,7 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
     }
     match action {
         Action::ClearInstance => {
+            allocations::release(&mut draft.node, &mut draft.records);
             draft.node.instance_info = Map::new();
             draft.node.instance_uuid = None;
         }
