@@ -32,7 +32,7 @@ struct Arguments {
     /// `auto` for a generated certificate, `off` for plain HTTP, or the PEM files CERTIFICATE,KEY.
     #[arg(long, default_value = "off")]
     tls: Tls,
-    /// Log level or tracing directives.
+    /// Log level, or `target=level` directives with commas between them.
     #[arg(long, env = "FERRIC_LOG", default_value = "info")]
     log: String,
 }

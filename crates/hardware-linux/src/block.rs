@@ -75,6 +75,7 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
         logical_sectors: tree::number(&folder.join("queue/logical_block_size")),
         physical_sectors: tree::number(&folder.join("queue/physical_block_size")),
         tran: transport(&folder, name),
+        holders: held_by(tree, name).into_iter().map(|(_, holder)| holder).collect(),
     })
 }
 
@@ -174,6 +175,20 @@ pub fn partitions(tree: &Tree, disk: &str) -> Vec<Partition> {
     found
 }
 
+/// Devices that the kernel has built on a disk or its partitions: the part that they hold, and their name.
+fn held_by(tree: &Tree, disk: &str) -> Vec<(String, String)> {
+    let folder = tree.path("/sys/block").join(disk);
+    let mut held = Vec::new();
+    let mut add = |part: &str, folder: &Path| {
+        held.extend(tree::names(&folder.join("holders")).into_iter().map(|holder| (part.to_owned(), holder)));
+    };
+    add(disk, &folder);
+    for part in partitions(tree, disk) {
+        add(&part.name, &folder.join(&part.name));
+    }
+    held
+}
+
 /// Who keeps a disk or one of its partitions busy: mounts, swap, and devices built on top. Empty when nobody is known.
 pub fn holders(tree: &Tree, disk: &str) -> Vec<String> {
     let folder = tree.path("/sys/block").join(disk);
@@ -181,11 +196,9 @@ pub fn holders(tree: &Tree, disk: &str) -> Vec<String> {
     devices.extend(partitions(tree, disk).into_iter().map(|part| (part.name.clone(), folder.join(part.name))));
     let mounts = tree.text("/proc/self/mountinfo").unwrap_or_default();
     let swaps = tree.text("/proc/swaps").unwrap_or_default();
-    let mut found = Vec::new();
+    let parts = held_by(tree, disk).into_iter();
+    let mut found: Vec<String> = parts.map(|(part, holder)| format!("{part} is part of {holder}")).collect();
     for (name, folder) in devices {
-        found.extend(
-            tree::names(&folder.join("holders")).into_iter().map(|holder| format!("{name} is part of {holder}")),
-        );
         let number = tree::text(&folder.join("dev")).unwrap_or_default();
         for fields in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
             // proc(5): id, parent, device number, root, mount point.

@@ -110,6 +110,10 @@ pub struct Disk {
     pub physical_sectors: Option<u64>,
     /// Transport such as `sata`, `nvme`, `usb`.
     pub tran: Option<String>,
+    /// Devices that the kernel has built on this disk or on its partitions, such as `md0` or `dm-1`. An addition of ours;
+    /// absent when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<String>,
 }
 
 /// Main memory.

@@ -159,7 +159,7 @@ pub struct Settings {
     pub enable_bios_bootloader_install: bool,
     /// Wait before anything is done with the hardware.
     pub hardware_initialization_delay: Duration,
-    /// Log filter: `info`, `debug`, or directives of tracing.
+    /// Log filter: a level such as `info`, or `target=level` directives with commas between them.
     pub log: String,
     /// What of the log goes to the console; all of it when `None`.
     pub console: Option<LevelFilter>,

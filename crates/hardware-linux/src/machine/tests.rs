@@ -84,7 +84,7 @@ fn holders_of_a_busy_disk_are_named() {
     let machine = LinuxMachine::at(root.path());
     assert_eq!(
         block::holders(machine.tree(), "sda"),
-        ["sda is used as swap", "sda1 is part of md0", "sda1 is mounted on /boot"]
+        ["sda1 is part of md0", "sda is used as swap", "sda1 is mounted on /boot"]
     );
 }
 
