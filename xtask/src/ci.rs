@@ -56,6 +56,9 @@ pub fn run(args: &Args) -> Result<()> {
                 Err(error) => checks.check("list of stories", || Err(error)),
             }
         });
+        report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
+            checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
+        });
         report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
             match others(&["interop", "ironic", "--list"], &[&IRONIC]) {
                 Ok(names) => checks.ironic(&names.iter().map(String::as_str).collect::<Vec<_>>()),

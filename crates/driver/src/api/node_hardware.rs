@@ -110,7 +110,7 @@ impl<S: Store> Api<S> {
         }
         let fits = |byte: u8| byte.is_ascii_graphic();
         let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-        if !host.is_some_and(|host| !host.is_empty()) || url.len() > MAX_URL || !url.bytes().all(fits) {
+        if host.is_none_or(str::is_empty) || url.len() > MAX_URL || !url.bytes().all(fits) {
             return Err(Fault::Invalid(format!(
                 "Unsupported or missing URL scheme: image_url must be an http or https URL that the BMC reaches, not {}",
                 short(&url)
