@@ -12,6 +12,7 @@ pub mod extension;
 pub mod external;
 pub mod logs;
 pub mod manager;
+mod memory;
 pub mod net;
 pub mod pid1;
 pub mod prepare;

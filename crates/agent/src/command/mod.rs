@@ -115,7 +115,10 @@ impl Dispatcher {
 
     fn finish(&self, record: &Record, outcome: Result<Value, AgentError>) {
         match &outcome {
-            Ok(_) => tracing::info!(command = record.name(), "command succeeded"),
+            Ok(_) => {
+                let peak_memory_kib = crate::memory::resident().peak;
+                tracing::info!(command = record.name(), peak_memory_kib, "command succeeded");
+            }
             Err(error) => {
                 tracing::error!(command = record.name(), class = error.class.name(), %error, "command failed");
             }

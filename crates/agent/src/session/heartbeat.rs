@@ -82,7 +82,7 @@ async fn send(agent: &Agent, ironic: &Ironic, announcement: &Announcement) -> Re
     let reply = ironic.request(Method::POST, &path, Some(version), Some(Bytes::from(body))).await;
     let reply = reply.map_err(|error| transport::client::chain(&error))?;
     if reply.status == StatusCode::ACCEPTED {
-        tracing::info!(node, "heartbeat");
+        tracing::info!(node, memory_kib = crate::memory::resident().now, "heartbeat");
         Ok(())
     } else {
         Err(refusal(&reply))

@@ -19,6 +19,10 @@ const HOSTNAME: &str = "ferric-demo";
 /// From power-on until somebody can log in; emulated, on a busy machine.
 const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
+/// Resident memory of an agent that waits, and of one that writes an image: bytes at most.
+const IDLE_MEMORY: u64 = 40 << 20;
+const BUSY_MEMORY: u64 = 96 << 20;
+
 /// What runs once Debian is up.
 #[derive(Debug)]
 pub struct Running {
@@ -65,11 +69,14 @@ pub async fn install(world: &mut World) -> Result<Running> {
         "user_data": "#cloud-config\nwrite_files:\n- path: /etc/ferric-demo\n  content: from user data\n",
     });
     let before_boot = server.serial_len();
+    memory_at_most(&server, "memory_kib", IDLE_MEMORY)?;
     world.drive(&mut ferricd, "deploy", NODE, &["--config-drive", &config_drive.to_string()]).await?;
     world.expect_state(NODE, "active").await?;
+    let memory = memory_at_most(&server, "peak_memory_kib", BUSY_MEMORY)?;
     let fetched: u64 = world.images.fetches("debian.raw.zst").iter().map(|fetch| fetch.sent).sum();
     let written = server.allocated().await?;
-    world.console.end(&format!("{} fetched, {} on the disk", mib(fetched), mib(written)));
+    let detail = format!("{} fetched, {} on the disk, agent at most {}", mib(fetched), mib(written), mib(memory));
+    world.console.end(&detail);
 
     world.console.begin("boot Debian from disk and log in");
     let hostname = first_login(world, &server, &key).await?;
@@ -85,6 +92,19 @@ pub async fn install(world: &mut World) -> Result<Running> {
         "the installed kernel said nothing on the serial console"
     );
     Ok(Running { ferricd, server, key })
+}
+
+/// The most that the agent said about its memory in the log field `field`, bytes.
+fn memory_at_most(server: &VirtualServer, field: &str, limit: u64) -> Result<u64> {
+    let key = format!(" {field}=");
+    let console = server.serial_since(0);
+    let said = console.lines().filter_map(|line| {
+        let rest = printable_whole(line).split_once(&key)?.1.to_owned();
+        rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+    });
+    let most = said.max().with_context(|| format!("the agent said nothing about {field} on the console"))? * 1024;
+    ensure!(most <= limit, "the agent took {} ({field}), the limit is {}", mib(most), mib(limit));
+    Ok(most)
 }
 
 /// Logs in until it works, and returns the host name that the system calls itself.
@@ -109,8 +129,13 @@ async fn first_login(world: &mut World, server: &VirtualServer, key: &std::path:
     }
 }
 
-/// Console output without terminal control: escape sequences (ECMA-48, section 5.4) and other control characters.
+/// As much of console output as fits a line.
 fn printable(line: &str) -> String {
+    printable_whole(line).chars().take(100).collect()
+}
+
+/// Console output without terminal control: escape sequences (ECMA-48, section 5.4) and other control characters.
+fn printable_whole(line: &str) -> String {
     let mut text = String::new();
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
@@ -121,7 +146,7 @@ fn printable(line: &str) -> String {
             text.push(char);
         }
     }
-    text.chars().take(100).collect()
+    text
 }
 
 /// Runs one command on the installed system.
