@@ -9,6 +9,7 @@ use media::cpio::{Archive, Device};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 const LEVEL: i32 = 19;
@@ -72,8 +73,8 @@ pub fn system(profile: &Profile, overlay: &Path, cache: &Path) -> Result<Layer> 
         tree.parents(&device.path)?;
         tree.archive.device(&device.path, device.mode, Device::Char, (device.major, device.minor))?;
     }
-    for (path, data) in files_below(overlay)? {
-        tree.file(&path, 0o644, &data)?;
+    for (path, (mode, data)) in files_below(overlay)? {
+        tree.file(&path, mode, &data)?;
     }
     tree.pack("system", cache)
 }
@@ -139,15 +140,17 @@ fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-/// Regular files below a folder by relative path, sorted.
-fn files_below(dir: &Path) -> Result<BTreeMap<String, Vec<u8>>> {
+/// Regular files below a folder by relative path, sorted, each with its mode.
+fn files_below(dir: &Path) -> Result<BTreeMap<String, (u32, Vec<u8>)>> {
     let mut files = BTreeMap::new();
     for entry in walkdir::WalkDir::new(dir) {
         let entry = entry.with_context(|| format!("list {}", dir.display()))?;
         if entry.file_type().is_file() {
             let path = entry.path().strip_prefix(dir)?.to_str().context("a file name is not UTF-8")?.to_owned();
             let data = std::fs::read(entry.path()).with_context(|| format!("read {}", entry.path().display()))?;
-            files.insert(path, data);
+            // Of the mode only what git keeps: whether it is a program.
+            let program = entry.metadata()?.permissions().mode() & 0o111 != 0;
+            files.insert(path, (if program { 0o755 } else { 0o644 }, data));
         }
     }
     Ok(files)

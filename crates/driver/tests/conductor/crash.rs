@@ -78,11 +78,11 @@ async fn killed_while(ask: Ask, end: State, prepare: impl AsyncFn(&Site), check:
         });
         // What an operator does meanwhile belongs to the time before the kill as well as to that after it.
         let held = async {
-            if let Some((state, verb)) = ask.meanwhile {
-                if site.passes(state, end).await {
-                    // Lost, when the conductor dies over it.
-                    drop(site.verb(verb).await);
-                }
+            if let Some((state, verb)) = ask.meanwhile
+                && site.passes(state, end).await
+            {
+                // Lost, when the conductor dies over it.
+                drop(site.verb(verb).await);
             }
             std::future::pending::<()>().await;
         };

@@ -231,7 +231,7 @@ async fn a_rescue_hands_over_a_hash_and_the_way_back_boots_the_instance() {
     site.verb_with(Verb::Rescue, rescue()).await.unwrap();
     let hash = site.node().await.instance_info["hashed_rescue_password"].as_str().unwrap().to_owned();
     let node = site.settle(State::Rescue).await;
-    assert_eq!(site.machine.lock().rescued, [hash.clone()]);
+    assert_eq!(site.machine.lock().rescued, std::slice::from_ref(&hash));
     assert!(hash.starts_with("$5$"));
     assert!(!node.instance_info.contains_key("hashed_rescue_password"));
     let everything = format!("{node:?} {}", site.history().await.join("\n"));
