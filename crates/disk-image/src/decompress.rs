@@ -23,6 +23,18 @@ pub enum Compression {
     Zstd,
 }
 
+impl Compression {
+    /// Its name; `none` for bytes that are not packed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Gzip => "gzip",
+            Self::Xz => "xz",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// Why the transported bytes cannot be unpacked.
 #[derive(Debug, thiserror::Error)]
 pub enum DecompressError {

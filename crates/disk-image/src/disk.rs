@@ -6,6 +6,7 @@ use std::io;
 use std::path::Path;
 
 mod block;
+pub(crate) mod compare;
 #[cfg(test)]
 pub(crate) mod fake;
 mod file;

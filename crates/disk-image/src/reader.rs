@@ -4,7 +4,7 @@
 //! server does no byte ranges, or the image is packed as a whole, everything before a part is transported and thrown
 //! away: up to three times the whole image for the three kinds of tables. That is slower, and as safe.
 
-use crate::decompress::{self, Decoder, DecompressError, PROBE};
+use crate::decompress::{self, Compression, Decoder, DecompressError, PROBE};
 use crate::fetch::{AttemptError, FetchError, Patience};
 use crate::progress::Meters;
 use crate::source::{Identity, Remedy, Source, SourceError};
@@ -51,6 +51,7 @@ pub(crate) struct Reader<'a> {
     at: u64,
     transported: Bytes,
     decoder: Option<Box<dyn Decoder>>,
+    compression: Compression,
     packed: bool,
     unpacked: Bytes,
 }
@@ -68,6 +69,7 @@ impl<'a> Reader<'a> {
             at: 0,
             transported: Bytes::new(),
             decoder: None,
+            compression: Compression::None,
             packed: false,
             unpacked: Bytes::new(),
         }
@@ -86,6 +88,11 @@ impl<'a> Reader<'a> {
     /// Whether the image is packed as a whole.
     pub(crate) fn is_packed(&self) -> bool {
         self.packed
+    }
+
+    /// How the image is packed as a whole, once something was read.
+    pub(crate) fn compression(&self) -> Compression {
+        self.compression
     }
 
     /// Fills `into` with the bytes from `at` on and returns how many there are: fewer only at the end of the image.
@@ -177,7 +184,8 @@ impl<'a> Reader<'a> {
             head.extend_from_slice(&piece);
         }
         let detected = decompress::detect(&head[..head.len().min(PROBE)], self.memory)?;
-        self.packed = detected.compression != decompress::Compression::None;
+        self.compression = detected.compression;
+        self.packed = detected.compression != Compression::None;
         self.decoder = self.packed.then_some(detected.decoder);
         self.transported = head.into();
         Ok(())

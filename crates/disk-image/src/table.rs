@@ -9,7 +9,7 @@ pub(crate) const MIB: u64 = 1 << 20;
 /// Size of a config drive partition.
 const DRIVE_SIZE: u64 = crate::configdrive::MAX_SIZE;
 /// The shortest disk: head and tail may not touch.
-const SMALLEST_DISK: u64 = 4 * MIB;
+pub(crate) const SMALLEST_DISK: u64 = 4 * MIB;
 
 /// Why an image cannot be written to a disk as it is.
 #[derive(Debug, thiserror::Error)]

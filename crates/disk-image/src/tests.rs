@@ -4,6 +4,7 @@ mod disk_faults;
 mod drive;
 mod hostile;
 mod image;
+mod info;
 mod qcow2;
 mod refusals;
 mod server;

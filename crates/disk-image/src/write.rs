@@ -50,6 +50,16 @@ pub struct Plan {
     pub patience: Patience,
 }
 
+impl Format {
+    /// Its name, as declared: `raw` or `qcow2`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}
+
 impl Plan {
     /// A plan with one source and the usual settings.
     pub fn new(source: Arc<dyn Source>, digest: Option<Digest>) -> Self {
