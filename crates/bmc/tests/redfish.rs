@@ -291,7 +291,7 @@ async fn a_wrong_password_is_tried_once_and_never_shown() {
 }
 
 #[tokio::test]
-async fn credentials_do_not_follow_a_link_or_a_redirect_to_another_server() {
+async fn cve_2026_42997_credentials_do_not_follow_a_link_or_a_redirect_to_another_server() {
     let stranger = Fake::start(Bmc::default()).await;
     let elsewhere = format!("http://{}/redfish/v1/inventory/machines", stranger.address);
     for bmc in [

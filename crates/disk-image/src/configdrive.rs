@@ -257,7 +257,7 @@ pub(crate) mod tests {
 
     /// 10 GiB of zeros in a few KiB: gzip members may follow each other, and each byte of deflate makes a thousand.
     #[test]
-    fn a_bomb_fails_soon_and_small() {
+    fn cve_2026_115638_a_bomb_fails_soon_and_small() {
         let member = gzip(&vec![0; 16 << 20]);
         let bomb = base64(&member.repeat(640));
         let start = Instant::now();

@@ -101,7 +101,7 @@ async fn bad_bodies_are_refused_and_the_field_is_named() {
 }
 
 #[tokio::test]
-async fn a_lookup_that_matches_nothing_tells_nothing_whatever_the_reason() {
+async fn cve_2016_4985_a_lookup_that_matches_nothing_tells_nothing_whatever_the_reason() {
     let site = Site::new().await;
     let (_, node) = site.send("GET", "/v1/nodes/n1", String::new()).await;
     let uuid = node["uuid"].as_str().unwrap();
@@ -123,7 +123,7 @@ async fn a_lookup_that_matches_nothing_tells_nothing_whatever_the_reason() {
 }
 
 #[tokio::test]
-async fn secrets_appear_in_no_answer() {
+async fn mask_configdrive_secrets_appear_in_no_answer() {
     let site = Site::new().await;
     let set = json!([{"op": "add", "path": "/instance_info/configdrive", "value": "canary"},
         {"op": "add", "path": "/driver_info/api_token", "value": {"inner": "canary"}}]);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_value_is_read_and_a_length_beyond_the_frame_is_not() {
+    fn lp_2155051_the_longest_value_is_read_and_a_length_beyond_the_frame_is_not() {
         let mut longest = vec![0xff, 0xff];
         longest.extend([0xab; 511]);
         assert_eq!(parse(&frame(&longest))[0], (127, "ab".repeat(511)));

@@ -617,7 +617,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_server_with_anything_but_a_name_in_it_is_refused() {
+    fn lp_2160050_a_time_server_with_anything_but_a_name_in_it_is_refused() {
         for bad in [";touch /x", "$(reboot)", "-q", "a b", "`id`"] {
             let files = Words::parse_ini(&format!("ntp_server = {bad}"));
             assert_eq!(Settings::resolve(&Words::default(), &files).ntp_server, None, "{bad}");
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[test]
-    fn mdns_is_asked_only_when_it_was_asked_for() {
+    fn ossn_0104_mdns_is_asked_only_when_it_was_asked_for() {
         assert_eq!(settings("quiet").mdns, Mdns::default());
         assert_eq!(settings("ipa-api-url=mdns").mdns, Mdns { api: true, inspection: false });
         assert_eq!(settings("ipa-inspection-callback-url=mdns").mdns, Mdns { api: false, inspection: true });

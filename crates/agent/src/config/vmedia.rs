@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_labelled_like_the_config_device_is_not_believed() {
+    fn check_virtual_media_devices_a_disk_labelled_like_the_config_device_is_not_believed() {
         let tree = Tree::new();
         tree.device("sda", "pci0/ata1", "config-2", 1 << 20).device("vda", "pci0/virtio1", "ir-vfd-dev", 1 << 20);
         tree.device("nvme0n1", "pci0/nvme0", "vmedia_boot_iso", 1 << 20);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_outside_the_allowed_folders_is_read() {
+    async fn cve_2025_44021_nothing_outside_the_allowed_folders_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let (inside, outside) = (dir.path().join("in"), dir.path().join("out"));
         std::fs::create_dir(&inside).unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn devices_pipes_and_folders_are_no_images() {
+    async fn cve_2026_44919_devices_pipes_and_folders_are_no_images() {
         let dev = FileSource::new(Path::new("/dev/zero"), &["/dev".into()]).unwrap();
         assert!(matches!(all(&dev, 0).await, Err(SourceError::File { .. })));
         let dir = tempfile::tempdir().unwrap();

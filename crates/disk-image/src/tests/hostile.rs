@@ -52,7 +52,7 @@ async fn refusal(bytes: &[u8]) -> Cause {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_field_of_the_header_that_rules_an_image_out_is_named() {
+async fn cve_2024_44082_every_field_of_the_header_that_rules_an_image_out_is_named() {
     let good = Forge::new("", false);
     let huge = (1_u64 << 62).to_be_bytes();
     let cases: Vec<(&str, usize, &[u8])> = vec![

@@ -174,7 +174,7 @@ async fn a_dirty_image_is_read_and_a_size_within_a_cluster_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_is_not_declared_is_recognised_and_a_wrong_declaration_refused() {
+async fn cve_2024_44082_an_image_that_is_not_declared_is_recognised_and_a_wrong_declaration_refused() {
     let lab = Lab::new(mixed_image(7));
     let qcow2 = lab.convert("", true);
     let disk = FakeDisk::new(old_disk(10), 512);

@@ -83,7 +83,7 @@ async fn a_truncated_image_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_formats_and_packings_are_refused_by_name() {
+async fn cve_2024_44082_other_formats_and_packings_are_refused_by_name() {
     let formats = [
         (&b"QFI\xfb\0\0\0\x01"[..], "qcow (version 1)"),
         (b"KDMV", "vmdk"),

@@ -183,7 +183,7 @@ async fn the_next_source_is_tried_when_one_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_digest_leaves_no_table_on_a_disk_that_booted_before() {
+async fn cve_2024_47211_a_wrong_digest_leaves_no_table_on_a_disk_that_booted_before() {
     let image = gpt_image(5, 512);
     for transported in [image.clone(), zstd(&image)] {
         let server = Server::start(transported.clone(), |_| Answer::good()).await;

@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_route_asks_who_it_is_but_those_of_agents() {
+    async fn ghsa_jwpr_9fwh_m4g7_every_route_asks_who_it_is_but_those_of_agents() {
         let folder = tempfile::tempdir().unwrap();
         let router = protected(folder.path()).await;
         for route in ROUTES {

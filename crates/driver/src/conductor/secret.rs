@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_has_43_url_safe_characters_and_equals_only_itself() {
+    fn cve_2014_1428_a_token_has_43_url_safe_characters_and_equals_only_itself() {
         let (one, two) = (new_token(), new_token());
         assert_eq!(one.len(), 43);
         assert!(one.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'));

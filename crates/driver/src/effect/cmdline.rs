@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_a_boot_loader_could_act_on_passes() {
+    fn cve_2026_46447_nothing_that_a_boot_loader_could_act_on_passes() {
         for text in ["a\nb", "a\0", "x=${net0/mac}", "a || shell", "`id`", "$(id)", "é", "a\tb", "a && b"] {
             assert!(Parameters::parse(text).is_err(), "{text:?}");
         }

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_of_our_own_making_lead_to_files() {
+    fn cve_2014_1426_only_paths_of_our_own_making_lead_to_files() {
         let node = Node::new(uuid::Uuid::new_v4(), "redfish", jiff::Timestamp::UNIX_EPOCH);
         let place = fresh_place(&node);
         assert_eq!(file_of(Path::new("/d"), &place), Some(Path::new("/d/boot").join(&place)));

@@ -104,7 +104,7 @@ async fn an_agent_that_somebody_else_boots_gets_its_token_by_look_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_secret_of_bmc_or_tenant_reaches_the_agent() {
+async fn node_credentials_cleaning_no_secret_of_bmc_or_tenant_reaches_the_agent() {
     let site = Site::new().await;
     site.make_available().await;
     site.verb(Verb::Active).await.unwrap();

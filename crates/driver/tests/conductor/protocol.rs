@@ -46,7 +46,7 @@ async fn a_look_up_that_leads_nowhere_is_answered_like_one_that_may_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_token_that_came_with_the_ramdisk_is_never_told() {
+async fn ossn_0106_a_token_that_came_with_the_ramdisk_is_never_told() {
     let site = waiting_site().await;
     for version_has_tokens in [true, false] {
         let found = site.conductor().lookup(lookup(&[MAC], version_has_tokens)).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_token_that_came_with_the_ramdisk_is_never_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_heartbeat_is_believed_only_with_token_tls_and_the_first_address() {
+async fn story_2006773_a_heartbeat_is_believed_only_with_token_tls_and_the_first_address() {
     let site = waiting_site().await;
     let conductor = site.conductor();
     let ident = site.ident();
