@@ -5,6 +5,9 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
 
+mod image;
+mod serve;
+
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -31,10 +34,15 @@ enum What {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+    /// Writing an image, by `ferric image write` and by curl, zstd, dd and qemu-img
+    Image(image::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let What::Boot { ramdisk, ipa, peer_kernel, peer_initrd, runs } = &args.what;
+    let (ramdisk, ipa, peer_kernel, peer_initrd, runs) = match &args.what {
+        What::Boot { ramdisk, ipa, peer_kernel, peer_initrd, runs } => (ramdisk, ipa, peer_kernel, peer_initrd, runs),
+        What::Image(args) => return image::run(args),
+    };
     setup::packages()?;
     let mut bench = Command::new(release::programs(&["-p", "e2e", "--bin", "bench-boot"])?.join("bench-boot"));
     bench.current_dir(cmd::root());

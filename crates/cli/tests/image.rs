@@ -5,8 +5,10 @@
 use media::gpt::mbr::Mbr;
 use media::gpt::{Entry, Gpt, Guid};
 use sha2::Digest as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 const MIB: usize = 1 << 20;
 
@@ -147,4 +149,42 @@ fn a_checksum_may_be_the_address_of_a_file_of_digests() {
     let failed = ferric(&["write", &url, show(&lab.path("new")), "--checksum", &others]);
     assert_exit(&failed, 1);
     assert!(text(&failed.stderr).contains("holds no digest for disk.raw"), "{}", text(&failed.stderr));
+}
+
+#[test]
+fn a_signal_in_the_middle_ends_in_order_and_says_what_is_on_the_target() {
+    let lab = Lab::new();
+    let plain = image();
+    let target = lab.path("disk");
+    std::fs::write(&target, &plain).unwrap();
+    // A server that sends half of the image and then nothing, until the client goes away.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/disk.raw", listener.local_addr().unwrap());
+    let half = plain[..4 * MIB].to_vec();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = BufReader::new(stream.try_clone().unwrap()).lines().map(Result::unwrap);
+        request.find(String::is_empty).unwrap();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", 8 * MIB);
+        stream.write_all(&[head.as_bytes(), &half].concat()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+    });
+    let mut write = Command::new(env!("CARGO_BIN_EXE_ferric"))
+        .args(["image", "write", &url, show(&target), "--yes", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(write.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.contains("\"done\":4194304")).unwrap();
+    let kill = Command::new("kill").args(["-INT", &write.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    let last = lines.last().unwrap();
+    let output = write.wait_with_output().unwrap();
+    assert_exit(&output, 1);
+    let stderr = text(&output.stderr);
+    assert!(stderr.contains("without a partition table and does not boot: cancelled"), "{stderr}");
+    assert!(last.contains("\"target\":\"it is left without"), "{last}");
+    assert!(std::fs::read(&target).unwrap()[..MIB].iter().all(|byte| *byte == 0));
+    server.join().unwrap();
 }
