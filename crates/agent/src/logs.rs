@@ -1,5 +1,6 @@
 //! The log: to the console for people, and to a capped buffer in memory for `collect_system_logs` and inspections.
 
+use crate::config::parameters;
 use base64::Engine as _;
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -13,11 +14,17 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use wire::agent::CommandResult;
+use wire::ramdisk::MASK;
 
 /// Bytes of log that are kept. Older lines make room for newer ones.
 pub const LOG_CAP: usize = 2 << 20;
+/// Bytes of `commands.json`: results and errors come from programs and drivers, and may be long.
+const COMMANDS_CAP: usize = 1 << 20;
 /// Bytes of the kernel's log that are taken, its default ring being 256 KiB or less.
 const KERNEL_LOG_CAP: usize = 1 << 20;
+
+/// The command that collects logs, without its extension.
+pub const COLLECT: &str = "collect_system_logs";
 
 /// The last lines of the log. Cheap to clone; all clones are one buffer.
 #[derive(Clone, Default)]
@@ -151,6 +158,7 @@ pub fn collect(
     commands: &[CommandResult],
     inventory: Option<&hardware::Inventory>,
 ) -> io::Result<String> {
+    let commands = commands_json(commands, COMMANDS_CAP)?;
     let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::default()));
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut add = |name: &str, data: &[u8]| {
@@ -162,7 +170,7 @@ pub fn collect(
     };
     add("journal", &buffer.contents())?;
     add("dmesg", &kernel_log())?;
-    add("commands.json", &serde_json::to_vec_pretty(commands)?)?;
+    add("commands.json", &commands)?;
     if let Some(inventory) = inventory {
         add("inventory.json", &serde_json::to_vec_pretty(inventory)?)?;
     }
@@ -173,6 +181,29 @@ pub fn collect(
         }
     }
     Ok(base64::engine::general_purpose::STANDARD.encode(tar.into_inner()?.finish()?))
+}
+
+/// The commands as a JSON list of at most about `cap` bytes: the newest ones, each without its result where that does not
+/// fit. Logs that were collected before are left out in any case, or each answer would hold all earlier ones.
+fn commands_json(commands: &[CommandResult], cap: usize) -> io::Result<Vec<u8>> {
+    let mut kept = VecDeque::new();
+    let mut bytes = 0;
+    for command in commands.iter().rev() {
+        let bare = || CommandResult { command_result: None, ..command.clone() };
+        let whole = command.command_name != COLLECT;
+        let mut text = if whole { serde_json::to_vec_pretty(command)? } else { serde_json::to_vec_pretty(&bare())? };
+        if whole && bytes + text.len() > cap {
+            text = serde_json::to_vec_pretty(&bare())?;
+        }
+        if bytes + text.len() > cap {
+            tracing::warn!(left_out = commands.len() - kept.len(), "older commands are left out of the logs");
+            break;
+        }
+        bytes += text.len();
+        kept.push_front(text);
+    }
+    let list: Vec<Vec<u8>> = kept.into();
+    Ok([b"[".as_slice(), &list.join(b",\n".as_slice()), b"]\n"].concat())
 }
 
 /// What the kernel tells of the machine, by the name that it gets. Not its command line, which may hold the token.
@@ -211,7 +242,8 @@ fn read_kernel_log() -> io::Result<Vec<u8>> {
         match device.read(&mut record) {
             Ok(0) => break,
             Ok(length) => {
-                log.extend(&record[..length]);
+                // Each by itself: where the cap cuts a record, what is left of a secret could not be told any more.
+                log.extend(without_secrets(&String::from_utf8_lossy(&record[..length])).into_bytes());
                 // The newest lines tell why somebody asks for them.
                 log.drain(..log.len().saturating_sub(KERNEL_LOG_CAP));
             }
@@ -222,6 +254,30 @@ fn read_kernel_log() -> io::Result<Vec<u8>> {
         }
     }
     Ok(log.into())
+}
+
+/// A record of the kernel's log without the values of secret parameters: the kernel repeats its command line there, and
+/// once more those words of it that it does not know, between quotation marks. (The console has them, too: that is the
+/// kernel's own.)
+fn without_secrets(record: &str) -> String {
+    let mut text = String::with_capacity(record.len());
+    let mut rest = record;
+    while let Some((before, value)) = rest.split_once('=') {
+        text.push_str(before);
+        text.push('=');
+        rest = value;
+        let key = before.rsplit(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').next().unwrap_or("");
+        if parameters::is_secret(key) {
+            let end = match value.strip_prefix('"') {
+                Some(quoted) => quoted.find('"').map(|at| at + 2),
+                None => value.find(|c: char| c.is_whitespace() || c == '"'),
+            };
+            text.push_str(MASK);
+            rest = &value[end.unwrap_or(value.len())..];
+        }
+    }
+    text.push_str(rest);
+    text
 }
 
 #[cfg(test)]
@@ -240,6 +296,63 @@ mod tests {
         assert!(contents.len() <= LOG_CAP + 80);
         assert!(contents.starts_with(b"(3 older lines were dropped)"), "{:?}", &contents[..40]);
         assert!(contents.ends_with(b"newest\n"));
+    }
+
+    #[test]
+    fn the_kernels_copies_of_its_command_line_are_kept_without_the_token() {
+        let records = [
+            ("6,0,0,-;Command line: quiet ipa-agent-token=canary ipa-api-url=http://a/?x=1\n", 1),
+            ("5,70,0,-;Kernel command line: ipa-agent-token=canary\n", 1),
+            (
+                "5,71,0,-;Unknown kernel command line parameters \"BOOTIF=01-aa ipa-agent-token=canary\", will be passed\n",
+                1,
+            ),
+            ("7,900,0,-;    ipa-agent-token=canary", 1),
+            (
+                "6,0,0,-;Command line: ipa-agent-token=\"canary two\" ipa_agent_token=canary ipa-image-server-password=canary",
+                3,
+            ),
+            ("6,0,0,-;Command line: ipa-agent-token=canary=canary ipa-agent-token=", 2),
+        ];
+        for (record, masks) in records {
+            let clean = without_secrets(record);
+            assert!(!clean.contains("canary") && !clean.contains("two"), "{clean}");
+            assert_eq!(clean.matches(MASK).count(), masks, "{clean}");
+        }
+        let clean = without_secrets(records[0].0);
+        assert_eq!(clean, "6,0,0,-;Command line: quiet ipa-agent-token=****** ipa-api-url=http://a/?x=1\n");
+        assert!(without_secrets(records[2].0).ends_with("ipa-agent-token=******\", will be passed\n"));
+    }
+
+    #[test]
+    fn commands_beyond_the_cap_lose_their_results_and_then_the_oldest_are_left_out() {
+        let command = |name: &str, result: &str| CommandResult {
+            id: "i".to_owned(),
+            command_name: name.to_owned(),
+            command_status: wire::agent::CommandStatus::Succeeded,
+            command_error: None,
+            command_result: Some(serde_json::json!({"result": result})),
+            progress: None,
+        };
+        let list = |commands: &[CommandResult], cap| -> Vec<serde_json::Value> {
+            serde_json::from_slice(&commands_json(commands, cap).unwrap()).unwrap()
+        };
+        let commands = [
+            command("oldest", "a"),
+            command(COLLECT, "packed"),
+            command("long", &"x".repeat(2000)),
+            command("newest", "b"),
+        ];
+        let all = list(&commands, 10_000);
+        assert_eq!(all.len(), 4);
+        assert_eq!(all[1]["command_result"], serde_json::Value::Null);
+        assert_eq!(all[2]["command_result"]["result"].as_str().unwrap().len(), 2000);
+        let few = list(&commands, 500);
+        assert_eq!(few.last().unwrap()["command_result"]["result"], "b");
+        let long = few.iter().find(|command| command["command_name"] == "long").unwrap();
+        assert_eq!(long["command_result"], serde_json::Value::Null);
+        assert!(few.len() < 4, "{few:?}");
+        assert_eq!(list(&[], 500), Vec::<serde_json::Value>::new());
     }
 
     #[test]

@@ -171,6 +171,13 @@ pub(super) fn find(option: &str) -> Option<&'static Parameter> {
     PARAMETERS.iter().find(|parameter| parameter.option == option)
 }
 
+/// Whether the value of that key of the kernel command line is a secret, also where the key is misspelt with underscores
+/// or belongs into a file.
+pub(crate) fn is_secret(key: &str) -> bool {
+    let name = key.replace('_', "-");
+    name.starts_with("ipa-") && (name.ends_with("-token") || name.ends_with("-password"))
+}
+
 /// What is wrong with a key of the kernel command line that begins as the protocol's do; `None` when nothing is.
 pub(super) fn misspelt(key: &str) -> Option<String> {
     let name = key.strip_prefix("ipa").and_then(|rest| rest.strip_prefix(['-', '_']))?;

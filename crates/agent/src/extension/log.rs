@@ -10,7 +10,7 @@ pub static EXTENSION: Extension = Extension {
     name: "log",
     python_class: "LogExtension",
     commands: &[Command {
-        name: "collect_system_logs",
+        name: logs::COLLECT,
         mode: Mode::Sync,
         params: &[],
         open_ended: false,
