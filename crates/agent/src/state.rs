@@ -1,6 +1,7 @@
 //! What the parts of the agent share: the machine, the node, the settings, the token.
 
 use crate::config::Settings;
+use crate::contain;
 use crate::logs::LogBuffer;
 use hardware::{Machine, MachineError, Managers};
 use serde_json::{Map, Value};
@@ -111,7 +112,8 @@ impl Shared {
         F: FnOnce(&dyn Machine) -> Result<T, MachineError> + Send + 'static,
     {
         let machine = Arc::clone(&self.machine);
-        match tokio::task::spawn_blocking(move || call(machine.as_ref())).await {
+        // A panic is an error to who called, so it need not end anything else.
+        match tokio::task::spawn_blocking(move || contain::marked(|| call(machine.as_ref()))).await {
             Ok(done) => done,
             Err(error) => Err(MachineError::Unsupported {
                 what: "the operation".to_owned(),

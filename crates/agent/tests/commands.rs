@@ -75,6 +75,14 @@ static FAULTY: Extension = Extension {
             validate: None,
             run: |_| Box::pin(async { panic!("fell over later") }),
         },
+        Command {
+            name: "never",
+            mode: Mode::Sync,
+            params: &[],
+            open_ended: false,
+            validate: Some(|_, _| panic!("fell over before it began")),
+            run: |_| Box::pin(async { Ok(Value::Null) }),
+        },
     ],
 };
 
@@ -178,9 +186,29 @@ async fn the_hook_that_ends_the_machine_is_told_to_leave_commands_alone() {
     assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the step's panic would have ended the machine");
     rest.command("faulty.now", json!({}), true).await;
     assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the command's panic would have ended the machine");
+    let refused = rest.command("faulty.never", json!({}), true).await;
+    assert_eq!(refused.status, 500, "{}", refused.body);
+    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the validator's panic would have ended the machine");
+    // As a lookup asks for the inventory: outside of any request or command.
+    let asked = rig.agent.shared.on_machine::<(), _>(|_| panic!("a parser fell over")).await;
+    assert!(asked.unwrap_err().to_string().contains("ended unexpectedly"));
+    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the inventory's panic would have ended the machine");
+    assert_eq!(rest.command("standby.sync", json!({}), true).await.body["command_status"], "SUCCEEDED");
     // Nothing else is let off.
     let _ = tokio::spawn(async { panic!("elsewhere") }).await;
     assert!(fatal.load(std::sync::atomic::Ordering::SeqCst), "a panic elsewhere would have gone unseen");
+}
+
+#[tokio::test]
+async fn logs_that_are_collected_again_do_not_hold_the_earlier_ones() {
+    let rig = odd_rig();
+    let rest = Rest::serve(&rig.dispatcher).await;
+    let mut sizes = Vec::new();
+    for _ in 0..5 {
+        let answer = rest.command("log.collect_system_logs", json!({}), true).await.body;
+        sizes.push(answer["command_result"]["system_logs"].as_str().unwrap().len());
+    }
+    assert!(sizes[4] < 2 * sizes[0], "{sizes:?}");
 }
 
 #[tokio::test]

@@ -39,10 +39,11 @@ impl Dispatcher {
     /// Checks a command and starts it. An error means that nothing was recorded; how the command itself ends is in its
     /// record. A synchronous command has ended when this returns.
     pub async fn submit(self: &Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
-        // On a task of its own: a command belongs to the agent, so a client that goes away does not stop it half-way.
+        // On a task of its own: a command belongs to the agent, so a client that goes away does not stop it half-way. The
+        // mark of the request does not follow it there.
         let this = Arc::clone(self);
         let name = request.name.clone();
-        match tokio::spawn(async move { this.submit_in_turn(request).await }).await {
+        match tokio::spawn(contain::request(this.submit_in_turn(request))).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::error!(command = name, %error, "a submission panicked");
