@@ -6,13 +6,14 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 use wire::agent::CommandResult;
 use wire::ramdisk::MASK;
 
@@ -126,19 +127,52 @@ where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let buffer = LogBuffer::default();
-    let (directives, problem) = match quiet_libraries(filter).parse() {
-        Ok(directives) => (directives, None),
-        Err(error) => (Targets::new().with_default(tracing::Level::INFO), Some(error)),
-    };
+    let (directives, problem) = directives(filter);
+    let (directives, handle) = reload::Layer::new(directives);
     let uptime = tracing_subscriber::fmt::time::uptime();
     let console = tracing_subscriber::fmt::layer().with_timer(uptime).with_writer(console);
     let console = console.with_ansi(false).with_target(false).with_filter(level);
     let memory = tracing_subscriber::fmt::layer().with_writer(buffer.clone()).with_ansi(false).with_target(false);
-    let _ = tracing_subscriber::registry().with(directives).with(console).with(memory).try_init();
-    if let Some(error) = problem {
-        tracing::warn!("the log filter {filter:?} cannot be read ({error}); info is used");
+    if tracing_subscriber::registry().with(directives).with(console).with(memory).try_init().is_ok() {
+        let _ = FILTER.set((handle, Mutex::new(filter.to_owned())));
+    }
+    if let Some(problem) = problem {
+        tracing::warn!("{problem}");
     }
     buffer
+}
+
+/// The filter of this process's log, which can be changed, and the text of what it is now.
+static FILTER: OnceLock<(reload::Handle<Targets, Registry>, Mutex<String>)> = OnceLock::new();
+
+/// From now on the log goes by this filter: files and virtual media, which may say `debug`, are read when the log has long
+/// begun.
+pub fn set_filter(filter: &str) {
+    let Some((handle, now)) = FILTER.get() else { return };
+    let mut now = now.lock().unwrap_or_else(PoisonError::into_inner);
+    if *now == filter {
+        return;
+    }
+    let (directives, problem) = directives(filter);
+    match handle.reload(directives) {
+        Ok(()) => tracing::info!(filter, "the log filter is another one from here on"),
+        Err(error) => tracing::error!(filter, %error, "the log filter stays as it was"),
+    }
+    if let Some(problem) = problem {
+        tracing::warn!("{problem}");
+    }
+    filter.clone_into(&mut now);
+}
+
+/// What a filter says; one that cannot be read means `info`, and comes with what is wrong with it.
+fn directives(filter: &str) -> (Targets, Option<String>) {
+    match quiet_libraries(filter).parse() {
+        Ok(directives) => (directives, None),
+        Err(error) => {
+            let problem = format!("the log filter {filter:?} cannot be read ({error}); info is used");
+            (Targets::new().with_default(tracing::Level::INFO), Some(problem))
+        }
+    }
 }
 
 /// A plain level is meant for the agent; libraries stay at `info`, since theirs is a flood.
@@ -353,6 +387,19 @@ mod tests {
         assert_eq!(long["command_result"], serde_json::Value::Null);
         assert!(few.len() < 4, "{few:?}");
         assert_eq!(list(&[], 500), Vec::<serde_json::Value>::new());
+    }
+
+    #[test]
+    fn a_filter_that_is_known_later_counts_from_then_on() {
+        let buffer = start("info");
+        tracing::debug!("before");
+        set_filter("debug");
+        tracing::debug!("between");
+        set_filter("perhaps=maybe=not");
+        tracing::debug!("after");
+        let text = String::from_utf8(buffer.contents()).unwrap();
+        assert!(!text.contains("before") && text.contains("between") && !text.contains("after"), "{text}");
+        assert!(text.contains("cannot be read"), "{text}");
     }
 
     #[test]

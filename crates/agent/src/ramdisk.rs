@@ -92,7 +92,6 @@ async fn run(
     let (way, urls) = (network.clone(), settings.api_urls.clone());
     tokio::spawn(async move { way.find_way(&urls).await });
     inspection_waits(&settings, lldp.as_ref(), &network).await;
-    tokio::time::sleep(settings.hardware_initialization_delay).await;
     let machine = LinuxMachine::at("/").writable().booted_from(settings.boot_interface.clone()).ending_with(end);
     let machine = machine.hearing(lldp);
     let builder = Agent::builder(Arc::new(machine), settings).logs(buffer).ready(disks_ready(devices));
@@ -171,6 +170,9 @@ async fn prepare(cmdline: &str, mut words: Words, devices: &Devices, network: &N
         network_data = found.network_data;
     }
     let settings = Settings::resolve(&words, &files::read(Path::new("/")));
+    logs::set_filter(&settings.log);
+    // Only what has to be read to know of it is read before.
+    tokio::time::sleep(settings.hardware_initialization_delay).await;
     let (mut params, problems) = NetParams::from_cmdline(cmdline);
     for problem in problems {
         tracing::error!(%problem, "network");
