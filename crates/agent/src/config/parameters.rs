@@ -127,9 +127,9 @@ pub const PARAMETERS: &[Parameter] = &[
     without(file("disable_bootc_deploy", Kind::Truth, "false", "Refuse execute_bootc_install"), "it is always refused"),
     both("ignore-bootloader-failure", "ignore_bootloader_failure", Kind::Truth, "false", "Go on when boot entries cannot be written"),
     file("enable_bios_bootloader_install", Kind::Truth, "false", "Install legacy boot loaders; the lookup reply may allow it"),
-    both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"),
-    both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Do not erase file systems that several machines share"),
-    both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read shows zeroes"),
+    without(both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"), "there is no such step yet"),
+    without(both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Do not erase file systems that several machines share"), "disks are not searched for them; `skip_block_devices` of the node spares disks"),
+    without(both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read shows zeroes"), "discard never counts as an erase"),
     both("debug", "debug", Kind::Truth, "false", "Log everything"),
 ];
 
@@ -146,7 +146,7 @@ pub const LOOKUP: &[(&str, &str)] = &[
     ("permitted_image_formats", "formats that may be written"),
     ("enable_bios_bootloader_install", "true allows legacy boot loaders; false changes nothing"),
     ("agent_skip_bmc_detect", "true: the BMC is not asked for its address, and the node document says so in `skip_bmc_detect`"),
-    ("agent_containers", "kept for container steps: runner, lists of images and options"),
+    ("agent_containers", "no effect: there are no container steps"),
     ("metrics", "no effect: the agent sends no metrics"),
     ("metrics_statsd", "no effect: the agent sends no metrics"),
 ];

@@ -97,6 +97,8 @@ pub struct Settings {
     pub tls_clock_skew: Duration,
     /// Certificate and key of the API, PEM files, instead of a generated identity.
     pub listen_tls: Option<KeyPair>,
+    /// Whether `listen_tls` was asked for, with or without usable files: then the API is never served without TLS.
+    pub needs_tls: bool,
     /// PEM file with the authority of those who may connect to the API; anybody without.
     pub client_authority: Option<PathBuf>,
     /// What the agent shows to the driver where it asks, PEM files.
@@ -145,19 +147,11 @@ pub struct Settings {
     pub permitted_image_formats: Vec<String>,
     /// Whether the driver says that the BMC need not be looked for.
     pub skip_bmc_detect: bool,
-    /// What the driver allows of containers: `agent_containers` of the lookup, as sent.
-    pub containers: Option<Value>,
-    /// Priority of the deploy step `inject_files`.
-    pub inject_files_priority: u8,
-    /// Whether file systems that several machines share are spared.
-    pub guard_special_filesystems: bool,
-    /// Whether discard may count as an erase.
-    pub enable_discard_erase: bool,
     /// Go on when boot entries cannot be written.
     pub ignore_bootloader_failure: bool,
     /// Whether legacy boot loaders may be installed.
     pub enable_bios_bootloader_install: bool,
-    /// Wait before anything is done with the hardware.
+    /// Wait before the network is set up and anything else is done.
     pub hardware_initialization_delay: Duration,
     /// Log filter: a level such as `info`, or `target=level` directives with commas between them.
     pub log: String,
@@ -226,6 +220,7 @@ impl Settings {
             },
             tls_clock_skew: reader.seconds("auto_tls_allowed_clock_skew"),
             listen_tls: reader.listen_tls(),
+            needs_tls: reader.truth("listen_tls"),
             client_authority: reader.text("ssl/ca_file").map(PathBuf::from),
             client_identity: reader.pair("certfile", "keyfile"),
             mdns,
@@ -250,10 +245,6 @@ impl Settings {
             md5_enabled: reader.truth("md5_enabled"),
             permitted_image_formats: reader.list("permitted_image_formats"),
             skip_bmc_detect: false,
-            containers: None,
-            inject_files_priority: reader.number("inject_files_priority"),
-            guard_special_filesystems: reader.truth("guard_special_filesystems"),
-            enable_discard_erase: reader.truth("enable_discard_erase"),
             ignore_bootloader_failure: reader.truth("ignore_bootloader_failure"),
             enable_bios_bootloader_install: reader.truth("enable_bios_bootloader_install"),
             hardware_initialization_delay: reader.seconds("hardware_initialization_delay"),
@@ -313,7 +304,6 @@ impl Settings {
             // False is what the driver says to an agent that was allowed it by its own configuration, too.
             ("enable_bios_bootloader_install", Value::Bool(allowed)) => self.enable_bios_bootloader_install |= allowed,
             ("agent_skip_bmc_detect", Value::Bool(skip)) => self.skip_bmc_detect = *skip,
-            ("agent_containers", Value::Object(_)) => self.containers = Some(value.clone()),
             ("permitted_image_formats", Value::Array(formats)) => {
                 let names: Option<Vec<String>> = formats.iter().map(|name| name.as_str().map(str::to_owned)).collect();
                 match names {
@@ -321,13 +311,9 @@ impl Settings {
                     None => return false,
                 }
             }
-            (
-                "enable_bios_bootloader_install"
-                | "agent_skip_bmc_detect"
-                | "agent_containers"
-                | "permitted_image_formats",
-                other,
-            ) => return other.is_null(),
+            ("enable_bios_bootloader_install" | "agent_skip_bmc_detect" | "permitted_image_formats", other) => {
+                return other.is_null();
+            }
             _ => {}
         }
         true
@@ -674,16 +660,15 @@ mod tests {
         let adopted = adopt(serde_json::json!({
             "tls_min_version": "1.3", "agent_md5_checksum_enable": true, "agent_skip_bmc_detect": true,
             "enable_bios_bootloader_install": true, "permitted_image_formats": ["raw", "iso"],
-            "agent_containers": {"runner": "podman", "a_later_key": 1}, "tls_cipher_suites": null,
+            "agent_containers": {"runner": "podman"}, "tls_cipher_suites": null,
             "metrics": {"backend": "noop"}, "a_later_key": {"x": []},
         }));
         assert_eq!(adopted.tls_min_version, "1.3");
         assert!(adopted.md5_enabled && adopted.skip_bmc_detect && adopted.enable_bios_bootloader_install);
         assert_eq!(adopted.permitted_image_formats, ["raw", "iso"]);
-        assert_eq!(adopted.containers.unwrap()["runner"], "podman");
         let kept = adopt(serde_json::json!({
             "tls_min_version": "3", "agent_skip_bmc_detect": "yes", "permitted_image_formats": "raw",
-            "agent_containers": [], "enable_bios_bootloader_install": 1,
+            "enable_bios_bootloader_install": 1,
         }));
         assert_eq!(format!("{kept:?}"), format!("{:?}", Settings::default()));
     }
