@@ -4,6 +4,7 @@
 
 mod support;
 
+use agent::config::Words;
 use agent::state::Closing;
 use agent::{Dispatcher, Settings, session};
 use axum::Router;
@@ -321,4 +322,38 @@ async fn a_given_certificate_is_served_and_not_sent_and_clients_are_asked_for_th
     let lost = support::rig(SimMachine::new(), Settings { listen_tls: Some(missing), ..settings(&url) });
     let error = run(&lost, &CancellationToken::new()).await.unwrap().unwrap_err();
     assert!(client::chain(&error).contains("missing"), "{}", client::chain(&error));
+}
+
+#[tokio::test]
+async fn an_api_that_was_to_have_tls_is_not_served_without() {
+    let read = |files: &str| Settings::resolve(&Words::default(), &Words::parse_ini(files));
+    let told = [
+        ("[ssl]\nca_file = /driver.pem\n", "[ssl] ca_file"),
+        // One file alone is of no use.
+        ("listen_tls = true\ntls_cert_file = /api.pem\n", "listen_tls"),
+    ];
+    for (files, asked) in told {
+        let read = read(files);
+        for alone in [true, false] {
+            let (url, _ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+            let given = settings(&url);
+            let api_urls = if alone { Vec::new() } else { given.api_urls.clone() };
+            let rig = support::rig(
+                SimMachine::new(),
+                Settings {
+                    api_urls,
+                    enable_auto_tls: false,
+                    needs_tls: read.needs_tls,
+                    listen_tls: read.listen_tls.clone(),
+                    client_authority: read.client_authority.clone(),
+                    ..given
+                },
+            );
+            let stop = CancellationToken::new();
+            let ended = tokio::time::timeout(Duration::from_secs(5), run(&rig, &stop)).await;
+            let error = ended.expect("it is not served").unwrap().unwrap_err();
+            assert!(matches!(error, session::SessionError::Identity(_)), "{error:?}");
+            assert!(client::chain(&error).contains(&format!("{asked} asks for TLS")), "{}", client::chain(&error));
+        }
+    }
 }

@@ -104,6 +104,15 @@ pub enum IdentityError {
         #[source]
         source: std::io::Error,
     },
+    /// TLS was asked for, and there is nothing to serve it with.
+    #[error(
+        "{asked} asks for TLS, but the API has no certificate, and it is not served without: name tls_cert_file and \
+         tls_key_file together with listen_tls, or have one generated (enable_auto_tls, with a driver that can take it)"
+    )]
+    Missing {
+        /// The option.
+        asked: &'static str,
+    },
     /// What is in it, or the making of a new one.
     #[error("set up TLS")]
     Tls(#[from] TlsError),

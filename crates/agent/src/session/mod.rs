@@ -153,6 +153,15 @@ async fn serve(
     stop: &CancellationToken,
 ) -> Result<Serving, SessionError> {
     let settings = agent.shared.settings();
+    // Who asked for it relies on it: plain HTTP would let in whom the authority is to keep out.
+    let asked = match (&settings.client_authority, settings.needs_tls || settings.listen_tls.is_some()) {
+        (Some(_), _) => Some("[ssl] ca_file"),
+        (None, true) => Some("listen_tls"),
+        (None, false) => None,
+    };
+    if let (Some(asked), None) = (asked, identity) {
+        return Err(SessionError::Identity(identity::IdentityError::Missing { asked }));
+    }
     let clients = settings.client_authority.as_deref().map(identity::read_pem);
     let clients = clients.transpose().map_err(SessionError::Identity)?;
     let tls = identity.map(|identity| identity.server_config_for(&settings.tls_min_version, clients.as_deref()));
@@ -160,7 +169,7 @@ async fn serve(
     let listener = listen(settings.listen_host, settings.listen_port).await?;
     tracing::info!(port = settings.listen_port, tls = tls.is_some(), "serving the API");
     let router = api::router(Arc::clone(dispatcher), tls.is_some());
-    let settings = server::Settings { tls, ..server::Settings::default() };
+    let settings = server::Settings { tls, ..api::serving() };
     Ok(Serving(tokio::spawn(server::serve(listener, router, settings, stop.clone()))))
 }
 
