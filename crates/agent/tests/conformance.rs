@@ -412,6 +412,11 @@ async fn documents_need_no_token_and_commands_do() {
     for path in ["/", "/v1", "/v1/", "/v1/status", "/v1/status/", "/status"] {
         assert_eq!(rest.get(path).await.status, 200, "{path}");
     }
+    for odd in ["", "a/../b"] {
+        let (status, _, body) = rest.ask(Method::GET, "/v1", &[("host", odd)], "").await;
+        let text = String::from_utf8_lossy(&body);
+        assert!(status == 200 && text.contains("http://localhost/v1"), "{odd:?}: {status} {text}");
+    }
     let root = rest.get("/").await.body;
     assert_eq!(root["default_version"]["id"], "v1");
     assert_eq!(rest.get("/status").await.body["version"], "13.0.0");
@@ -462,13 +467,13 @@ async fn bodies_that_are_no_commands_are_refused() {
     let rig = rig(machine(), settings());
     let rest = Rest::serve(&rig.dispatcher).await;
     let path = format!("/v1/commands/?agent_token={TOKEN}");
-    let deep = format!("{}1{}", "[".repeat(26), "]".repeat(26));
+    let deep = format!("{}1{}", "[".repeat(33), "]".repeat(33));
     for body in ["", "{", "\u{0}", &deep, &"[".repeat(100_000)] {
         let answer = rest.send(Method::POST, &path, body.to_owned()).await;
         assert_eq!(answer.status, 400);
         let text = answer.body["faultstring"].as_str().unwrap();
         assert!(text.starts_with("400 Bad Request: Failed to decode JSON object: "), "{text}");
-        assert_eq!(text.contains("25 levels"), body.len() > 25, "{text}");
+        assert_eq!(text.contains("32 levels"), body.len() > 25, "{text}");
     }
     let shapeless = [
         "1",

@@ -165,7 +165,8 @@ impl Api {
     fn url_root(&self, request: &Request) -> String {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         // Only what a host may consist of goes into links.
-        let plain = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
+        let plain =
+            |host: &&str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
         format!("{}://{}", self.scheme, host.filter(plain).unwrap_or("localhost"))
     }
 

@@ -1,12 +1,11 @@
 //! The contract of executable managers, tried out on one: what a vendor runs before it goes into a ramdisk.
 
-use super::{
-    DESCRIBE_DEADLINE, ExternalError, ExternalManager, STEP_DEADLINE, call, exchange, is_executable, run_step,
-};
+use super::{DESCRIBE_DEADLINE, ExternalError, ExternalManager, STEP_DEADLINE, call, exchange, run_step};
 use hardware::{HardwareManager as _, Progress, Step, StepCall, StepKind, Unattended};
 use hardware_linux::exec::Stopper;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +54,7 @@ pub fn check(program: &Path, trial: Option<Trial>) -> Report {
     let mut report = Report::default();
     // It runs in `/`, from where a relative path leads elsewhere.
     let program = &std::path::absolute(program).unwrap_or_else(|_| program.to_owned());
-    let executable = if is_executable(program) { Ok(String::new()) } else { Err(program.display().to_string()) };
-    if !report.point("it is an executable file", executable) {
+    if !report.point("it is an executable file", executable(program)) {
         return report;
     }
     let described = ExternalManager::describe(program);
@@ -100,6 +98,16 @@ pub fn check(program: &Path, trial: Option<Trial>) -> Report {
         report.point(&format!("{kind} step {name} runs"), kept);
     }
     report
+}
+
+fn executable(program: &Path) -> Result<String, String> {
+    let why = match std::fs::metadata(program) {
+        Err(error) => error.to_string(),
+        Ok(about) if !about.is_file() => "it is no regular file".to_owned(),
+        Ok(about) if about.permissions().mode() & 0o111 == 0 => "nobody may execute it; chmod +x helps".to_owned(),
+        Ok(_) => return Ok(String::new()),
+    };
+    Err(format!("{}: {why}", program.display()))
 }
 
 fn summary(manager: &ExternalManager) -> String {
@@ -153,5 +161,25 @@ fn run_trial(program: &Path, manager: &ExternalManager, trial: Trial) -> Result<
         Ok(result) => Ok(format!("{reports} reports of progress{last}; result {result}")),
         Err(ExternalError::Failed(failure)) => Err(format!("class {:?}: {}", failure.class, failure.details)),
         Err(error) => Err(transport::client::chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_executable_file_is_named_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = folder.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        let missing = folder.path().join("missing");
+        for (path, why) in
+            [(&missing, "No such file"), (&plain, "chmod +x"), (&folder.path().to_owned(), "regular file")]
+        {
+            let report = check(path, None);
+            assert_eq!(report.broken, 1);
+            assert!(report.text.contains(&path.display().to_string()) && report.text.contains(why), "{}", report.text);
+        }
     }
 }
