@@ -28,6 +28,10 @@ const EXIT_CONFIG: u8 = 2;
 /// How often it is looked whether another process has taken the data folder over.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
+/// Connections at once from one address, of all that there may be (`server::Settings`): a site's tools and a segment of
+/// nodes behind one router fit in, and others keep half.
+const CONNECTIONS_PER_PEER: usize = 512;
+
 /// The database in the data folder.
 const DATABASE: &str = "ferric.db";
 
@@ -186,7 +190,7 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     };
     serve(listener, Audience::Everybody, access, served);
     if let Some(listener) = agent_listener {
-        serve(listener, Audience::Agents, Access::default(), server::Settings::default());
+        serve(listener, Audience::Agents, Access::default(), serving(agent_address));
     }
     listeners.close();
 
@@ -222,7 +226,13 @@ fn access(config: &Config) -> Result<(Access, server::Settings), ServiceError> {
     if users.is_some() && tls.is_none() && !config.listen.ip().is_loopback() {
         tracing::warn!("passwords cross the network in clear: set tls_certificate and tls_key, or put a proxy before");
     }
-    Ok((Access { users, tls: tls.is_some() }, server::Settings { tls, ..server::Settings::default() }))
+    Ok((Access { users, tls: tls.is_some() }, server::Settings { tls, ..serving(config.listen) }))
+}
+
+/// How a listener is served: no address may take all connections, but for loopback, where a proxy has those of everybody.
+fn serving(address: SocketAddr) -> server::Settings {
+    let connections_per_peer = (!address.ip().is_loopback()).then_some(CONNECTIONS_PER_PEER);
+    server::Settings { connections_per_peer, ..server::Settings::default() }
 }
 
 /// Makes the data folder and the database file, for their owner alone: the database holds the credentials of BMCs. The

@@ -24,10 +24,12 @@ where
     B::Error: std::fmt::Display,
 {
     let mut body = std::pin::pin!(body);
-    if body.size_hint().lower() > limit as u64 {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > limit {
         return Err(BodyError::TooLarge { limit });
     }
-    let mut whole = BytesMut::new();
+    // A buffer that grows holds the body twice whenever it moves.
+    let mut whole = BytesMut::with_capacity(announced);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| BodyError::Broken(error.to_string()))?;
         if let Ok(data) = frame.into_data() {
@@ -38,4 +40,17 @@ where
         }
     }
     Ok(whole.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+
+    #[tokio::test]
+    async fn a_body_of_just_the_limit_is_read_and_one_byte_more_is_not() {
+        let body = Bytes::from(vec![7; 1000]);
+        assert_eq!(read(Full::new(body.clone()), 1000).await.unwrap(), body);
+        assert!(matches!(read(Full::new(body), 999).await, Err(BodyError::TooLarge { limit: 999 })));
+    }
 }

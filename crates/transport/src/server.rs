@@ -1,13 +1,15 @@
-//! Serving a router: plain or TLS, with a cap on connections, a deadline for request heads and graceful shutdown.
+//! Serving a router: plain or TLS, with caps on connections, deadlines for heads of requests and graceful shutdown.
 
 use axum::Router;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -19,8 +21,13 @@ pub struct Settings {
     pub tls: Option<Arc<rustls::ServerConfig>>,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
-    /// Deadline for a TLS handshake and for the head of each request.
+    /// Connections at once from one address; more are closed as they come. `None` is no cap of its own: behind a proxy all
+    /// clients have one address.
+    pub connections_per_peer: Option<usize>,
+    /// Deadline for a TLS handshake, and for the head of the first request after it.
     pub head_timeout: Duration,
+    /// How long a connection may be idle after an answer, the arrival of the next head included.
+    pub idle_timeout: Duration,
     /// How long open requests may take once the server is told to stop.
     pub drain_timeout: Duration,
 }
@@ -30,7 +37,10 @@ impl Default for Settings {
         Self {
             tls: None,
             connections: 1024,
-            head_timeout: Duration::from_secs(30),
+            connections_per_peer: None,
+            head_timeout: Duration::from_secs(5),
+            // Longer than our own client keeps a connection: else it would send into one that is just being closed.
+            idle_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -38,11 +48,47 @@ impl Default for Settings {
 
 /// Extension of every request: the peer's address. Never an identity.
 #[derive(Debug, Clone, Copy)]
-pub struct Peer(pub std::net::SocketAddr);
+pub struct Peer(pub SocketAddr);
+
+/// The connections of each address that has any.
+#[derive(Default)]
+struct Peers(Mutex<HashMap<IpAddr, usize>>);
+
+/// One connection of an address; ends with this value.
+struct PeerSlot {
+    peers: Arc<Peers>,
+    address: IpAddr,
+}
+
+impl Peers {
+    /// Counts one more of `address`, unless it has `cap` already.
+    fn admit(self: &Arc<Self>, address: IpAddr, cap: Option<usize>) -> Option<PeerSlot> {
+        // The same IPv4 address looks different on a socket for both families.
+        let address = address.to_canonical();
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&address).copied().unwrap_or_default();
+        if cap.is_some_and(|cap| count >= cap) {
+            return None;
+        }
+        counts.insert(address, count + 1);
+        Some(PeerSlot { peers: Arc::clone(self), address })
+    }
+}
+
+impl Drop for PeerSlot {
+    fn drop(&mut self) {
+        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(&self.address)),
+        }
+    }
+}
 
 /// Serves `router` on `listener` until `stop` is cancelled; then finishes open requests within the drain time.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(settings.connections));
+    let peers = Arc::new(Peers::default());
     let graceful = GracefulShutdown::new();
     let acceptor = settings.tls.clone().map(TlsAcceptor::from);
     loop {
@@ -64,15 +110,20 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
                 continue;
             }
         };
+        let Some(peer_slot) = peers.admit(peer.ip(), settings.connections_per_peer) else {
+            tracing::debug!(%peer, cap = settings.connections_per_peer, "too many connections of one address");
+            continue;
+        };
         let connection = Connection {
             router: router.clone(),
             acceptor: acceptor.clone(),
             head_timeout: settings.head_timeout,
+            idle_timeout: settings.idle_timeout,
             watcher: graceful.watcher(),
         };
         tokio::spawn(async move {
             connection.run(stream, peer).await;
-            drop(slot);
+            drop((slot, peer_slot));
         });
     }
     if tokio::time::timeout(settings.drain_timeout, graceful.shutdown()).await.is_err() {
@@ -84,11 +135,12 @@ struct Connection {
     router: Router,
     acceptor: Option<TlsAcceptor>,
     head_timeout: Duration,
+    idle_timeout: Duration,
     watcher: hyper_util::server::graceful::Watcher,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, peer: std::net::SocketAddr) {
+    async fn run(self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
         match self.acceptor.clone() {
             None => self.http(stream, peer).await,
@@ -100,12 +152,15 @@ impl Connection {
         }
     }
 
-    async fn http<S>(self, stream: S, peer: std::net::SocketAddr)
+    async fn http<S>(self, stream: S, peer: SocketAddr)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
         let router = self.router;
+        let asked = Arc::new(Notify::new());
+        let first = Arc::clone(&asked);
         let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+            first.notify_one();
             let router = router.clone();
             async move {
                 request.extensions_mut().insert(Peer(peer));
@@ -113,9 +168,21 @@ impl Connection {
             }
         });
         let mut builder = hyper::server::conn::http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(self.head_timeout);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        if let Err(error) = self.watcher.watch(connection).await {
+        // hyper counts this from the end of the answer before: it is the deadline of idle connections as well.
+        builder.timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
+        let connection = self.watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
+        let mut connection = std::pin::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            head = tokio::time::timeout(self.head_timeout, asked.notified()) => match head {
+                Ok(()) => connection.await,
+                Err(_) => {
+                    tracing::debug!(%peer, "the head of the first request timed out");
+                    return;
+                }
+            },
+        };
+        if let Err(error) = ended {
             tracing::debug!(%peer, %error, "connection ended");
         }
     }
@@ -129,8 +196,10 @@ mod tests {
     use axum::routing::get;
     use bytes::Bytes;
     use http_body_util::Full;
-    use std::net::{IpAddr, Ipv4Addr};
+    use std::net::Ipv4Addr;
     use std::time::SystemTime;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpSocket;
 
     async fn start(identity: &Identity) -> (u16, CancellationToken) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -187,5 +256,102 @@ mod tests {
         assert!(ask(None).await.is_err());
         assert!(ask(Some(stranger)).await.is_err());
         stop.cancel();
+    }
+
+    /// Serves one page with `settings`; the address, and what stops it.
+    async fn serving(settings: Settings) -> (SocketAddr, tokio_util::sync::DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Router::new().route("/", get(async || "here")), settings, stop.clone()));
+        (address, stop.drop_guard())
+    }
+
+    /// Asks on an open connection; whether there was an answer rather than an end.
+    async fn answered(stream: &mut TcpStream) -> bool {
+        let mut answer = [0; 4096];
+        let asked = stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let length = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut answer)).await.unwrap();
+        asked.is_ok() && length.is_ok_and(|length| answer[..length].starts_with(b"HTTP/1.1 200"))
+    }
+
+    /// Waits for the server to end a connection on which nothing is said.
+    async fn ended(stream: &mut TcpStream) -> bool {
+        // A TLS server may say why.
+        tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut Vec::new())).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn connections_that_never_ask_are_ended_and_free_their_place_for_others() {
+        let identity = Identity::generate("node", IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now()).unwrap();
+        for tls in [None, Some(identity.server_config("1.3").unwrap())] {
+            let head_timeout = Duration::from_millis(200);
+            let idle_timeout = Duration::from_secs(60);
+            let plain = tls.is_none();
+            let settings = Settings { tls, connections: 2, head_timeout, idle_timeout, ..Settings::default() };
+            let (address, _stop) = serving(settings).await;
+            let mut idle = Vec::new();
+            for begun in [&b""[..], b"GET / HTTP/1.1\r\nHos"] {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(begun).await.unwrap();
+                idle.push(stream);
+            }
+            let mut waiting = TcpStream::connect(address).await.unwrap();
+            assert!(!plain || answered(&mut waiting).await, "the third found no place");
+            for stream in &mut idle {
+                assert!(ended(stream).await);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_asked_may_be_idle_for_longer_than_a_first_head_may_take() {
+        let settings = |head: u64, idle: u64| Settings {
+            head_timeout: Duration::from_millis(head),
+            idle_timeout: Duration::from_millis(idle),
+            ..Settings::default()
+        };
+        let (address, _stop) = serving(settings(200, 60_000)).await;
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        assert!(answered(&mut kept).await);
+        // When a silent one that came later is ended, the deadline of the first head is over for both.
+        assert!(ended(&mut TcpStream::connect(address).await.unwrap()).await);
+        assert!(answered(&mut kept).await);
+
+        let (address, _stop) = serving(settings(60_000, 200)).await;
+        let mut kept = TcpStream::connect(address).await.unwrap();
+        assert!(answered(&mut kept).await);
+        assert!(ended(&mut kept).await);
+    }
+
+    #[tokio::test]
+    async fn one_address_gets_no_more_connections_than_its_share_and_others_get_theirs() {
+        let (address, _stop) = serving(Settings { connections_per_peer: Some(2), ..Settings::default() }).await;
+        let mut own = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            assert!(answered(&mut stream).await);
+            own.push(stream);
+        }
+        assert!(ended(&mut TcpStream::connect(address).await.unwrap()).await);
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        assert!(answered(&mut socket.connect(address).await.unwrap()).await);
+        for stream in &mut own {
+            assert!(answered(stream).await);
+        }
+    }
+
+    #[test]
+    fn a_place_of_an_address_is_free_again_when_its_connection_ends() {
+        let peers = Arc::new(Peers::default());
+        let (v4, mapped): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "::ffff:192.0.2.1".parse().unwrap());
+        let (one, other) = (peers.admit(v4, Some(2)).unwrap(), peers.admit(mapped, Some(2)).unwrap());
+        assert!(peers.admit(v4, Some(2)).is_none());
+        assert!(peers.admit(v4, None).is_some());
+        drop(one);
+        assert!(peers.admit(v4, Some(2)).is_some());
+        drop(other);
+        assert!(peers.0.lock().unwrap().is_empty());
     }
 }

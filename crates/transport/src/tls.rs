@@ -64,7 +64,10 @@ pub enum Curve {
 }
 
 impl Curve {
-    /// The key's algorithm; signatures take the digest of the curve's own strength.
+    /// The key's algorithm; signatures take the digest of the curve's own strength. ironic-python-agent signs P-384 with
+    /// SHA-512. aws-lc-rs signs that curve with SHA-384 alone (it verifies both), rcgen has no name for the other pair, and
+    /// TLS 1.3 knows only `ecdsa_secp384r1_sha384` for it (RFC 8446, 4.2.3). Those who pin a certificate compare it and do
+    /// not check its own signature.
     fn algorithm(self) -> &'static rcgen::SignatureAlgorithm {
         match self {
             Self::P256 => &rcgen::PKCS_ECDSA_P256_SHA256,
