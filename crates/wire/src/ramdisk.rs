@@ -23,27 +23,59 @@ pub struct LookupNode {
     pub other: Map<String, Value>,
 }
 
-/// Settings in a lookup reply. Missing ones keep the agent's own.
+/// Settings in a lookup reply. Missing ones keep the agent's own, and so do those of a type that nobody expected: a node is
+/// not lost over one of them. Only the token has to be one.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Map<String, Value>")]
 pub struct LookupConfig {
     /// Seconds after which the driver misses a heartbeat.
-    #[serde(default)]
     pub heartbeat_timeout: Option<u64>,
     /// A token, `******` when one was given before, or null.
-    #[serde(default)]
     pub agent_token: Option<String>,
     /// Whether commands need the token.
-    #[serde(default)]
     pub agent_token_required: Option<bool>,
     /// Lowest TLS version of the agent's server, such as `1.3`.
-    #[serde(default)]
     pub tls_min_version: Option<String>,
     /// Whether MD5 checksums are accepted.
-    #[serde(default)]
     pub agent_md5_checksum_enable: Option<bool>,
-    /// Everything else, as sent.
+    /// Everything else, and what is of an unexpected type, as sent.
     #[serde(flatten)]
     pub other: Map<String, Value>,
+}
+
+impl TryFrom<Map<String, Value>> for LookupConfig {
+    type Error = String;
+
+    fn try_from(mut map: Map<String, Value>) -> Result<Self, String> {
+        let agent_token = match map.remove("agent_token") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(token)) => Some(token),
+            Some(_) => return Err("agent_token is neither a text nor null".to_owned()),
+        };
+        Ok(Self {
+            agent_token,
+            heartbeat_timeout: take(&mut map, "heartbeat_timeout"),
+            agent_token_required: take(&mut map, "agent_token_required"),
+            tls_min_version: take(&mut map, "tls_min_version"),
+            agent_md5_checksum_enable: take(&mut map, "agent_md5_checksum_enable"),
+            other: map,
+        })
+    }
+}
+
+impl LookupConfig {
+    /// The settings that are not used because their type is not the expected one.
+    pub fn misfits(&self) -> impl Iterator<Item = (&String, &Value)> {
+        let known = ["heartbeat_timeout", "agent_token_required", "tls_min_version", "agent_md5_checksum_enable"];
+        self.other.iter().filter(move |(key, _)| known.contains(&key.as_str()))
+    }
+}
+
+/// Takes a setting out of `map`, which keeps it when it is not a `T`.
+fn take<T: serde::de::DeserializeOwned>(map: &mut Map<String, Value>, key: &str) -> Option<T> {
+    let value = Option::<T>::deserialize(map.get(key)?).ok()?;
+    map.remove(key);
+    value
 }
 
 /// The text that stands for a secret that is not told.
@@ -91,4 +123,53 @@ pub struct Inspection {
     /// Logs: base64 of a gzipped tar.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub logs: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_setting_of_an_odd_type_costs_neither_the_node_nor_the_other_settings() {
+        let odd = [
+            json!({"heartbeat_timeout": 300.0}),
+            json!({"heartbeat_timeout": -1}),
+            json!({"agent_token_required": "yes"}),
+            json!({"tls_min_version": 1.3}),
+            json!({"agent_md5_checksum_enable": [], "something": {"new": true}}),
+        ];
+        for odd in odd {
+            let mut config = odd.clone();
+            config["agent_token"] = json!("secret");
+            let lookup: Lookup = serde_json::from_value(json!({"node": {"uuid": "u"}, "config": config})).unwrap();
+            let expected = LookupConfig {
+                agent_token: Some("secret".to_owned()),
+                other: odd.as_object().unwrap().clone(),
+                ..LookupConfig::default()
+            };
+            assert_eq!(lookup.config, expected);
+            assert_eq!(lookup.config.misfits().count(), 1);
+        }
+        let null = json!({"heartbeat_timeout": null, "agent_token": null, "tls_min_version": null});
+        assert_eq!(serde_json::from_value::<LookupConfig>(null).unwrap(), LookupConfig::default());
+    }
+
+    #[test]
+    fn settings_come_back_as_they_were_written() {
+        let config = json!({
+            "heartbeat_timeout": 300, "agent_token": "t", "agent_token_required": true, "tls_min_version": "1.3",
+            "agent_md5_checksum_enable": false, "agent_containers": {"x": 1},
+        });
+        let read: LookupConfig = serde_json::from_value(config.clone()).unwrap();
+        assert_eq!(read.heartbeat_timeout, Some(300));
+        assert_eq!(serde_json::to_value(&read).unwrap(), config);
+    }
+
+    #[test]
+    fn a_token_that_is_no_text_is_refused() {
+        for token in [json!(1), json!(["t"]), json!(true)] {
+            assert!(serde_json::from_value::<LookupConfig>(json!({"agent_token": token})).is_err());
+        }
+    }
 }

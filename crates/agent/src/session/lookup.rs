@@ -132,6 +132,9 @@ pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
     agent.set_node_uuid(&node.uuid);
     let mut document = node.other;
     document.insert("uuid".to_owned(), Value::String(node.uuid));
+    for (key, value) in config.misfits() {
+        tracing::warn!(key, %value, "the lookup sets this to a value of the wrong type; it is not used");
+    }
     agent.shared.change_settings(|settings| settings.adopt(&config));
     let skip_bmc = agent.shared.settings().skip_bmc_detect;
     if skip_bmc {
