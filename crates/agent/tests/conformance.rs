@@ -467,13 +467,13 @@ async fn bodies_that_are_no_commands_are_refused() {
     let rig = rig(machine(), settings());
     let rest = Rest::serve(&rig.dispatcher).await;
     let path = format!("/v1/commands/?agent_token={TOKEN}");
-    let deep = format!("{}1{}", "[".repeat(26), "]".repeat(26));
+    let deep = format!("{}1{}", "[".repeat(33), "]".repeat(33));
     for body in ["", "{", "\u{0}", &deep, &"[".repeat(100_000)] {
         let answer = rest.send(Method::POST, &path, body.to_owned()).await;
         assert_eq!(answer.status, 400);
         let text = answer.body["faultstring"].as_str().unwrap();
         assert!(text.starts_with("400 Bad Request: Failed to decode JSON object: "), "{text}");
-        assert_eq!(text.contains("25 levels"), body.len() > 25, "{text}");
+        assert_eq!(text.contains("32 levels"), body.len() > 25, "{text}");
     }
     let shapeless = [
         "1",

@@ -46,12 +46,21 @@ async fn cve_2026_50589_deep_and_huge_bodies_are_refused_and_the_agent_lives() {
     let rest = Rest::serve(&rig.dispatcher).await;
     let path = format!("/v1/commands/?agent_token={TOKEN}");
     let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
-    for levels in [26, 1000, 100_000] {
+    // Ironic admits 25 levels in its own requests; what was under its document then comes as params.node here.
+    let node = json!({"extra": serde_json::from_str::<Value>(&nested(24)).unwrap()});
+    let answer = rest.command("clean.get_clean_steps", json!({"node": node, "ports": []}), true).await;
+    assert_eq!((answer.status, &answer.body["command_status"]), (200, &json!("SUCCEEDED")), "{answer:?}");
+    for levels in [31, 1000, 100_000] {
         let body = format!("{{\"name\": \"standby.sync\", \"params\": {{\"x\": {}}}}}", nested(levels));
-        assert_eq!(rest.send(Method::POST, &path, body.clone()).await.status, 400, "{levels}");
+        let answer = rest.send(Method::POST, &path, body.clone()).await;
+        assert!(answer.status == 400 && answer.body.to_string().contains("32 levels"), "{levels}: {answer:?}");
         // Who may not give commands is not read at all.
         assert_eq!(rest.send(Method::POST, "/v1/commands/", body).await.status, 401);
     }
+    // Two bytes each in the text, thirty and more in memory.
+    let zeros = format!("{{\"name\": \"standby.sync\", \"params\": {{\"x\": [{}0]}}}}", "0,".repeat(15_000_000));
+    let answer = rest.send(Method::POST, &path, zeros).await;
+    assert!(answer.status == 413 && answer.body.to_string().contains("200000 values"), "{answer:?}");
     // A gigabyte is announced; the answer comes without it.
     let mut stream = tokio::net::TcpStream::connect(rest.authority()).await.unwrap();
     let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", 1 << 30);
@@ -60,6 +69,49 @@ async fn cve_2026_50589_deep_and_huge_bodies_are_refused_and_the_agent_lives() {
     tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
     assert_eq!(rest.command("standby.sync", json!({}), true).await.body["command_status"], "SUCCEEDED");
+}
+
+/// Bodies that do not come keep those of their own kind waiting, never a short command.
+#[tokio::test]
+async fn bodies_that_never_arrive_hold_no_command_up() {
+    let rig = rig(machine(), settings());
+    let rest = Rest::serve(&rig.dispatcher).await;
+    let mut stalled = Vec::new();
+    for length in
+        ["Content-Length: 100", "Content-Length: 100", "Content-Length: 2000000", "Transfer-Encoding: chunked"]
+    {
+        let mut stream = tokio::net::TcpStream::connect(rest.authority()).await.unwrap();
+        let head = format!("POST /v1/commands/?agent_token={TOKEN} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n");
+        stream.write_all(format!("{head}{length}\r\n\r\n").as_bytes()).await.unwrap();
+        // The server asks for a body when it begins to read it.
+        let mut answer = [0; 12];
+        tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 100");
+        stalled.push(stream);
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(10), rest.command("standby.sync", json!({}), true)).await;
+    assert_eq!(answer.unwrap().body["command_status"], "SUCCEEDED");
+}
+
+/// A driver of another make sends a setting as another type: the node and the rest of the settings still count.
+#[tokio::test]
+async fn a_lookup_reply_of_odd_types_is_taken_over_but_for_those() {
+    let rig = rig(machine(), settings());
+    let rest = Rest::serve(&rig.dispatcher).await;
+    let info = |config: Value| json!({"node_info": {"node": {"uuid": "a-node"}, "config": config}});
+    let odd = json!({
+        "heartbeat_timeout": 300.0, "agent_token_required": "yes", "tls_min_version": 1.3,
+        "agent_md5_checksum_enable": true,
+    });
+    let before = rig.agent.shared.settings();
+    let answer = rest.command("poll.set_node_info", info(odd), true).await;
+    assert_eq!(answer.body["command_status"], "SUCCEEDED", "{answer:?}");
+    let after = rig.agent.shared.settings();
+    assert!(after.md5_enabled && !before.md5_enabled);
+    assert_eq!((after.heartbeat_timeout, &after.tls_min_version), (before.heartbeat_timeout, &before.tls_min_version));
+    let answer = rest.command("poll.set_node_info", info(json!({"agent_token": 7})), true).await;
+    assert!(answer.body.to_string().contains("agent_token"), "{answer:?}");
+    assert_ne!(answer.body["command_status"], "SUCCEEDED");
 }
 
 /// CVE-2026-43003, OSSN-0100: the agent ran a boot loader's installer out of the tenant's image.

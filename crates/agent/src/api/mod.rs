@@ -7,7 +7,7 @@ mod documents;
 use crate::command::{AgentError, Class, Dispatcher, Record};
 use crate::contain;
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{Method, StatusCode, header};
@@ -17,27 +17,39 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use transport::body::BodyError;
+use transport::server;
 use wire::agent::{CommandRequest, HttpFault};
+use wire::json::JsonError;
 
 /// Largest body of a request, bytes. A config drive travels in it as base64 of gzip: 64 MiB is the most that Ironic lets
 /// one have unpacked, and a packed one of this size would not fit into a small machine's memory twice.
 pub const BODY_LIMIT: usize = 32 << 20;
-/// Bodies that are read at the same time. Commands run one at a time anyway.
-const BODIES: usize = 2;
+/// Bodies above this many bytes, or of unknown length, wait for one another.
+const LARGE_BODY: u64 = 1 << 20;
+/// Large bodies that are read at the same time. Commands run one at a time anyway.
+const LARGE_BODIES: usize = 2;
 /// Deadline for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connections at once from one address: a driver needs a handful.
+const CONNECTIONS_PER_PEER: usize = 64;
+
+/// How the API is served.
+pub fn serving() -> server::Settings {
+    server::Settings { connections_per_peer: Some(CONNECTIONS_PER_PEER), ..server::Settings::default() }
+}
 
 #[derive(Clone)]
 struct Api {
     dispatcher: Arc<Dispatcher>,
     scheme: &'static str,
-    bodies: Arc<Semaphore>,
+    large_bodies: Arc<Semaphore>,
 }
 
 /// The routes over a dispatcher. `tls` tells what scheme links get.
 pub fn router(dispatcher: Arc<Dispatcher>, tls: bool) -> Router {
     let scheme = if tls { "https" } else { "http" };
-    let api = Api { dispatcher, scheme, bodies: Arc::new(Semaphore::new(BODIES)) };
+    let api = Api { dispatcher, scheme, large_bodies: Arc::new(Semaphore::new(LARGE_BODIES)) };
     Router::new().fallback(answer).with_state(api)
 }
 
@@ -183,7 +195,9 @@ impl Api {
     async fn read(&self, request: Request) -> Result<CommandRequest, Fault> {
         let bad = |text: &str| Fault::http(StatusCode::BAD_REQUEST, text);
         let undecodable = |reason: &str| bad(&format!("Failed to decode JSON object: {reason}"));
-        let _turn = self.bodies.acquire().await;
+        // A few bytes that do not come must not keep every other command waiting.
+        let is_large = request.body().size_hint().exact().is_none_or(|length| length > LARGE_BODY);
+        let _turn = if is_large { self.large_bodies.acquire().await.ok() } else { None };
         let reading = transport::body::read(request.into_body(), BODY_LIMIT);
         let bytes = match tokio::time::timeout(BODY_TIMEOUT, reading).await {
             Ok(Ok(bytes)) => bytes,
@@ -196,7 +210,10 @@ impl Api {
                 return Err(Fault::http(StatusCode::REQUEST_TIMEOUT, &text));
             }
         };
-        let body: Value = wire::json::read(&bytes).map_err(|error| undecodable(&error.to_string()))?;
+        let body = wire::json::read_within(&bytes, wire::json::COMMAND_LIMITS).map_err(|error| match error {
+            JsonError::TooMany { .. } => Fault::http(StatusCode::PAYLOAD_TOO_LARGE, &error.to_string()),
+            JsonError::TooDeep { .. } | JsonError::Invalid(_) => undecodable(&error.to_string()),
+        })?;
         drop(bytes);
         match body {
             Value::Object(mut body) => match (body.remove("name"), body.remove("params")) {

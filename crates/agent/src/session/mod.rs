@@ -169,7 +169,7 @@ async fn serve(
     let listener = listen(settings.listen_host, settings.listen_port).await?;
     tracing::info!(port = settings.listen_port, tls = tls.is_some(), "serving the API");
     let router = api::router(Arc::clone(dispatcher), tls.is_some());
-    let settings = server::Settings { tls, ..server::Settings::default() };
+    let settings = server::Settings { tls, ..api::serving() };
     Ok(Serving(tokio::spawn(server::serve(listener, router, settings, stop.clone()))))
 }
 

@@ -63,7 +63,7 @@ impl Rest {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let stop = CancellationToken::new();
         let router = api::router(Arc::clone(dispatcher), false);
-        tokio::spawn(server::serve(listener, router, server::Settings::default(), stop.clone()));
+        tokio::spawn(server::serve(listener, router, api::serving(), stop.clone()));
         let client = Client::new(client::Settings::default()).unwrap();
         Self { base, client, _stop: Some(stop.drop_guard()) }
     }
@@ -77,7 +77,7 @@ impl Rest {
         let stop = CancellationToken::new();
         let router = api::router(Arc::clone(dispatcher), true);
         let tls = Some(identity.server_config("1.3").unwrap());
-        let serving = server::serve(listener, router, server::Settings { tls, ..Default::default() }, stop.clone());
+        let serving = server::serve(listener, router, server::Settings { tls, ..api::serving() }, stop.clone());
         tokio::spawn(serving);
         let trust = client::Trust::Only(identity.certificate);
         let client = Client::new(client::Settings { trust, ..client::Settings::default() }).unwrap();
