@@ -66,6 +66,9 @@ pub struct Options {
 /// Why a standalone agent did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StandaloneError {
+    /// A token without a character, as of a variable that is not set.
+    #[error("the token is empty: give one with --token or FERRIC_AGENT_TOKEN, or neither of them to serve no commands")]
+    EmptyToken,
     /// The identity in files.
     #[error("take the identity that was given")]
     Identity(#[from] identity::IdentityError),
@@ -93,6 +96,9 @@ pub async fn run(
     logs: LogBuffer,
     stop: CancellationToken,
 ) -> Result<(), StandaloneError> {
+    if options.token.as_ref().is_some_and(|token| token.reveal().is_empty()) {
+        return Err(StandaloneError::EmptyToken);
+    }
     let settings = Settings { agent_token: options.token, ..Settings::default() };
     if settings.agent_token.is_none() {
         tracing::warn!("no token is given: documents and status are served, and every command is refused with 401");
@@ -100,7 +106,11 @@ pub async fn run(
     let (agent, dispatcher) = Agent::builder(machine, settings).logs(logs).build()?;
     let identity = match options.tls {
         Tls::Off => None,
-        Tls::Auto => Some(identity::generate(options.listen.ip(), Making::default())?),
+        Tls::Auto => {
+            let identity = identity::generate(options.listen.ip(), Making::default())?;
+            tracing::info!("clients verify this API with the certificate\n{}", identity.certificate.trim_end());
+            Some(identity)
+        }
         Tls::Files { certificate, key } => Some(identity::read(&KeyPair { certificate, key })?),
     };
     let tls = identity.as_ref().map(|identity| identity.server_config("1.2")).transpose()?;
@@ -111,7 +121,7 @@ pub async fn run(
     tracing::info!("serving the API at {scheme}://{local}; this machine is read and never changed");
     let router = api::router(dispatcher, tls.is_some());
     let open = stop.child_token();
-    let settings = server::Settings { tls, ..server::Settings::default() };
+    let settings = server::Settings { tls, ..api::serving() };
     let serving = tokio::spawn(server::serve(listener, router, settings, open.clone()));
     tokio::select! {
         () = agent.closed() => {
@@ -138,5 +148,39 @@ mod tests {
         for wrong in ["", "on", "a.pem", ",b", "a,"] {
             assert!(wrong.parse::<Tls>().is_err(), "{wrong}");
         }
+    }
+
+    fn options(token: Option<&str>, tls: Tls) -> Options {
+        Options { listen: ([127, 0, 0, 1], 0).into(), token: token.map(|token| Token::new(token.to_owned())), tls }
+    }
+
+    #[tokio::test]
+    async fn an_empty_token_is_refused_with_what_to_do() {
+        let stop = CancellationToken::new();
+        let machine = Arc::new(hardware_sim::SimMachine::new());
+        let error = run(machine, options(Some(""), Tls::Off), LogBuffer::default(), stop).await.unwrap_err();
+        assert!(matches!(error, StandaloneError::EmptyToken));
+        assert!(error.to_string().contains("--token"), "{error}");
+    }
+
+    /// Whoever reads the log can copy the certificate out of it and verify the server with it.
+    #[tokio::test]
+    async fn a_generated_certificate_is_in_the_log_line_by_line() {
+        let logs = LogBuffer::default();
+        let writer = tracing_subscriber::fmt().with_ansi(false).with_writer(logs.clone());
+        let _logging = tracing::subscriber::set_default(writer.finish());
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let machine = Arc::new(hardware_sim::SimMachine::new());
+        run(machine, options(None, Tls::Auto), logs.clone(), stop).await.unwrap();
+        let text = String::from_utf8(logs.contents()).unwrap();
+        let (begin, end) = ("-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----");
+        let from = text.find(begin).unwrap();
+        let to = text.find(end).unwrap() + end.len();
+        let pem = text[from..to].to_owned();
+        let trust = transport::client::Trust::Only(pem);
+        let settings = transport::client::Settings { trust, ..transport::client::Settings::default() };
+        assert!(transport::client::Client::new(settings).is_ok(), "{text}");
+        assert!(!text.contains("PRIVATE"), "{text}");
     }
 }
