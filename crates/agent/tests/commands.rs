@@ -4,103 +4,16 @@
 
 mod support;
 
-use agent::extension::{self, Command, Extension, Mode};
+use agent::session;
 use agent::state::Closing;
-use agent::{Agent, Dispatcher, contain, session};
-use hardware::manager::StepFuture;
-use hardware::{HardwareManager, Step, StepCall, StepError, StepKind, Support};
-use hardware_sim::{Event, Fault, SimMachine, disk};
+use hardware_sim::{Event, Fault, SimMachine};
 use http::Method;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
-use support::{Rest, Rig, TOKEN, rig, settings};
+use support::odd::{odd_rig, step};
+use support::{Rest, TOKEN, rig, settings};
 use tokio_util::sync::CancellationToken;
-
-/// A manager with steps that end in all ways.
-struct Odd;
-
-impl HardwareManager for Odd {
-    fn class_name(&self) -> &str {
-        "Odd"
-    }
-    fn name(&self) -> &str {
-        "odd"
-    }
-    fn version(&self) -> &str {
-        "1"
-    }
-    fn evaluate(&self) -> Support {
-        Support::MAINLINE
-    }
-    fn steps(&self, _: StepKind, _: &Value, _: &Value) -> Vec<Step> {
-        vec![Step::new("deploy", "endless", 0)]
-    }
-    fn run(&self, call: StepCall) -> StepFuture<'_> {
-        Box::pin(async move {
-            match call.step.step.as_str() {
-                "endless" => {
-                    call.control.cancelled().await;
-                    Err(StepError::Cancelled)
-                }
-                "deaf" => {
-                    tokio::time::sleep(Duration::from_millis(300)).await;
-                    Ok(json!("done"))
-                }
-                "panics" => panic!("the {} step fell over", call.step.step),
-                other => Err(StepError::Incompatible(other.to_owned())),
-            }
-        })
-    }
-}
-
-/// Commands with a fault of their own.
-static FAULTY: Extension = Extension {
-    name: "faulty",
-    python_class: "FaultyExtension",
-    commands: &[
-        Command {
-            name: "now",
-            mode: Mode::Sync,
-            params: &[],
-            open_ended: false,
-            validate: None,
-            run: |_| Box::pin(async { panic!("fell over at once") }),
-        },
-        Command {
-            name: "later",
-            mode: Mode::Async,
-            params: &[],
-            open_ended: false,
-            validate: None,
-            run: |_| Box::pin(async { panic!("fell over later") }),
-        },
-        Command {
-            name: "never",
-            mode: Mode::Sync,
-            params: &[],
-            open_ended: false,
-            validate: Some(|_, _| panic!("fell over before it began")),
-            run: |_| Box::pin(async { Ok(Value::Null) }),
-        },
-    ],
-};
-
-fn odd_rig() -> Rig {
-    let machine = SimMachine::new();
-    machine.add_disk(disk("/dev/vda", 8 << 30));
-    let machine = Arc::new(machine);
-    let built = Agent::builder(Arc::clone(&machine) as _, settings()).manager(Odd).build();
-    let (agent, _) = built.unwrap();
-    let mut extensions = extension::standard();
-    extensions.push(&FAULTY);
-    let dispatcher = Dispatcher::new(Arc::clone(&agent), extensions);
-    Rig { machine, agent, dispatcher }
-}
-
-fn step(name: &str) -> Value {
-    json!({"step": {"step": name, "interface": "deploy"}, "node": {"uuid": "n"}, "ports": []})
-}
 
 fn path(id: &str, wait: bool) -> String {
     format!("/v1/commands/{id}?agent_token={TOKEN}&wait={wait}")
@@ -170,33 +83,6 @@ async fn a_command_that_panics_has_failed_and_the_agent_lives() {
     }
     assert_eq!(rest.command("standby.sync", json!({}), true).await.body["command_status"], "SUCCEEDED");
     assert_eq!(rest.list().await.len(), 3);
-}
-
-/// What PID 1 does, in a process that may die of it: the hook asks where the panic is.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_hook_that_ends_the_machine_is_told_to_leave_commands_alone() {
-    let fatal = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let seen = Arc::clone(&fatal);
-    std::panic::set_hook(Box::new(move |_| {
-        seen.store(!contain::is_contained(), std::sync::atomic::Ordering::SeqCst);
-    }));
-    let rig = odd_rig();
-    let rest = Rest::serve(&rig.dispatcher).await;
-    rest.command("deploy.execute_deploy_step", step("panics"), true).await;
-    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the step's panic would have ended the machine");
-    rest.command("faulty.now", json!({}), true).await;
-    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the command's panic would have ended the machine");
-    let refused = rest.command("faulty.never", json!({}), true).await;
-    assert_eq!(refused.status, 500, "{}", refused.body);
-    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the validator's panic would have ended the machine");
-    // As a lookup asks for the inventory: outside of any request or command.
-    let asked = rig.agent.shared.on_machine::<(), _>(|_| panic!("a parser fell over")).await;
-    assert!(asked.unwrap_err().to_string().contains("ended unexpectedly"));
-    assert!(!fatal.load(std::sync::atomic::Ordering::SeqCst), "the inventory's panic would have ended the machine");
-    assert_eq!(rest.command("standby.sync", json!({}), true).await.body["command_status"], "SUCCEEDED");
-    // Nothing else is let off.
-    let _ = tokio::spawn(async { panic!("elsewhere") }).await;
-    assert!(fatal.load(std::sync::atomic::Ordering::SeqCst), "a panic elsewhere would have gone unseen");
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub mod odd;
+
 use agent::{Agent, Dispatcher, Settings, Token, api};
 use bytes::Bytes;
 use hardware_sim::SimMachine;
