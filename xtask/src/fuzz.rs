@@ -3,6 +3,7 @@
 //! The compiler's own coverage passes are used without a sanitizer, so the pinned stable toolchain suffices: the code under
 //! test is safe Rust, where a finding is a panic, an overflow, a hang or too much memory.
 
+use crate::release::TARGET;
 use crate::{cmd, setup};
 use anyhow::{Context as _, Result, bail};
 use std::path::PathBuf;
@@ -35,9 +36,9 @@ pub fn run(args: &Args) -> Result<()> {
     if let Some(unknown) = args.targets.iter().find(|name| !all.contains(name)) {
         bail!("{unknown} is not a fuzz target; there are {}", all.join(", "));
     }
-    let programs = build()?;
+    build()?;
     for target in if args.targets.is_empty() { &all } else { &args.targets } {
-        fuzz(&programs, target, args.seconds)?;
+        fuzz(&programs(), target, args.seconds)?;
     }
     Ok(())
 }
@@ -53,25 +54,32 @@ pub fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Builds the programs and returns the folder that they are in.
-pub fn build() -> Result<PathBuf> {
-    const TARGET: &str = "x86_64-unknown-linux-gnu";
-    let folder = cmd::root().join("target/fuzz");
+/// Where they are built, apart from everything without the compiler passes.
+fn folder() -> PathBuf {
+    cmd::root().join("target/fuzz")
+}
+
+/// The folder of the programs that were built.
+pub fn programs() -> PathBuf {
+    folder().join(TARGET).join("fuzz")
+}
+
+/// Builds the programs.
+pub fn build() -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(cmd::root())
         .env("CARGO_ENCODED_RUSTFLAGS", COVERAGE.join("\u{1f}"))
-        .env("CARGO_TARGET_DIR", &folder)
+        .env("CARGO_TARGET_DIR", folder())
         .args(["build", "--locked", "--profile=fuzz", "--package=fuzz", "--features=libfuzzer", "--bins"])
         // Naming the target keeps the flags away from build scripts and procedural macros.
         .args(["--target", TARGET]);
-    cmd::run(&mut cargo)?;
-    Ok(folder.join(TARGET).join("fuzz"))
+    cmd::run(&mut cargo)
 }
 
 /// Runs one target. What it found on the way is kept below `target/fuzz/corpus`; a finding below `target/fuzz/findings`.
 pub fn fuzz(programs: &std::path::Path, target: &str, seconds: u32) -> Result<()> {
-    let work = cmd::root().join("target/fuzz");
+    let work = folder();
     let (found, findings) = (work.join("corpus").join(target), work.join("findings").join(target));
     for dir in [&found, &findings] {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
