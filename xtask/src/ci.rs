@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.fuzz();
     });
     report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
-    report.stage("interop", 12 * MINUTE, |checks| {
+    report.stage("interop", 8 * MINUTE, |checks| {
         checks.stories(&INTEROP);
         checks.ironic(&IRONIC);
     });
