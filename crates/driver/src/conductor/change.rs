@@ -203,6 +203,20 @@ impl Draft {
         self.node.target_power_state = None;
     }
 
+    /// Ends a flow that cannot be read, from whatever state the node is in.
+    fn fail_unread(&mut self, reason: &str) {
+        let text = format!(
+            "What was being done to node {} is saved in a form that this ferricd does not read, and was given up: {reason} \
+             The machine was left as it is. Start the verb again.",
+            self.node.uuid
+        );
+        // A node in a stable state (its power was being changed) stays there.
+        let _ = self.transition(Event::Fail).or_else(|_| self.transition(Event::Abort));
+        self.note("ERROR", self.node.provision_state.as_str(), text.clone());
+        self.node.last_error = Some(text);
+        self.end(false);
+    }
+
     fn into_commit(mut self, before: Option<&Flow>) -> Result<Commit, Fault> {
         let works = self.node.provision_state.kind() == Kind::Working || self.node.target_power_state.is_some();
         self.node.reservation = (works && self.flow.is_some()).then(|| self.host.clone());
@@ -218,6 +232,18 @@ impl Draft {
         };
         Ok(Commit { node: self.node, flow, journal: self.journal, inventory: self.inventory, records: self.records })
     }
+}
+
+/// A flow as it was saved.
+///
+/// # Errors
+/// [`Fault::Internal`]: another version of this program saved it in a form that is not known here.
+pub(super) fn read(record: FlowRecord) -> Result<Flow, Fault> {
+    let uuid = record.node;
+    serde_json::from_value(record.document).map_err(|error| {
+        tracing::error!(node = %uuid, %error, "the saved flow is not understood");
+        Fault::Internal(format!("The saved flow of node {uuid} is not understood: {error}."))
+    })
 }
 
 /// The answer to a request for a node that is being worked on: who holds it, for what and since when.
@@ -241,12 +267,39 @@ impl<S: Store> Conductor<S> {
         let node = self.store.node(uuid).await?;
         let flow = match self.store.flow(uuid).await? {
             None => None,
-            Some(record) => Some(serde_json::from_value(record.document).map_err(|error| {
-                tracing::error!(node = %uuid, %error, "the saved flow is not understood");
-                Fault::Internal(format!("The saved flow of node {uuid} is not understood: {error}"))
-            })?),
+            Some(record) => Some(read(record)?),
         };
         Ok((node, flow))
+    }
+
+    /// Gives up a saved flow that this program cannot read: its node fails with the reason, so that an operator may go
+    /// on with it. The machine is left as it is, since what was done to it is not known.
+    pub(super) async fn give_up_unread(&self, uuid: Uuid, reason: &str) -> Result<(), Fault> {
+        for _ in 0..TRIES {
+            let mut draft = self.draft(self.store.node(uuid).await?, None);
+            draft.fail_unread(reason);
+            let mut commit = draft.into_commit(None)?;
+            commit.flow = FlowChange::Clear;
+            match self.store.commit(self.epoch, commit).await {
+                Err(StoreError::Conflict { .. }) => {}
+                Ok(_) => return Ok(()),
+                Err(other) => return Err(other.into()),
+            }
+        }
+        tracing::error!(node = %uuid, "the node is changed by many at once; its flow that is not understood stays");
+        Ok(())
+    }
+
+    fn draft(&self, node: Node, flow: Option<Flow>) -> Draft {
+        Draft {
+            node,
+            flow,
+            inventory: None,
+            records: Vec::new(),
+            now: self.parts.clock.now(),
+            host: self.settings.hostname.clone(),
+            journal: Vec::new(),
+        }
     }
 
     /// Changes a node and its flow in one commit.
@@ -261,15 +314,7 @@ impl<S: Store> Conductor<S> {
         for _ in 0..TRIES {
             let (node, flow) = self.load(uuid).await?;
             let before = flow.clone();
-            let mut draft = Draft {
-                node,
-                flow,
-                inventory: None,
-                records: Vec::new(),
-                now: self.parts.clock.now(),
-                host: self.settings.hostname.clone(),
-                journal: Vec::new(),
-            };
+            let mut draft = self.draft(node, flow);
             let value = apply(&mut draft)?;
             let after = draft.flow.clone();
             match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {

@@ -71,6 +71,9 @@ pub enum StartError {
     /// The store does not work.
     #[error("take the store over")]
     Store(#[source] StoreError),
+    /// A flow that is not understood could not be given up.
+    #[error("give up a saved flow that is not understood")]
+    Flow(#[source] Fault),
 }
 
 /// Owns the nodes of a store.
@@ -110,7 +113,13 @@ impl<S: Store> Conductor<S> {
         });
         tracing::info!(epoch = epoch.0, flows = flows.len(), "the conductor starts");
         for flow in flows {
-            conductor.wake(flow.node);
+            let node = flow.node;
+            match change::read(flow) {
+                Ok(_) => conductor.wake(node),
+                Err(reason) => {
+                    conductor.give_up_unread(node, &reason.to_string()).await.map_err(StartError::Flow)?;
+                }
+            }
         }
         conductor.tasks.spawn(conductor.clone().watch_power(asked));
         conductor.resume_allocations().await.map_err(StartError::Store)?;
@@ -130,7 +139,7 @@ impl<S: Store> Conductor<S> {
 
     /// Enrolls a node. `provision_state` is that of `node`; interfaces that are not chosen get their defaults.
     pub async fn create_node(self: &Arc<Self>, mut node: Node) -> Result<Node, Fault> {
-        hardware_type::compose(&mut node)?;
+        self.settings.hardware.compose(&mut node)?;
         let now = self.parts.clock.now();
         node.created_at = now;
         node.provision_updated_at = None;

@@ -5,7 +5,7 @@ use super::verbs::set_maintenance;
 use super::{Conductor, allocations};
 use crate::command::{NodeIdent, PatchOperation};
 use crate::fault::Fault;
-use crate::hardware_type::{Interface, compose};
+use crate::hardware_type::{Enabled, Interface};
 use lifecycle::provision::State;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl<S: Store> Conductor<S> {
                 Some(expected) if !expected.contains(&draft.node.version) => {
                     Err(Fault::changed(expected, draft.node.version))
                 }
-                _ => apply(draft, operations, reset_interfaces),
+                _ => apply(draft, operations, reset_interfaces, &self.settings.hardware),
             })
             .await?;
         Ok(node)
@@ -50,7 +50,12 @@ impl<S: Store> Conductor<S> {
     }
 }
 
-fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
+fn apply(
+    draft: &mut Draft,
+    operations: &[PatchOperation],
+    reset_interfaces: bool,
+    enabled: &Enabled,
+) -> Result<(), Fault> {
     gate(draft)?;
     let node = &draft.node;
     let mut document = document_of(node);
@@ -75,7 +80,7 @@ fn apply(draft: &mut Draft, operations: &[PatchOperation], reset_interfaces: boo
     {
         changed.attributes.insert("instance_name".to_owned(), display);
     }
-    check(&draft.node, &mut changed, operations, reset_interfaces)?;
+    check(&draft.node, &mut changed, operations, reset_interfaces, enabled)?;
     if changed.instance_uuid.is_none() {
         allocations::release(&mut changed, &mut draft.records);
     }
@@ -201,7 +206,13 @@ fn write_back(node: &mut Node, document: &Map<String, Value>) -> Result<(), Faul
 }
 
 /// What may change in which state.
-fn check(before: &Node, after: &mut Node, operations: &[PatchOperation], reset_interfaces: bool) -> Result<(), Fault> {
+fn check(
+    before: &Node,
+    after: &mut Node,
+    operations: &[PatchOperation],
+    reset_interfaces: bool,
+    enabled: &Enabled,
+) -> Result<(), Fault> {
     let state = before.provision_state;
     if before.instance_uuid.is_some() && after.instance_uuid.is_some() && before.instance_uuid != after.instance_uuid {
         return Err(Fault::Conflict(format!(
@@ -229,7 +240,7 @@ fn check(before: &Node, after: &mut Node, operations: &[PatchOperation], reset_i
     } else if reset_interfaces {
         return Err(Fault::Invalid("reset_interfaces goes with a change of the driver only.".to_owned()));
     }
-    compose(after)?;
+    enabled.compose(after)?;
     let recomposed = before.driver != after.driver || before.interfaces != after.interfaces;
     let reclassed = before.resource_class.is_some() && before.resource_class != after.resource_class;
     if (recomposed || reclassed) && !state.allows_interface_change(before.maintenance || after.maintenance) {

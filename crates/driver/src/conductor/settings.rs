@@ -9,6 +9,7 @@ use crate::effect::cmdline::Parameters;
 use crate::effect::machines::{HardwareMachines, POWER_ON};
 use crate::effect::media::MediaSettings;
 use crate::flow::Fast;
+use crate::hardware_type::Enabled;
 use jiff::Timestamp;
 use lifecycle::provision::Deadlines;
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub enum AddPorts {
 pub struct Settings {
     /// The name under which it owns nodes.
     pub hostname: String,
+    /// The hardware types and interfaces that nodes may have.
+    pub hardware: Enabled,
     /// Ramdisk, folders and the URL under which agents and BMCs reach the driver.
     pub media: MediaSettings,
     /// Whether agents have to serve TLS.
@@ -90,6 +93,7 @@ impl Settings {
         let logs_dir = data_dir.join("logs");
         Self {
             hostname: hostname.into(),
+            hardware: Enabled::default(),
             media: MediaSettings {
                 ramdisk_dir: None,
                 data_dir,

@@ -72,6 +72,10 @@ impl<S: Store> Conductor<S> {
         {
             return Err(refused(node, verb));
         }
+        // What ends something is done with whatever the node was composed of.
+        if !matches!(verb, Verb::Abort | Verb::BreakOut | Verb::Unhold | Verb::Deleted | Verb::Undeploy) {
+            self.settings.hardware.check_node(node)?;
+        }
         match verb {
             Verb::Manage => Self::manage(draft),
             Verb::Inspect => self.inspect(draft),

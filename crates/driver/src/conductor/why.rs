@@ -144,7 +144,7 @@ fn work(flow: &Flow) -> Work {
     let intent = flow.intent.as_ref();
     Work {
         flow: flow.kind.as_str(),
-        since: flow.since,
+        since: flow.began(),
         action: action.map_or_else(|| "finish".to_owned(), Action::describe),
         action_since: intent.map(|intent| intent.since),
         number: flow.cursor + 1,

@@ -1,11 +1,12 @@
 //! What goes wrong, and where the node ends.
 
-use super::sim::{Booted, Site};
+use super::sim::{Booted, Fuse, Site};
 use driver::effect::machines::{POWER_OFF, POWER_ON};
 use driver::fault::Fault;
 use hardware::PowerState;
 use lifecycle::provision::{State, Verb};
 use std::time::Duration;
+use store::Store as _;
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_checksum_ends_in_deploy_failed_with_power_on_and_the_next_deploy_works() {
@@ -182,4 +183,30 @@ async fn a_deploy_without_a_checksum_is_refused_before_anything_is_touched() {
     let text = site.verb(Verb::Active).await.unwrap_err().to_string();
     assert!(text.contains("image_checksum is missing"), "{text}");
     assert_eq!(site.node().await.provision_state, State::Available);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saved_flow_that_is_not_understood_fails_its_node_at_the_start_and_leaves_the_way_open() {
+    let site = Site::new().await;
+    site.make_available().await;
+    site.machine.lock().dead = true;
+    site.verb(Verb::Active).await.unwrap();
+    site.reach(State::DeployWait).await;
+    site.conductor().stop().await;
+
+    let document = serde_json::json!({"kind": "deploy", "actions": [{"of a later version": {}}]});
+    let epoch = site.conductor().epoch();
+    let mut commit = store::Commit::of(site.node().await);
+    commit.flow = store::FlowChange::Put(store::FlowRecord { node: site.node, document });
+    site.store.commit(epoch, commit).await.unwrap();
+
+    site.machine.lock().dead = false;
+    site.restart(Fuse::whole()).await;
+    let node = site.settle(State::DeployFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(error.contains("does not read") && error.contains("Start the verb again"), "{error}");
+    assert_eq!(node.reservation, None);
+    assert!(!node.driver_internal_info.contains_key("agent_secret_token"));
+    site.verb(Verb::Active).await.unwrap();
+    assert_eq!(site.settle(State::Active).await.last_error, None);
 }
