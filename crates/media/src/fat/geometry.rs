@@ -1,15 +1,12 @@
 //! Where things are in a FAT file system, its header and its tables.
 
-/// Bytes of a sector.
-const SECTOR: usize = 512;
-
-/// The volume id of every image ("FERR"); nothing finds these file systems by it.
-const VOLUME_ID: u32 = 0x4645_5252;
+/// Bytes of a sector, where nothing else is asked for.
+const SECTOR: u64 = 512;
 const TABLES: u64 = 2;
 /// A fixed disk.
 const MEDIA: u8 = 0xf8;
-/// Sectors of 1 MiB.
-const MIB: u64 = 2048;
+/// Bytes of 1 MiB.
+const MIB: u64 = 1 << 20;
 /// Drivers that count wrongly by a few near the borders exist, so nothing is made there (FAT, 3.5).
 const MARGIN: u64 = 16;
 
@@ -44,6 +41,8 @@ impl Kind {
 #[derive(Debug)]
 pub(super) struct Geometry {
     kind: Kind,
+    /// Bytes of a sector.
+    sector: u64,
     cluster_sectors: u64,
     reserved: u64,
     table_sectors: u64,
@@ -63,31 +62,75 @@ impl Geometry {
         fitting.next().unwrap_or_else(|| Self::fit(Kind::Fat32, wanted, root_entries, cluster))
     }
 
+    /// The file system of exactly so many bytes in sectors of `sector` bytes, if there is one: of the widest type that
+    /// the size allows, with usual clusters.
+    pub(super) fn of_size(size: u64, root_entries: u64, sector: u64) -> Option<Self> {
+        let all = size / sector;
+        if !size.is_multiple_of(sector) || all > u64::from(u32::MAX) {
+            return None;
+        }
+        let clusters = [4096, 2048, 32_768].map(|bytes: u64| bytes.max(sector));
+        let kinds = [Kind::Fat32, Kind::Fat16, Kind::Fat12];
+        kinds.into_iter().flat_map(|kind| clusters.map(|cluster| (kind, cluster))).find_map(|(kind, cluster)| {
+            let mut fitted = Self::empty(kind, root_entries, cluster, sector);
+            fitted.table_sectors = fitted.table_for(all / fitted.cluster_sectors);
+            fitted.sectors = all;
+            fitted.clusters = all.checked_sub(fitted.used())? / fitted.cluster_sectors;
+            kind.clusters().contains(&fitted.clusters).then_some(fitted)
+        })
+    }
+
     fn fit(kind: Kind, wanted: u64, root_entries: u64, cluster: u64) -> Self {
-        let cluster_sectors = cluster / SECTOR as u64;
-        let fat32 = kind == Kind::Fat32;
-        let root_clusters = if fat32 { (root_entries * 32).div_ceil(cluster) } else { 0 };
+        let mut fitted = Self::empty(kind, root_entries, cluster, SECTOR);
+        let root_clusters = if kind == Kind::Fat32 { (root_entries * 32).div_ceil(cluster) } else { 0 };
         let wanted = (wanted + root_clusters).max(*kind.clusters().start());
-        let reserved = if fat32 { 32 } else { 1 };
-        // A root of fewer entries than usual makes some drivers suspicious.
-        let root_entries = if fat32 { 0 } else { root_entries.max(512).next_multiple_of(16) };
-        let root_sectors = root_entries / 16;
-        let table_for = |clusters: u64| ((clusters + 2) * kind.bits()).div_ceil(8 * SECTOR as u64);
         // Tables large enough for what rounding up to 1 MiB adds.
-        let table_sectors = table_for(wanted + MIB);
-        let used = reserved + TABLES * table_sectors + root_sectors;
-        let sectors = (used + wanted * cluster_sectors).next_multiple_of(MIB);
-        let clusters = (sectors - used) / cluster_sectors;
-        Self { kind, cluster_sectors, reserved, table_sectors, root_entries, sectors, clusters }
+        fitted.table_sectors = fitted.table_for(wanted + MIB / SECTOR);
+        fitted.sectors = (fitted.used() + wanted * fitted.cluster_sectors).next_multiple_of(MIB / SECTOR);
+        fitted.clusters = (fitted.sectors - fitted.used()) / fitted.cluster_sectors;
+        fitted
+    }
+
+    /// All measures but those that follow from the size.
+    fn empty(kind: Kind, root_entries: u64, cluster: u64, sector: u64) -> Self {
+        let fat32 = kind == Kind::Fat32;
+        // A root of fewer entries than usual makes some drivers suspicious.
+        let root_entries = if fat32 { 0 } else { root_entries.max(512).next_multiple_of(sector / 32) };
+        let reserved = if fat32 { 32 } else { 1 };
+        Self {
+            kind,
+            sector,
+            cluster_sectors: cluster / sector,
+            reserved,
+            table_sectors: 0,
+            root_entries,
+            sectors: 0,
+            clusters: 0,
+        }
+    }
+
+    /// Sectors of a table for so many clusters.
+    fn table_for(&self, clusters: u64) -> u64 {
+        ((clusters + 2) * self.kind.bits()).div_ceil(8 * self.sector)
+    }
+
+    /// Sectors in front of the clusters.
+    fn used(&self) -> u64 {
+        self.reserved + TABLES * self.table_sectors + self.root_entries * 32 / self.sector
+    }
+
+    /// How many clusters there are.
+    pub(super) fn room(&self) -> u64 {
+        self.clusters
     }
 
     /// Bytes of the image.
     pub(super) fn bytes(&self) -> usize {
-        self.sectors as usize * SECTOR
+        (self.sectors * self.sector) as usize
     }
 
     pub(super) fn cluster_bytes(&self) -> usize {
-        self.cluster_sectors as usize * SECTOR
+        (self.cluster_sectors * self.sector) as usize
     }
 
     /// Whether the root is a chain of clusters like other directories.
@@ -97,7 +140,7 @@ impl Geometry {
 
     /// Where a root in front of the clusters starts.
     pub(super) fn root_offset(&self) -> usize {
-        (self.reserved + TABLES * self.table_sectors) as usize * SECTOR
+        ((self.reserved + TABLES * self.table_sectors) * self.sector) as usize
     }
 
     pub(super) fn cluster_offset(&self, cluster: u32) -> usize {
@@ -105,13 +148,14 @@ impl Geometry {
     }
 
     /// Writes the boot sector (FAT, 3.1 to 3.3) and the two reserved entries of the tables.
-    pub(super) fn write_headers(&self, image: &mut [u8], label: [u8; 11]) {
+    pub(super) fn write_headers(&self, image: &mut [u8], label: [u8; 11], id: u32) {
         let fat32 = self.kind == Kind::Fat32;
-        let mut sector = [0; SECTOR];
+        let size = self.sector as usize;
+        let mut sector = vec![0; size];
         let mut put = |offset: usize, bytes: &[u8]| sector[offset..offset + bytes.len()].copy_from_slice(bytes);
         put(0, if fat32 { &[0xeb, 0x58, 0x90] } else { &[0xeb, 0x3c, 0x90] });
         put(3, b"MSWIN4.1");
-        put(11, &(SECTOR as u16).to_le_bytes());
+        put(11, &(self.sector as u16).to_le_bytes());
         put(13, &[self.cluster_sectors as u8]);
         put(14, &(self.reserved as u16).to_le_bytes());
         put(16, &[TABLES as u8]);
@@ -134,13 +178,13 @@ impl Geometry {
             36
         };
         put(extended, &[0x80, 0, 0x29]);
-        put(extended + 3, &VOLUME_ID.to_le_bytes());
+        put(extended + 3, &id.to_le_bytes());
         put(extended + 7, &label);
         put(extended + 18, format!("FAT{:<5}", self.kind.bits()).as_bytes());
         put(510, &[0x55, 0xaa]);
-        image[..SECTOR].copy_from_slice(&sector);
+        image[..size].copy_from_slice(&sector);
         if fat32 {
-            image[6 * SECTOR..7 * SECTOR].copy_from_slice(&sector);
+            image[6 * size..7 * size].copy_from_slice(&sector);
         }
         self.set(image, 0, 0x0fff_ff00 | u32::from(MEDIA));
         self.set(image, 1, 0x0fff_ffff);
@@ -161,7 +205,7 @@ impl Geometry {
         }
         let free = self.clusters as u32 + 2 - next_free;
         for sector in [1, 7] {
-            let start = sector * SECTOR;
+            let start = sector * self.sector as usize;
             let mut put =
                 |offset: usize, value: u32| image[start + offset..][..4].copy_from_slice(&value.to_le_bytes());
             put(0, 0x4161_5252);
@@ -175,7 +219,7 @@ impl Geometry {
     /// Sets an entry in both tables. Only the bits that the type has are kept.
     fn set(&self, image: &mut [u8], cluster: u32, value: u32) {
         for table in 0..TABLES {
-            let start = (self.reserved + table * self.table_sectors) as usize * SECTOR;
+            let start = ((self.reserved + table * self.table_sectors) * self.sector) as usize;
             let index = cluster as usize;
             match self.kind {
                 Kind::Fat12 => {
@@ -205,7 +249,7 @@ mod tests {
                 assert!(geometry.clusters >= wanted, "{wanted}: {geometry:?}");
                 let table_bits = geometry.table_sectors * 512 * 8;
                 assert!(table_bits >= (geometry.clusters + 2) * geometry.kind.bits(), "{wanted}: {geometry:?}");
-                assert!(geometry.sectors.is_multiple_of(MIB));
+                assert!((geometry.sectors * SECTOR).is_multiple_of(MIB));
             }
         }
     }

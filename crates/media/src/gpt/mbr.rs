@@ -9,6 +9,10 @@ pub const PROTECTIVE: u8 = 0xee;
 pub const FAT32_LBA: u8 = 0x0c;
 /// Linux.
 pub const LINUX: u8 = 0x83;
+/// Linux swap space.
+pub const LINUX_SWAP: u8 = 0x82;
+/// EFI system partition.
+pub const ESP: u8 = 0xef;
 
 /// Why bytes are not a DOS partition table, or a change of one is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
