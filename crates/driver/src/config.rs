@@ -5,6 +5,7 @@
 
 use crate::conductor::{AddPorts, KeepLogs, Settings as ConductorSettings};
 use crate::effect::cmdline::Parameters;
+use crate::hardware_type::{Enabled, Interface, Refused};
 use clap::Parser;
 use lifecycle::provision::Deadlines;
 use serde::Deserialize;
@@ -41,6 +42,15 @@ pub enum ConfigError {
         setting: &'static str,
         /// Why, and what to do.
         reason: String,
+    },
+    /// The hardware types and interfaces that are enabled do not go together.
+    #[error("{setting}")]
+    Hardware {
+        /// The setting, as it is called in the file.
+        setting: String,
+        /// Why, and what to do.
+        #[source]
+        source: Refused,
     },
 }
 
@@ -278,6 +288,60 @@ settings! {
         deploy_logs_dir ["FERRIC_DEPLOY_LOGS_DIR"]: PathBuf, like "\"/var/log/ferric/deploy\"";
         /// Name under which this driver owns nodes; the machine's host name when unset.
         hostname ["FERRIC_HOSTNAME"]: String, like "\"ferric-1\"";
+        /// Hardware types that nodes may have: names with commas between them; all that there are when unset.
+        enabled_hardware_types ["FERRIC_ENABLED_HARDWARE_TYPES"]: String, like "\"fake-hardware,redfish\"";
+        /// Bios interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_bios_interfaces ["FERRIC_ENABLED_BIOS_INTERFACES"]: String, like "\"no-bios,redfish\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_bios_interface ["FERRIC_DEFAULT_BIOS_INTERFACE"]: String, like "\"no-bios\"";
+        /// Boot interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_boot_interfaces ["FERRIC_ENABLED_BOOT_INTERFACES"]: String, like "\"fake,redfish-virtual-media\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_boot_interface ["FERRIC_DEFAULT_BOOT_INTERFACE"]: String, like "\"redfish-virtual-media\"";
+        /// Console interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_console_interfaces ["FERRIC_ENABLED_CONSOLE_INTERFACES"]: String, like "\"no-console\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_console_interface ["FERRIC_DEFAULT_CONSOLE_INTERFACE"]: String, like "\"no-console\"";
+        /// Deploy interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_deploy_interfaces ["FERRIC_ENABLED_DEPLOY_INTERFACES"]: String, like "\"direct,fake\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_deploy_interface ["FERRIC_DEFAULT_DEPLOY_INTERFACE"]: String, like "\"direct\"";
+        /// Firmware interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_firmware_interfaces ["FERRIC_ENABLED_FIRMWARE_INTERFACES"]: String, like "\"no-firmware,redfish\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_firmware_interface ["FERRIC_DEFAULT_FIRMWARE_INTERFACE"]: String, like "\"no-firmware\"";
+        /// Inspect interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_inspect_interfaces ["FERRIC_ENABLED_INSPECT_INTERFACES"]: String, like "\"agent,fake,no-inspect\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_inspect_interface ["FERRIC_DEFAULT_INSPECT_INTERFACE"]: String, like "\"agent\"";
+        /// Management interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_management_interfaces ["FERRIC_ENABLED_MANAGEMENT_INTERFACES"]: String, like "\"fake,redfish\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_management_interface ["FERRIC_DEFAULT_MANAGEMENT_INTERFACE"]: String, like "\"redfish\"";
+        /// Network interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_network_interfaces ["FERRIC_ENABLED_NETWORK_INTERFACES"]: String, like "\"noop\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_network_interface ["FERRIC_DEFAULT_NETWORK_INTERFACE"]: String, like "\"noop\"";
+        /// Power interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_power_interfaces ["FERRIC_ENABLED_POWER_INTERFACES"]: String, like "\"fake,redfish\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_power_interface ["FERRIC_DEFAULT_POWER_INTERFACE"]: String, like "\"redfish\"";
+        /// Raid interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_raid_interfaces ["FERRIC_ENABLED_RAID_INTERFACES"]: String, like "\"no-raid\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_raid_interface ["FERRIC_DEFAULT_RAID_INTERFACE"]: String, like "\"no-raid\"";
+        /// Rescue interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_rescue_interfaces ["FERRIC_ENABLED_RESCUE_INTERFACES"]: String, like "\"agent,no-rescue\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_rescue_interface ["FERRIC_DEFAULT_RESCUE_INTERFACE"]: String, like "\"agent\"";
+        /// Storage interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_storage_interfaces ["FERRIC_ENABLED_STORAGE_INTERFACES"]: String, like "\"noop\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_storage_interface ["FERRIC_DEFAULT_STORAGE_INTERFACE"]: String, like "\"noop\"";
+        /// Vendor interfaces that nodes may have; all that their hardware types support when unset.
+        enabled_vendor_interfaces ["FERRIC_ENABLED_VENDOR_INTERFACES"]: String, like "\"no-vendor\"";
+        /// The one of nodes that name none; the first that the hardware type supports when unset.
+        default_vendor_interface ["FERRIC_DEFAULT_VENDOR_INTERFACE"]: String, like "\"no-vendor\"";
     }
 }
 
@@ -332,11 +396,33 @@ impl Config {
         {
             return invalid("api_url", format!("\"{url}\" does not begin with http:// or https://"));
         }
+        self.hardware()?;
         self.ports_setting()?;
         self.clean_step_priorities()?;
         self.keep_logs()?;
         self.limits()?;
         Ok(())
+    }
+
+    fn hardware(&self) -> Result<Enabled, ConfigError> {
+        let interfaces = [
+            (Interface::Bios, &self.enabled_bios_interfaces, &self.default_bios_interface),
+            (Interface::Boot, &self.enabled_boot_interfaces, &self.default_boot_interface),
+            (Interface::Console, &self.enabled_console_interfaces, &self.default_console_interface),
+            (Interface::Deploy, &self.enabled_deploy_interfaces, &self.default_deploy_interface),
+            (Interface::Firmware, &self.enabled_firmware_interfaces, &self.default_firmware_interface),
+            (Interface::Inspect, &self.enabled_inspect_interfaces, &self.default_inspect_interface),
+            (Interface::Management, &self.enabled_management_interfaces, &self.default_management_interface),
+            (Interface::Network, &self.enabled_network_interfaces, &self.default_network_interface),
+            (Interface::Power, &self.enabled_power_interfaces, &self.default_power_interface),
+            (Interface::Raid, &self.enabled_raid_interfaces, &self.default_raid_interface),
+            (Interface::Rescue, &self.enabled_rescue_interfaces, &self.default_rescue_interface),
+            (Interface::Storage, &self.enabled_storage_interfaces, &self.default_storage_interface),
+            (Interface::Vendor, &self.enabled_vendor_interfaces, &self.default_vendor_interface),
+        ];
+        let rows = interfaces.map(|(interface, list, default)| (interface, list.as_deref(), default.as_deref()));
+        Enabled::read(self.enabled_hardware_types.as_deref(), rows)
+            .map_err(|refused| ConfigError::Hardware { setting: refused.setting.clone(), source: refused })
     }
 
     fn ports_setting(&self) -> Result<AddPorts, ConfigError> {
@@ -378,6 +464,7 @@ impl Config {
     pub fn conductor(&self, address: SocketAddr) -> Result<ConductorSettings, ConfigError> {
         let hostname = self.hostname.clone().unwrap_or_else(hostname);
         let mut settings = ConductorSettings::new(hostname, &self.data_dir, &self.agent_url(address)?);
+        settings.hardware = self.hardware()?;
         settings.media.ramdisk_dir = self.ramdisk_dir.clone();
         settings.media.kernel_append_params = Parameters::parse(&self.kernel_append_params)
             .map_err(|error| ConfigError::Invalid { setting: "kernel_append_params", reason: error.to_string() })?;
@@ -516,6 +603,19 @@ mod tests {
         ] {
             assert!(matches!(load(file, &[]), Err(ConfigError::Invalid { .. })), "{file}");
         }
+    }
+
+    #[test]
+    fn hardware_types_and_interfaces_are_chosen_as_in_ironic_conf() {
+        let file = "enabled_hardware_types = \"fake-hardware\"\nenabled_deploy_interfaces = \"direct,fake\"\n\
+                    default_deploy_interface = \"direct\"\n";
+        let settings = load(file, &[]).unwrap().conductor("127.0.0.1:1".parse().unwrap()).unwrap();
+        let kind = settings.hardware.named("fake-hardware").unwrap();
+        assert_eq!(settings.hardware.default_of(kind, Interface::Deploy), Some("direct"));
+        assert!(settings.hardware.named("redfish").is_none());
+        let error = load("enabled_boot_interfaces = \"ipxe\"", &[]).unwrap_err();
+        let text = transport::client::chain(&error);
+        assert!(text.contains("enabled_boot_interfaces") && text.contains("ipxe"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,6 @@ use super::list;
 use super::request::{Call, short};
 use super::{Api, reply};
 use crate::fault::Fault;
-use crate::hardware_type::HARDWARE_TYPES;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -53,7 +52,7 @@ impl<S: Store> Api<S> {
 
     fn conductor_document(&self, call: &Call, fields: &[String]) -> Value {
         let hostname = self.conductor.hostname();
-        let drivers: Vec<&str> = HARDWARE_TYPES.iter().map(|kind| kind.name).collect();
+        let drivers: Vec<&str> = self.conductor.settings().hardware.types().map(|kind| kind.name).collect();
         let started = self.started.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string();
         let value = |name: &str| match name {
             "hostname" => json!(hostname),

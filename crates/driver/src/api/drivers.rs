@@ -6,7 +6,7 @@ use super::request::{Call, short};
 use super::versions::{DRIVER_FIELDS, DYNAMIC_DRIVERS};
 use super::{Api, reply};
 use crate::fault::Fault;
-use crate::hardware_type::{HARDWARE_TYPES, HardwareType, Interface};
+use crate::hardware_type::{HardwareType, Interface};
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
@@ -42,16 +42,16 @@ impl<S: Store> Api<S> {
         if kind.is_some() || detail.is_some() {
             call.need(DYNAMIC_DRIVERS)?;
         }
-        let types = match kind.as_deref() {
-            None | Some("dynamic") => HARDWARE_TYPES,
-            Some("classic") => &[],
+        let types: Vec<_> = match kind.as_deref() {
+            None | Some("dynamic") => self.conductor.settings().hardware.types().collect(),
+            Some("classic") => Vec::new(),
             Some(other) => {
                 let other = short(other);
                 return Err(Fault::Invalid(format!("type must be \"dynamic\" or \"classic\", not \"{other}\"")));
             }
         };
         let documents: Vec<Value> = types
-            .iter()
+            .into_iter()
             .map(|kind| self.selected(&call, kind, detail.unwrap_or_default(), fields.as_deref()))
             .collect::<Result<_, _>>()?;
         Ok(reply::json(StatusCode::OK, &json!({"drivers": documents})))
@@ -62,14 +62,14 @@ impl<S: Store> Api<S> {
         let mut query = std::mem::take(&mut call.query);
         let fields = query.take("fields");
         query.finish()?;
-        let document = self.selected(&call, find(&call)?, true, fields.as_deref())?;
+        let document = self.selected(&call, self.driver(&call)?, true, fields.as_deref())?;
         Ok(reply::json(StatusCode::OK, &document))
     }
 
     /// `GET /v1/drivers/<driver>/properties`
     pub(super) fn show_driver_properties(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let properties = find(&call)?.properties();
+        let properties = self.driver(&call)?.properties();
         let document: Map<String, Value> =
             properties.iter().map(|(name, text)| ((*name).to_owned(), json!(text))).collect();
         Ok(reply::json(StatusCode::OK, &Value::Object(document)))
@@ -91,6 +91,7 @@ impl<S: Store> Api<S> {
 
     fn driver_document(&self, call: &Call, kind: &HardwareType, detail: bool) -> Map<String, Value> {
         let path = format!("drivers/{}", kind.name);
+        let enabled = &self.conductor.settings().hardware;
         let mut document = Map::new();
         document.insert("name".to_owned(), json!(kind.name));
         document.insert("hosts".to_owned(), json!([self.conductor.hostname()]));
@@ -102,17 +103,18 @@ impl<S: Store> Api<S> {
             document.insert("type".to_owned(), json!("dynamic"));
             for interface in Interface::ALL.into_iter().filter(|interface| detail && call.has(since(*interface))) {
                 let name = interface.as_str();
-                document.insert(format!("default_{name}_interface"), json!(kind.default(interface)));
-                document.insert(format!("enabled_{name}_interfaces"), json!(kind.enabled(interface)));
+                document.insert(format!("default_{name}_interface"), json!(enabled.default_of(kind, interface)));
+                document.insert(format!("enabled_{name}_interfaces"), json!(enabled.of(kind, interface)));
             }
         }
         document
     }
-}
 
-pub(super) fn find(call: &Call) -> Result<&'static HardwareType, Fault> {
-    let name = call.segment(0);
-    HARDWARE_TYPES.iter().find(|kind| kind.name == name).ok_or_else(|| {
-        Fault::NotFound(format!("Could not find the following driver(s) or hardware type(s): {}.", short(name)))
-    })
+    /// The hardware type that the path names.
+    pub(super) fn driver(&self, call: &Call) -> Result<&'static HardwareType, Fault> {
+        let name = call.segment(0);
+        self.conductor.settings().hardware.named(name).ok_or_else(|| {
+            Fault::NotFound(format!("Could not find the following driver(s) or hardware type(s): {}.", short(name)))
+        })
+    }
 }

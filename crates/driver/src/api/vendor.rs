@@ -2,7 +2,7 @@
 //! every check of ours, so there are none, and whoever asks for one is told so.
 
 use super::request::{Call, short};
-use super::{Api, drivers, reply};
+use super::{Api, reply};
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -30,20 +30,20 @@ impl<S: Store> Api<S> {
     /// `GET /v1/drivers/<driver>/vendor_passthru/methods`
     pub(super) fn list_driver_vendor_methods(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        drivers::find(&call)?;
+        self.driver(&call)?;
         Ok(reply::json(StatusCode::OK, &json!({})))
     }
 
     /// Any method of HTTP on `/v1/drivers/<driver>/vendor_passthru/<method>`.
     pub(super) fn driver_vendor_passthru(&self, call: Call) -> Result<Response<Body>, Fault> {
-        drivers::find(&call)?;
+        self.driver(&call)?;
         Err(refused(call.segment(1)))
     }
 
     /// `GET /v1/drivers/<driver>/raid/logical_disk_properties`. No hardware type has a RAID interface by default.
     pub(super) fn show_raid_properties(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let kind = drivers::find(&call)?;
+        let kind = self.driver(&call)?;
         Err(Fault::NotFound(format!(
             "Driver {} does not support get_raid_logical_disk_properties (disabled or not implemented).",
             kind.name

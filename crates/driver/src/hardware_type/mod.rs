@@ -3,11 +3,12 @@
 //! A node is composed when it is enrolled and again when its driver or an interface changes; what is composed is saved
 //! with it, so that a later default does not change a node behind its owner's back.
 
+mod enabled;
 mod validate;
 
+pub use enabled::{Enabled, Refused};
 pub use validate::{Validation, validate};
 
-use crate::fault::Fault;
 use store::Node;
 
 /// The kinds of interface of a node.
@@ -93,14 +94,10 @@ pub struct HardwareType {
 }
 
 impl HardwareType {
-    /// The implementations that a node of this type may have; the first is the default.
-    pub fn enabled(&self, interface: Interface) -> &'static [&'static str] {
+    /// The implementations that a node of this type may have, best first. Which of them a site lets nodes have is for
+    /// [`Enabled`] to say.
+    pub fn supported(&self, interface: Interface) -> &'static [&'static str] {
         (self.implementations)(interface)
-    }
-
-    /// The implementation that a node gets when nobody chooses.
-    pub fn default(&self, interface: Interface) -> &'static str {
-        self.enabled(interface).first().copied().unwrap_or_default()
     }
 
     /// The keys of `driver_info` that it knows, each with a line for people.
@@ -135,13 +132,14 @@ const fn fake(interface: Interface) -> &'static [&'static str] {
         Interface::Boot | Interface::Management | Interface::Power => &["fake"],
         Interface::Deploy => &["fake", "direct"],
         Interface::Inspect => &["fake", "agent", "no-inspect"],
-        Interface::Rescue => &["no-rescue", "fake", "agent"],
-        Interface::Bios => &["no-bios", "fake"],
-        Interface::Console => &["no-console", "fake"],
-        Interface::Firmware => &["no-firmware", "fake"],
-        Interface::Raid => &["no-raid", "fake"],
-        Interface::Vendor => &["no-vendor", "fake"],
-        other => optional(other),
+        Interface::Rescue => &["fake", "no-rescue", "agent"],
+        Interface::Bios => &["fake", "no-bios"],
+        Interface::Console => &["fake", "no-console"],
+        Interface::Firmware => &["fake", "no-firmware"],
+        Interface::Raid => &["fake", "no-raid"],
+        Interface::Storage => &["fake", "noop"],
+        Interface::Vendor => &["fake", "no-vendor"],
+        Interface::Network => &["noop"],
     }
 }
 
@@ -164,6 +162,8 @@ const fn redfish(interface: Interface) -> &'static [&'static str] {
         Interface::Deploy => &["direct"],
         Interface::Inspect => &["agent", "no-inspect"],
         Interface::Rescue => &["no-rescue", "agent"],
+        Interface::Bios => &["redfish", "no-bios"],
+        Interface::Firmware => &["redfish", "no-firmware"],
         other => optional(other),
     }
 }
@@ -181,48 +181,7 @@ const fn optional(interface: Interface) -> &'static [&'static str] {
     }
 }
 
-/// A hardware type by name.
-///
-/// # Errors
-/// [`Fault::Invalid`] naming those that there are.
-pub fn find(name: &str) -> Result<&'static HardwareType, Fault> {
-    HARDWARE_TYPES.iter().find(|known| known.name == name).ok_or_else(|| {
-        let known = HARDWARE_TYPES.iter().map(|known| known.name).collect::<Vec<_>>().join(", ");
-        Fault::Invalid(format!(
-            "No valid host was found. Reason: No conductor service registered which supports driver {name} for \
-             conductor group \"\". Known drivers: {known}."
-        ))
-    })
-}
-
 /// The implementation that a node has.
 pub fn interface_of(node: &Node, interface: Interface) -> &str {
     node.interfaces.get(interface.as_str()).map_or("", String::as_str)
-}
-
-/// Checks the interfaces that were chosen and fills in the others. `reset`: these are forgotten first.
-///
-/// # Errors
-/// [`Fault::Invalid`] naming what is possible.
-pub fn compose(node: &mut Node) -> Result<(), Fault> {
-    let hardware_type = find(&node.driver)?;
-    for interface in Interface::ALL {
-        let enabled = hardware_type.enabled(interface);
-        match node.interfaces.get(interface.as_str()) {
-            None => {
-                node.interfaces.insert(interface.as_str().to_owned(), hardware_type.default(interface).to_owned());
-            }
-            Some(chosen) if enabled.contains(&chosen.as_str()) => {}
-            Some(chosen) => {
-                return Err(Fault::Invalid(format!(
-                    "Could not find the following interface in the 'ironic.hardware.interfaces.{kind}' entrypoint: \
-                     {chosen}. Valid interfaces of hardware type {driver} are {enabled}.",
-                    kind = interface.as_str(),
-                    driver = hardware_type.name,
-                    enabled = enabled.join(", "),
-                )));
-            }
-        }
-    }
-    Ok(())
 }

@@ -35,7 +35,9 @@ fn check(node: &Node, interface: Interface) -> Result<(), String> {
         ));
     }
     match interface {
-        Interface::Power | Interface::Management if chosen == "redfish" => redfish(node),
+        Interface::Bios | Interface::Firmware | Interface::Management | Interface::Power if chosen == "redfish" => {
+            redfish(node)
+        }
         Interface::Boot if boots_virtual_media(node) => {
             redfish(node)?;
             append_parameters(node)
