@@ -310,7 +310,8 @@ pub struct Flow {
     pub id: Uuid,
     /// What it is for.
     pub kind: FlowKind,
-    /// When it began.
+    /// When it began; see [`Self::began`]. Builds before 0.1 saved flows without it.
+    #[serde(default)]
     pub since: Timestamp,
     /// The plan.
     pub actions: Vec<Action>,
@@ -355,6 +356,12 @@ impl Flow {
             abort_after: false,
             mismatches: 0,
         }
+    }
+
+    /// When it began. Of a flow that does not say, it is known when its present action began.
+    pub fn began(&self) -> Timestamp {
+        let action = self.intent.as_ref().map(|intent| intent.since);
+        if self.since == Timestamp::default() { action.unwrap_or_default() } else { self.since }
     }
 
     /// The action that is next or under way.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::hardware_type::compose;
+use crate::hardware_type::Enabled;
 use serde_json::{Map, json};
 
 const SLOW: Fast = Fast { track: false, agent_runs: false };
@@ -7,7 +7,7 @@ const FAST: Fast = Fast { track: true, agent_runs: true };
 
 fn node(driver: &str) -> Node {
     let mut node = Node::new(Uuid::nil(), driver, Timestamp::UNIX_EPOCH);
-    compose(&mut node).unwrap();
+    Enabled::default().compose(&mut node).unwrap();
     node
 }
 
@@ -15,7 +15,7 @@ fn fake_direct() -> Node {
     let mut node = Node::new(Uuid::nil(), "fake-hardware", Timestamp::UNIX_EPOCH);
     node.interfaces.insert("deploy".to_owned(), "direct".to_owned());
     node.interfaces.insert("inspect".to_owned(), "agent".to_owned());
-    compose(&mut node).unwrap();
+    Enabled::default().compose(&mut node).unwrap();
     node
 }
 
@@ -192,6 +192,20 @@ fn a_flow_is_read_as_it_was_saved() {
     let saved = serde_json::to_value(&flow).unwrap();
     assert_eq!(serde_json::from_value::<Flow>(saved.clone()).unwrap(), flow);
     insta::assert_json_snapshot!(saved);
+}
+
+#[test]
+fn a_flow_that_an_older_build_saved_is_read() {
+    // The shape of the first build that saved flows.
+    let saved = json!({
+        "id": Uuid::nil(), "kind": "deploy",
+        "actions": [{"action": "power_off"}, {"action": "power_on"}], "cursor": 1,
+        "intent": {"attempt": 1, "digest": "", "command": null, "since": "2026-11-22T20:00:00Z"},
+    });
+    let flow: Flow = serde_json::from_value(saved).unwrap();
+    assert_eq!((flow.kind, flow.current()), (FlowKind::Deploy, Some(&Action::PowerOn)));
+    assert_eq!(flow.began(), "2026-11-22T20:00:00Z".parse().unwrap());
+    assert_eq!((flow.settled.len(), flow.chosen, flow.abort_after), (0, None, false));
 }
 
 fn with_image(change: impl FnOnce(&mut Map<String, Value>)) -> Node {
