@@ -2,10 +2,13 @@
 //!
 //! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
 
+use crate::interop::{self, Peer};
 use crate::{cmd, e2e, fuzz, setup};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -25,12 +28,16 @@ const INTEROP: [&str; 1] = ["client_lifecycle"];
 /// Stories of every run with Ironic in place of ferricd.
 const IRONIC: [&str; 1] = ["deploy"];
 
+/// How many stories are told at once where there are many: a virtual server keeps little more than one processor busy.
+const AT_ONCE: usize = 2;
+
 const MINUTE: Duration = Duration::from_secs(60);
 /// Above this a run is too long to wait for.
 const WARN_ABOVE: Duration = Duration::from_secs(60 * 60);
 
 pub fn run(args: &Args) -> Result<()> {
     let _scratch = args.no_cache.then(fresh_cache).transpose()?;
+    let evidence = PathBuf::from("target/e2e");
     let mut report = Report::default();
     report.stage("set-up and build", 22 * MINUTE, |checks| {
         checks.check("packages", setup::packages);
@@ -39,7 +46,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("docs", || docs(true));
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
         checks.check("build fuzz targets", fuzz::build);
-        checks.check("parts of the stories", || e2e::prepare(&"target/e2e".into()).map(drop));
+        checks.check("parts of the stories", || e2e::prepare(&evidence).map(drop));
     });
     report.stage("unit, contract and fuzz", 8 * MINUTE, |checks| {
         checks.tests();
@@ -51,20 +58,25 @@ pub fn run(args: &Args) -> Result<()> {
         checks.ironic(&IRONIC);
     });
     if args.all {
-        report.stage("all: other stories", 60 * MINUTE, |checks| {
-            match others(&["e2e", "--list"], &[&E2E[..], &INTEROP]) {
-                Ok(names) => checks.stories(&names.iter().map(String::as_str).collect::<Vec<_>>()),
-                Err(error) => checks.check("list of stories", || Err(error)),
-            }
+        report.stage("all: other stories", 40 * MINUTE, |checks| {
+            checks.at_once("", others(&["e2e", "--list"], &[&E2E[..], &INTEROP]), || {
+                let (program, artifacts) = e2e::prepare(&evidence)?;
+                let mut stories = Command::new(program);
+                stories.arg("run").args(artifacts);
+                Ok(stories)
+            });
+        });
+        report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
+            checks.at_once("ironic ", others(&["interop", "ironic", "--list"], &[&IRONIC]), || {
+                interop::prepare(Peer::Ironic, &evidence)
+            });
+        });
+        report.stage("all: ironic-python-agent under ferricd", 30 * MINUTE, |checks| {
+            checks
+                .at_once("ipa ", others(&["interop", "ipa", "--list"], &[]), || interop::prepare(Peer::Ipa, &evidence));
         });
         report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
-        });
-        report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
-            match others(&["interop", "ironic", "--list"], &[&IRONIC]) {
-                Ok(names) => checks.ironic(&names.iter().map(String::as_str).collect::<Vec<_>>()),
-                Err(error) => checks.check("list of stories with Ironic", || Err(error)),
-            }
         });
         report.stage("all: tests that need root", 5 * MINUTE, |checks| {
             checks.check("direct writes to a block device", || {
@@ -212,6 +224,42 @@ impl Checks {
         }
     }
 
+    /// Stories several at a time, each with a log of its own whose end is shown when it failed. `stories` makes the
+    /// command that takes their names behind `--`.
+    fn at_once(&mut self, kind: &str, names: Result<Vec<String>>, stories: impl FnOnce() -> Result<Command>) {
+        let prepared = names.and_then(|names| Ok((names, stories()?)));
+        let (names, stories) = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return self.check(&format!("parts of the {kind}stories"), || Err(error)),
+        };
+        let waiting = Mutex::new(names.into_iter());
+        let next = || waiting.lock().ok().and_then(|mut waiting| waiting.next());
+        let checks = std::thread::scope(|scope| {
+            let tell = || {
+                let mut checks = Self::default();
+                while let Some(name) = next() {
+                    let label = format!("{kind}{name}");
+                    checks.check(&label, || logged(&stories, &name, &label.replace(' ', "-")));
+                }
+                checks
+            };
+            let tellers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(tell)).collect();
+            tellers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+        });
+        for told in checks {
+            match told {
+                Ok(told) => self.add(told),
+                Err(_) => self.check(&format!("{kind}stories"), || bail!("a thread that tells stories panicked")),
+            }
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.broken.extend(other.broken);
+    }
+
     /// A short run of each fuzz target; each is one thing that holds or does not.
     fn fuzz(&mut self) {
         const SECONDS: u32 = 6;
@@ -251,6 +299,35 @@ impl Checks {
             }
         }
     }
+}
+
+/// Tells the story `name` with a copy of the command `stories`; what it says goes to the file `target/e2e/logs/LOG.log`.
+fn logged(stories: &Command, name: &str, log: &str) -> Result<()> {
+    let folder = cmd::root().join("target/e2e/logs");
+    std::fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let path = folder.join(format!("{log}.log"));
+    let log = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let mut story = Command::new(stories.get_program());
+    story.args(stories.get_args()).arg("--").arg(name).current_dir(cmd::root());
+    story.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    let status = story.status().context("start the story")?;
+    if status.success() {
+        return Ok(());
+    }
+    show_end(&path)?;
+    bail!("the story ended with {status}; all that it said is in {}", path.display())
+}
+
+/// Shows the last lines of a file.
+fn show_end(path: &Path) -> Result<()> {
+    const LINES: usize = 30;
+    let said = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<&str> = said.lines().collect();
+    for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
+        eprintln!("    {line}");
+    }
+    Ok(())
 }
 
 /// Runs all tests, shows what they print, and returns how many passed and failed and whether cargo was content.

@@ -1,7 +1,7 @@
 //! `cargo xtask interop PEER [STORY…]`: stories with a program that people run today in place of one of ours.
 
 use crate::python::{self, System};
-use crate::{e2e, sdk};
+use crate::{e2e, peer, sdk};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -22,9 +22,11 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
-enum Peer {
+pub enum Peer {
     /// Ironic, in place of ferricd: it drives our ramdisk
     Ironic,
+    /// ironic-python-agent in a Debian ramdisk, in place of ours: ferricd drives it
+    Ipa,
     /// openstacksdk's own functional tests of bare metal, against ferricd; a story is a part of a test's name
     Sdk,
 }
@@ -34,6 +36,7 @@ impl Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Ironic => "ironic",
+            Self::Ipa => "ipa",
             Self::Sdk => "sdk",
         }
     }
@@ -43,18 +46,25 @@ pub fn run(args: &Args) -> Result<()> {
     if let Peer::Sdk = args.peer {
         return sdk::run(&args.stories, args.list);
     }
-    let peer = args.peer.name();
     if args.list {
-        return e2e::list(&["--peer", peer]);
+        return e2e::list(&["--peer", args.peer.name()]);
     }
-    let environment = match args.peer {
+    let mut stories = prepare(args.peer, &args.evidence)?;
+    Err(stories.arg("--").args(&args.stories).exec().into())
+}
+
+/// The command that tells stories with `peer`, with all that it needs made; names of stories follow `--`.
+pub fn prepare(peer: Peer, evidence: &PathBuf) -> Result<Command> {
+    let name = peer.name();
+    let place = match peer {
+        Peer::Ipa => peer::ipa_ramdisk()?,
         Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
     };
-    let (program, artifacts) = e2e::prepare(&args.evidence)?;
+    let (program, artifacts) = e2e::prepare(evidence)?;
     // Built beside the stories.
     let manager = program.with_file_name("interop-manager");
     let mut stories = Command::new(program);
-    stories.args(["run", "--peer", peer]).args(artifacts).arg(format!("--{peer}")).arg(environment);
+    stories.args(["run", "--peer", name]).args(artifacts).arg(format!("--{name}")).arg(place);
     stories.arg("--interop-manager").arg(manager);
-    Err(stories.arg("--").args(&args.stories).exec().into())
+    Ok(stories)
 }
