@@ -1,20 +1,30 @@
-//! The ramdisk that people run today, as a peer to compare with: Debian with ironic-python-agent from a pinned Python
-//! environment, kept in the cache and keyed by a hash of what it is made from.
+//! The ramdisk that people run today, as a peer to compare with and to be driven by ferricd: Debian with
+//! ironic-python-agent from a pinned Python environment, kept in the cache and keyed by a hash of what it is made from.
 
 use crate::{cmd, debian, python, setup};
 use anyhow::{Context as _, Result, ensure};
+use media::pe;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The folder with `vmlinuz` and `initramfs` of the peer, made first if the cache does not hold it. Takes minutes.
+/// The EFI stub of the peer's unified kernel image, of package systemd-boot-efi.
+const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
+/// That image.
+const UKI: &str = "ferric.efi";
+/// Consoles as in our own profiles: logs go to the serial port.
+const CMDLINE: &str = "console=tty0 console=ttyS0,115200n8 quiet";
+
+/// The folder with `vmlinuz`, `initramfs` and `ferric.efi` of the peer, made first if the cache does not hold it. Takes
+/// minutes. ferricd takes the folder as its `ramdisk_dir`, so the unified kernel image has the name that it looks for.
 pub fn ipa_ramdisk() -> Result<PathBuf> {
     let data = cmd::root().join("xtask/ipa");
     let mut digest = Sha256::new();
     digest.update(include_bytes!("peer.rs"));
-    for file in [data.join("packages.txt"), data.join("init"), cmd::root().join("ci/python/ipa.txt")] {
+    let inputs = ["packages.txt", "init", "poweroff"].map(|name| data.join(name));
+    for file in inputs.into_iter().chain([cmd::root().join("ci/python/ipa.txt")]) {
         digest.update(fs::read(&file).with_context(|| format!("read {}", file.display()))?);
     }
     let key = hex::encode(digest.finalize());
@@ -23,7 +33,7 @@ pub fn ipa_ramdisk() -> Result<PathBuf> {
     let lock = File::create(home.join("lock"))?;
     lock.lock().context("wait for another build of the peer's ramdisk")?;
     let done = home.join(format!("ipa-{}", &key[..16]));
-    if done.join("initramfs").is_file() {
+    if done.join(UKI).is_file() {
         return Ok(done);
     }
     let build = home.join(format!("building-{}", &key[..16]));
@@ -39,15 +49,18 @@ pub fn ipa_ramdisk() -> Result<PathBuf> {
     let agent = root.join("opt/ipa");
     cmd::run(Command::new("cp").arg("-r").arg(site_packages(&environment)?).arg(&agent))?;
     cmd::output(Command::new("chroot").arg(&root).args(["python3", "-m", "compileall", "-q", "/opt/ipa"]))?;
-    fs::write(root.join("init"), fs::read(data.join("init"))?)?;
-    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
-    take_kernel(&root, &build.join("vmlinuz"))?;
+    for (name, place) in [("init", "init"), ("poweroff", "usr/sbin/poweroff")] {
+        fs::write(root.join(place), fs::read(data.join(name))?).with_context(|| format!("write {place}"))?;
+        fs::set_permissions(root.join(place), fs::Permissions::from_mode(0o755))?;
+    }
+    let release = take_kernel(&root, &build.join("vmlinuz"))?;
     for folder in ["var/cache/apt", "var/lib/apt/lists"] {
         fs::remove_dir_all(root.join(folder)).with_context(|| format!("remove {folder}"))?;
     }
     eprintln!("[peer] packing");
     pack(&root, &build.join("initramfs"))?;
     fs::remove_dir_all(&root)?;
+    join(&build, &release)?;
     fs::rename(&build, &done).with_context(|| format!("rename {}", build.display()))?;
     Ok(done)
 }
@@ -62,16 +75,28 @@ fn site_packages(environment: &Path) -> Result<PathBuf> {
     anyhow::bail!("{} has no site-packages", environment.display())
 }
 
-fn take_kernel(root: &Path, to: &Path) -> Result<()> {
+/// Moves the kernel out of the system and returns its release.
+fn take_kernel(root: &Path, to: &Path) -> Result<String> {
     for entry in fs::read_dir(root.join("boot"))? {
-        let path = entry?.path();
-        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")) {
-            fs::copy(&path, to).with_context(|| format!("copy {}", path.display()))?;
+        let entry = entry?;
+        if let Some(release) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
+            fs::copy(entry.path(), to).with_context(|| format!("copy {}", entry.path().display()))?;
             fs::remove_dir_all(root.join("boot"))?;
-            return Ok(());
+            return Ok(release.to_owned());
         }
     }
     anyhow::bail!("no kernel was installed in {}", root.display())
+}
+
+/// Joins kernel and initramfs in `dir` into one EFI program.
+fn join(dir: &Path, release: &str) -> Result<()> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
+    let stub = read(Path::new(STUB))?;
+    let (linux, initrd) = (read(&dir.join("vmlinuz"))?, read(&dir.join("initramfs"))?);
+    let os_release = "NAME=\"Debian with ironic-python-agent\"\nID=debian\n";
+    let sections = pe::Sections { os_release, uname: release, cmdline: CMDLINE, linux: &linux, initrd: &initrd };
+    let uki = pe::build(&stub, &sections).context("make the peer's unified kernel image")?;
+    fs::write(dir.join(UKI), uki).with_context(|| format!("write {}", dir.join(UKI).display()))
 }
 
 /// `find | cpio | zstd`, each as a process of its own.

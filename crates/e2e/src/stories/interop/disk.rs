@@ -11,7 +11,7 @@ use tokio::process::Command;
 const SECTOR: u64 = 512;
 
 /// Writes an image over the start of the disk.
-pub(super) fn put(image: &Path, server: &VirtualServer) -> Result<()> {
+pub(in crate::stories) fn put(image: &Path, server: &VirtualServer) -> Result<()> {
     let mut from = File::open(image).with_context(|| format!("open {}", image.display()))?;
     let mut to = File::options().write(true).open(&server.disk)?;
     std::io::copy(&mut from, &mut to).with_context(|| format!("write the disk of {}", server.name))?;
@@ -20,7 +20,7 @@ pub(super) fn put(image: &Path, server: &VirtualServer) -> Result<()> {
 }
 
 /// Fails unless every partition of `image` is on the disk: same place, type, name, identifier and bytes.
-pub(super) fn holds(server: &VirtualServer, image: &Path) -> Result<()> {
+pub(in crate::stories) fn holds(server: &VirtualServer, image: &Path) -> Result<()> {
     let (mut image, mut disk) = (File::open(image)?, File::open(&server.disk)?);
     let wanted = gptman::GPT::find_from(&mut image).context("read the image's partition table")?;
     let found = gptman::GPT::find_from(&mut disk).context("read the disk's partition table")?;
@@ -68,7 +68,7 @@ fn same(one: &mut File, other: &mut File, start: u64, length: u64) -> Result<()>
 }
 
 /// Fails if the disk has anything of a partition table: first two sectors or last.
-pub(super) fn has_no_table(server: &VirtualServer) -> Result<()> {
+pub(in crate::stories) fn has_no_table(server: &VirtualServer) -> Result<()> {
     let size = fs::metadata(&server.disk)?.len();
     for (what, offset) in [("boot sector", 0), ("partition table", SECTOR), ("backup table", size - SECTOR)] {
         let bytes = server.read_disk(offset, usize::try_from(SECTOR)?)?;
@@ -77,8 +77,16 @@ pub(super) fn has_no_table(server: &VirtualServer) -> Result<()> {
     Ok(())
 }
 
+/// The bytes of a partition of the disk.
+pub(in crate::stories) fn partition(server: &VirtualServer, number: u32) -> Result<Vec<u8>> {
+    let table = gptman::GPT::find_from(&mut File::open(&server.disk)?).context("read the disk's partition table")?;
+    let partition = &table[number];
+    ensure!(partition.is_used(), "the disk has no partition {number}");
+    server.read_disk(partition.starting_lba * SECTOR, usize::try_from(partition.size()? * SECTOR)?)
+}
+
 /// A file of the disk's config drive: the partition whose file system is labelled `config-2`.
-pub(super) async fn config_drive(server: &VirtualServer, file: &str, scratch: &Path) -> Result<String> {
+pub(in crate::stories) async fn config_drive(server: &VirtualServer, file: &str, scratch: &Path) -> Result<String> {
     let mut disk = File::open(&server.disk)?;
     let table = gptman::GPT::find_from(&mut disk).context("read the disk's partition table")?;
     for (_, partition) in table.iter().filter(|(_, partition)| partition.is_used()) {
