@@ -1,9 +1,9 @@
 //! kill -9 of `ferricd` at random times, again and again, while a node is inspected, cleaned, deployed and serviced:
 //! each flow ends as it would have, with one boot of the ramdisk, each step carried out once, no byte fetched twice.
 
+use super::World;
 use super::driver_killed::{RAMDISK_BOOT, WRITE_COMMAND};
 use super::interop::disk;
-use super::World;
 use crate::console::Console;
 use crate::ferricd::Ferricd;
 use crate::server::{ServerSpec, VirtualServer};
