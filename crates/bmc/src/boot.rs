@@ -41,7 +41,7 @@ pub enum BootMode {
 }
 
 impl BootMode {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             BootMode::Uefi => "UEFI",
             BootMode::Legacy => "Legacy",

@@ -7,11 +7,15 @@
 //!   an error. They are never part of a log line, an error or a `Debug` text.
 //! * A BMC answers before it has done what was asked. Every change is read back until it is true or a deadline ends.
 
+mod bios;
 mod boot;
 mod connection;
 mod error;
+mod firmware;
 mod identity;
+mod indicators;
 mod media;
+mod mode;
 mod power;
 mod redfish;
 mod resource;

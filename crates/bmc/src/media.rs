@@ -90,7 +90,7 @@ impl Redfish {
         Ok((system, drives))
     }
 
-    async fn managers_of(&self, system: &Resource) -> Result<Vec<String>, RedfishError> {
+    pub(crate) async fn managers_of(&self, system: &Resource) -> Result<Vec<String>, RedfishError> {
         let named = system.links(&["Links", "ManagedBy"]);
         if !named.is_empty() {
             return Ok(named);

@@ -50,6 +50,7 @@ impl ReportedPower {
 const TURN_ON: &[&str] = &["On", "ForceOn"];
 const TURN_OFF: &[&str] = &["ForceOff"];
 const SHUT_DOWN: &[&str] = &["GracefulShutdown"];
+const NMI: &[&str] = &["Nmi"];
 const RESTART: &[&str] = &["ForceRestart", "PowerCycle"];
 
 impl Redfish {
@@ -96,6 +97,15 @@ impl Redfish {
         }
         tokio::time::sleep(self.limits.poll).await;
         self.turn(PowerState::On).await
+    }
+
+    /// Sends a running machine a non-maskable interrupt.
+    ///
+    /// # Errors
+    /// [`RedfishError::Unsupported`] when the BMC offers none, else what went wrong.
+    pub async fn send_nmi(&self) -> Result<(), RedfishError> {
+        let system = self.system().await?;
+        self.reset(&system, NMI).await
     }
 
     async fn reach(&self, wanted: PowerState, names: &[&str], within: Duration) -> Result<(), RedfishError> {

@@ -6,7 +6,10 @@ use crate::error::RedfishError;
 use crate::power::ReportedPower;
 use crate::resource::Resource;
 use crate::settings::{Settings, SystemId};
-use hardware::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
+use hardware::{
+    BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power,
+    PowerState, VirtualMedia,
+};
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -178,5 +181,47 @@ impl VirtualMedia for Redfish {
 
     async fn eject(&self) -> Result<(), OutOfBandError> {
         Ok(self.eject_cd().await?)
+    }
+}
+
+impl Management for Redfish {
+    async fn boot_mode(&self) -> Result<Option<hardware::BootMode>, OutOfBandError> {
+        Ok(self.read_boot_mode().await?)
+    }
+
+    async fn set_boot_mode(&self, mode: hardware::BootMode) -> Result<(), OutOfBandError> {
+        Ok(self.change_boot_mode(mode).await?)
+    }
+
+    async fn secure_boot(&self) -> Result<Option<bool>, OutOfBandError> {
+        Ok(self.read_secure_boot().await?)
+    }
+
+    async fn set_secure_boot(&self, on: bool) -> Result<(), OutOfBandError> {
+        Ok(self.change_secure_boot(on).await?)
+    }
+
+    async fn inject_nmi(&self) -> Result<(), OutOfBandError> {
+        Ok(self.send_nmi().await?)
+    }
+
+    async fn indicators(&self) -> Result<Vec<Indicator>, OutOfBandError> {
+        Ok(self.read_indicators().await?)
+    }
+
+    async fn indicator(&self, component: &str, name: &str) -> Result<Option<Light>, OutOfBandError> {
+        Ok(self.read_indicator(component, name).await?)
+    }
+
+    async fn set_indicator(&self, component: &str, name: &str, light: Light) -> Result<bool, OutOfBandError> {
+        Ok(self.switch_indicator(component, name, light).await?)
+    }
+
+    async fn bios_settings(&self) -> Result<Vec<BiosSetting>, OutOfBandError> {
+        Ok(self.read_bios_settings().await?)
+    }
+
+    async fn firmware(&self) -> Result<Vec<FirmwareComponent>, OutOfBandError> {
+        Ok(self.read_firmware().await?)
     }
 }

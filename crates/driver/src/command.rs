@@ -1,6 +1,7 @@
 //! What can be asked of the conductor. The API makes commands and nothing else: a handler parses, checks versions and
 //! shapes, sends one of these, and renders what comes back. The life of a command is the conductor's, never the request's.
 
+use hardware::{BootMode, Light};
 use lifecycle::provision::Verb;
 use serde_json::{Map, Value};
 use std::net::IpAddr;
@@ -66,6 +67,21 @@ pub enum Command {
     EjectMedia,
     /// `PUT states/raid`: the configuration that cleaning shall make.
     TargetRaid(Map<String, Value>),
+    /// `PUT states/boot_mode`.
+    BootMode(BootMode),
+    /// `PUT states/secure_boot`: on or off.
+    SecureBoot(bool),
+    /// `PUT management/inject_nmi`.
+    InjectNmi,
+    /// `PUT management/indicators`.
+    Indicator {
+        /// What it is on.
+        component: String,
+        /// Its name.
+        name: String,
+        /// What it shall say.
+        light: Light,
+    },
     /// `PUT states/console`.
     Console {
         /// On or off.

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts, Settings};
+use driver::hardware_type::{Enabled, Interface};
 use http::{HeaderMap, Request};
 use serde_json::Value;
 use std::sync::Arc;
@@ -19,21 +20,9 @@ use tower::ServiceExt as _;
 const KEPT: &[(&str, &str)] = &[
     ("root: *: .description", "we are not OpenStack's"),
     ("root: *: .links[1].href", "the reference writes double slashes"),
-    ("drivers: *: .drivers", "redfish is enabled as well"),
-    ("drivers: one driver: .default_", "bios, console, firmware, raid, rescue and vendor have no fake yet"),
-    ("drivers: one driver: .enabled_", "bios, console, firmware, raid, rescue and vendor have no fake yet"),
     ("drivers: its properties: .B", "two properties that the reference's fake vendor interface makes up"),
-    ("conductors: *: .conductors[0].drivers", "redfish is enabled as well"),
-    ("conductors: *: .drivers", "redfish is enabled as well"),
     ("conductors: *: .conductors[0].updated_at", "there is no heartbeat of conductors: alive is what answers"),
     ("conductors: *: .updated_at", "there is no heartbeat of conductors: alive is what answers"),
-    ("nodes: *: .bios_interface", "no fake yet"),
-    ("nodes: *: .console_interface", "no fake yet"),
-    ("nodes: *: .firmware_interface", "no fake yet"),
-    ("nodes: *: .raid_interface", "no fake yet"),
-    ("nodes: *: .rescue_interface", "no fake yet"),
-    ("nodes: *: .vendor_interface", "no fake yet"),
-    ("nodes: the detailed list: .nodes[0].", "no fake yet, for the interfaces of the node"),
     ("nodes: *: .next", "a link to the next page repeats what was asked, not the defaults"),
     ("nodes: validate: ", "interfaces without a fake are not supported; vendor is listed as well"),
     ("nodes: patch: .reservation", "the reference shows its own lock of the request in the answer"),
@@ -87,6 +76,23 @@ const REPLAYED: &[(&str, usize)] = &[
     ("deletion", usize::MAX),
 ];
 
+/// What the recorder's Ironic has enabled.
+const ENABLED: [(Interface, &str); 13] = [
+    (Interface::Bios, "fake,no-bios"),
+    (Interface::Boot, "fake"),
+    (Interface::Console, "fake,no-console"),
+    (Interface::Deploy, "direct,fake"),
+    (Interface::Firmware, "fake,no-firmware"),
+    (Interface::Inspect, "agent,fake,no-inspect"),
+    (Interface::Management, "fake"),
+    (Interface::Network, "noop"),
+    (Interface::Power, "fake"),
+    (Interface::Raid, "fake,no-raid"),
+    (Interface::Rescue, "fake,no-rescue"),
+    (Interface::Storage, "noop"),
+    (Interface::Vendor, "fake,no-vendor"),
+];
+
 const HEADERS: &[&str] = &[
     "x-openstack-ironic-api-version",
     "x-openstack-ironic-api-minimum-version",
@@ -96,7 +102,8 @@ const HEADERS: &[&str] = &[
 ];
 
 async fn router(data: &std::path::Path) -> Router {
-    let settings = Settings::new("recorder", data, "http://127.0.0.1");
+    let mut settings = Settings::new("recorder", data, "http://127.0.0.1");
+    settings.hardware = Enabled::read(Some("fake-hardware"), ENABLED.map(|(kind, list)| (kind, Some(list), None))).unwrap();
     let conductor = Conductor::start(Arc::new(MemoryStore::new()), settings, Parts::real()).await.unwrap();
     api::router(conductor, Audience::Everybody)
 }

@@ -13,5 +13,8 @@ pub use grant::{DeviceId, EraseGrant, EraseProof, Outcome, Plan, Refusal, WriteG
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
 pub use machine::{Machine, MachineError, PowerAction};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
-pub use outofband::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
+pub use outofband::{
+    BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power, PowerState,
+    VirtualMedia,
+};
 pub use step::{Progress, Step, StepKind};

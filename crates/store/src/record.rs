@@ -19,6 +19,8 @@ pub enum RecordKind {
     InspectionRule,
     /// Ports of a node that are one.
     Portgroup,
+    /// What a BMC told of its machine: BIOS settings and versions of firmware. One a node, with the UUID of the node.
+    Reading,
     /// Steps by one name.
     Runbook,
     /// How a node reaches remote volumes.
@@ -29,12 +31,13 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Allocation,
         Self::Chassis,
         Self::DeployTemplate,
         Self::InspectionRule,
         Self::Portgroup,
+        Self::Reading,
         Self::Runbook,
         Self::VolumeConnector,
         Self::VolumeTarget,
@@ -48,6 +51,7 @@ impl RecordKind {
             Self::DeployTemplate => "deploy template",
             Self::InspectionRule => "inspection rule",
             Self::Portgroup => "portgroup",
+            Self::Reading => "reading",
             Self::Runbook => "runbook",
             Self::VolumeConnector => "volume connector",
             Self::VolumeTarget => "volume target",
@@ -85,6 +89,7 @@ impl RecordKind {
                 "physical_network",
                 "category",
             ],
+            Self::Reading => &["uuid", "created_at", "updated_at", "node_uuid"],
             Self::Runbook => {
                 &["uuid", "created_at", "updated_at", "name", "owner", "public", "disable_ramdisk", "description"]
             }
@@ -105,6 +110,7 @@ impl RecordKind {
             | Self::DeployTemplate
             | Self::InspectionRule
             | Self::Portgroup
+            | Self::Reading
             | Self::Runbook => &[],
         }
     }

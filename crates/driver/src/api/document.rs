@@ -51,11 +51,11 @@ impl Wanted {
 }
 
 /// A time as Ironic writes it: UTC, with its offset.
-fn time(time: Timestamp) -> Value {
+pub(super) fn time(time: Timestamp) -> Value {
     Value::String(time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string())
 }
 
-fn maybe_time(value: Option<Timestamp>) -> Value {
+pub(super) fn maybe_time(value: Option<Timestamp>) -> Value {
     value.map_or(Value::Null, time)
 }
 

@@ -104,7 +104,7 @@ impl<S: Store> Api<S> {
             for interface in Interface::ALL.into_iter().filter(|interface| detail && call.has(since(*interface))) {
                 let name = interface.as_str();
                 document.insert(format!("default_{name}_interface"), json!(enabled.default_of(kind, interface)));
-                document.insert(format!("enabled_{name}_interfaces"), json!(enabled.of(kind, interface)));
+                document.insert(format!("enabled_{name}_interfaces"), json!(sorted(enabled.of(kind, interface))));
             }
         }
         document
@@ -117,4 +117,9 @@ impl<S: Store> Api<S> {
             Fault::NotFound(format!("Could not find the following driver(s) or hardware type(s): {}.", short(name)))
         })
     }
+}
+
+fn sorted(mut names: Vec<&'static str>) -> Vec<&'static str> {
+    names.sort_unstable();
+    names
 }

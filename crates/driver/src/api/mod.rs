@@ -21,6 +21,7 @@ mod patch;
 mod portgroups;
 mod ports;
 mod ramdisk;
+mod readings;
 mod reply;
 mod request;
 mod resource;

@@ -1,13 +1,15 @@
-//! What hangs off a node's hardware: virtual media, BIOS settings, firmware, indicators, RAID, boot mode, console, and
-//! the ports of a network service. What no interface of the node can do is refused with the interface's name.
+//! What hangs off a node's hardware: virtual media, indicators, RAID, boot mode, console, and the ports of a network
+//! service. What no interface of the node can do is refused with the interface's name.
 
+use super::node_states::accepted;
 use super::request::{Arguments, Call, short};
-use super::versions::{BIOS_FIELDS, VIF_PORTS};
+use super::versions::VIF_PORTS;
 use super::{Api, list, reply};
 use crate::command::Command;
 use crate::fault::Fault;
 use crate::hardware_type::{Interface, interface_of};
 use axum::body::Body;
+use hardware::{BootMode, Light};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
 use store::{Node, Store};
@@ -17,9 +19,6 @@ use uuid::Uuid;
 const MEDIA: &[&str] = &["cdrom", "disk", "floppy"];
 /// Longest URL of an image.
 const MAX_URL: usize = 2048;
-/// Indicators of the fake management interface: component, name, whether read only, states. Ironic's.
-const FAKE_INDICATORS: &[(&str, &str, bool, &[&str])] =
-    &[("chassis", "led-0", true, &["off", "on"]), ("system", "led", false, &["blinking", "off", "on"])];
 
 /// What a node's driver gets asked for that it cannot do. Ironic's text.
 pub(super) fn unsupported(node: &Node, what: &str) -> Fault {
@@ -141,76 +140,31 @@ impl<S: Store> Api<S> {
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 
-    /// `GET /v1/nodes/<node>/bios`. No interface of ours reads settings, so a node has none.
-    pub(super) async fn list_bios(&self, mut call: Call) -> Result<Response<Body>, Fault> {
-        let mut query = std::mem::take(&mut call.query);
-        let detail = query.flag("detail")?;
-        let fields = query.take("fields");
-        query.finish()?;
-        if (detail.is_some() || fields.is_some()) && !call.has(BIOS_FIELDS) {
-            return Err(Fault::Invalid(format!(
-                "detail and fields of BIOS settings came with API version 1.{BIOS_FIELDS}"
-            )));
-        }
-        if detail == Some(true) && fields.is_some() {
-            return Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()));
-        }
-        self.node(&call).await?;
-        Ok(reply::json(StatusCode::OK, &json!({"bios": []})))
-    }
-
-    /// `GET /v1/nodes/<node>/bios/<setting>`
-    pub(super) async fn show_bios_setting(&self, mut call: Call) -> Result<Response<Body>, Fault> {
-        std::mem::take(&mut call.query).finish()?;
-        let node = self.node(&call).await?;
-        let setting = short(call.segment(1));
-        Err(Fault::NotFound(format!("Node {} doesn't have a BIOS setting '{setting}'", node.uuid)))
-    }
-
-    /// `GET /v1/nodes/<node>/firmware`. No interface of ours reads versions, so a node has no components.
-    pub(super) async fn list_firmware(&self, mut call: Call) -> Result<Response<Body>, Fault> {
-        let mut query = std::mem::take(&mut call.query);
-        query.flag("detail")?;
-        query.take("fields");
-        query.finish()?;
-        self.node(&call).await?;
-        Ok(reply::json(StatusCode::OK, &json!({"firmware": []})))
-    }
-
     /// `GET /v1/nodes/<node>/management/indicators`
     pub(super) async fn list_indicators(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let node = self.node(&call).await?;
-        if !is_fake(&node, Interface::Management) {
-            return Err(unsupported(&node, "get_supported_indicators"));
-        }
+        let found = self.conductor.indicators_of(&call.node()?).await?;
         let path = format!("nodes/{}/management/indicators", call.segment(0));
-        let indicator = |(component, name, readonly, states): &(&str, &str, bool, &[&str])| {
+        let indicator = |light: &hardware::Indicator| {
+            let name = format!("{}@{}", light.name, light.component);
             json!({
-                "name": format!("{name}@{component}"),
-                "component": component,
-                "readonly": readonly,
-                "states": states,
-                "links": super::document::links(&call.base, &format!("{path}/{name}@{component}")),
+                "name": name,
+                "component": light.component,
+                "readonly": light.readonly,
+                "states": light.states,
+                "links": super::document::links(&call.base, &format!("{path}/{name}")),
             })
         };
-        let indicators: Vec<Value> = FAKE_INDICATORS.iter().map(indicator).collect();
+        let indicators: Vec<Value> = found.iter().map(indicator).collect();
         Ok(reply::json(StatusCode::OK, &json!({"indicators": indicators})))
     }
 
     /// `GET /v1/nodes/<node>/management/indicators/<name@component>`
     pub(super) async fn show_indicator(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let node = self.node(&call).await?;
-        if !is_fake(&node, Interface::Management) {
-            return Err(unsupported(&node, "get_indicator_state"));
-        }
         let (name, component) = indicator_of(&call)?;
-        if !FAKE_INDICATORS.iter().any(|known| known.0 == component && known.1 == name) {
-            let wanted = short(call.segment(1));
-            return Err(Fault::Invalid(format!("Invalid indicator {wanted} specified; see management/indicators.")));
-        }
-        Ok(reply::json(StatusCode::OK, &json!({"state": "on"})))
+        let light = self.conductor.indicator_of(&call.node()?, component, name).await?;
+        Ok(reply::json(StatusCode::OK, &json!({"state": light})))
     }
 
     /// `PUT /v1/nodes/<node>/management/indicators/<name@component>`
@@ -219,21 +173,30 @@ impl<S: Store> Api<S> {
         let mut body = Arguments::new(call.object(false)?);
         let state = body.required("state")?;
         body.finish()?;
-        if !["on", "off", "blinking", "unknown"].contains(&state.to_ascii_lowercase().as_str()) {
-            let state = short(&state);
-            return Err(Fault::Invalid(format!("state of an indicator is on, off, blinking or unknown, not {state}")));
-        }
-        indicator_of(&call)?;
-        let node = self.node(&call).await?;
-        Err(unsupported(&node, "set_indicator_state"))
+        let light = match state.to_ascii_lowercase().as_str() {
+            "on" => Light::On,
+            "off" => Light::Off,
+            "blinking" => Light::Blinking,
+            "unknown" => Light::Unknown,
+            _ => {
+                let state = short(&state);
+                return Err(Fault::Invalid(format!(
+                    "state of an indicator is on, off, blinking or unknown, not {state}"
+                )));
+            }
+        };
+        let (name, component) = indicator_of(&call)?;
+        let (name, component) = (name.to_owned(), component.to_owned());
+        self.conductor.command(&call.node()?, Command::Indicator { component, name, light }).await?;
+        Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 
     /// `PUT /v1/nodes/<node>/management/inject_nmi`
     pub(super) async fn inject_nmi(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         Arguments::new(call.object(true)?).finish()?;
-        let node = self.node(&call).await?;
-        Err(unsupported(&node, "inject_nmi"))
+        self.conductor.command(&call.node()?, Command::InjectNmi).await?;
+        Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 
     /// `PUT /v1/nodes/<node>/states/raid`
@@ -270,26 +233,30 @@ impl<S: Store> Api<S> {
         let mut body = Arguments::new(call.object(false)?);
         let target = body.required("target")?;
         body.finish()?;
-        if !["uefi", "bios"].contains(&target.as_str()) {
-            return Err(Fault::Invalid(format!(
-                "Invalid boot mode {} requested for node. Allowed boot modes are: uefi, bios",
-                short(&target)
-            )));
-        }
-        let node = self.node(&call).await?;
-        Err(unsupported(&node, "set_boot_mode"))
+        let mode = match target.as_str() {
+            "uefi" => BootMode::Uefi,
+            "bios" => BootMode::Bios,
+            other => {
+                return Err(Fault::Invalid(format!(
+                    "Invalid boot mode {} requested for node. Allowed boot modes are: bios, uefi",
+                    short(other)
+                )));
+            }
+        };
+        self.conductor.command(&call.node()?, Command::BootMode(mode)).await?;
+        Ok(accepted(&call))
     }
 
     /// `PUT /v1/nodes/<node>/states/secure_boot`
     pub(super) async fn set_secure_boot(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         let mut body = Arguments::new(call.object(false)?);
-        if body.flag("target")?.is_none() {
+        let Some(on) = body.flag("target")? else {
             return Err(Fault::Invalid("Missing mandatory parameter: target".to_owned()));
-        }
+        };
         body.finish()?;
-        let node = self.node(&call).await?;
-        Err(unsupported(&node, "set_secure_boot_state"))
+        self.conductor.command(&call.node()?, Command::SecureBoot(on)).await?;
+        Ok(accepted(&call))
     }
 
     /// `GET /v1/nodes/<node>/states/console`

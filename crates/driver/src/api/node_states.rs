@@ -138,7 +138,7 @@ impl<S: Store> Api<S> {
 }
 
 /// The reply to what goes on by itself: where to look.
-fn accepted(call: &Call) -> Response<Body> {
+pub(super) fn accepted(call: &Call) -> Response<Body> {
     let location = format!("{}/v1/nodes/{}/states", call.base, call.segment(0));
     reply::located(reply::empty(StatusCode::ACCEPTED), &location)
 }

@@ -184,6 +184,11 @@ impl Query {
         self.parameters.remove(name)
     }
 
+    /// Whether a parameter is given.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.parameters.contains_key(name)
+    }
+
     /// Takes a parameter that is true or false.
     pub(super) fn flag(&mut self, name: &str) -> Result<Option<bool>, Fault> {
         let Some(text) = self.take(name) else { return Ok(None) };

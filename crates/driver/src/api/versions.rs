@@ -408,6 +408,8 @@ pub(super) const AGENT_VERIFY_CA: u16 = 68;
 pub(super) const VIF_PORTS: u16 = 67;
 /// `detail` and `fields` of BIOS settings.
 pub(super) const BIOS_FIELDS: u16 = 74;
+/// Vendor, model and serial number of firmware components.
+pub(super) const FIRMWARE_IDENTITY: u16 = 114;
 /// `deploy_steps` of a deploy.
 pub(super) const DEPLOY_STEPS: u16 = 69;
 /// `disable_ramdisk` of `clean`.

@@ -15,6 +15,7 @@
 //! | `heartbeat.rs` | **what happens on a heartbeat** |
 //! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
 //! | `patch.rs`, `ports.rs`, `records.rs`, `devices.rs` | changes that start no flow |
+//! | `readings.rs` | what a BMC told of its machine's firmware, kept for the API |
 //! | `allocations.rs` | finding a node for a claim |
 //!
 //! Nothing is held while something is waited for: there is no lock on a node, only commits that name the version they
@@ -31,6 +32,7 @@ mod patch;
 mod ports;
 mod power;
 mod ramdisk;
+mod readings;
 mod records;
 mod runner;
 mod secret;
@@ -42,11 +44,13 @@ mod why;
 mod worker;
 
 pub use ramdisk::KeepLogs;
+pub use readings::{KeptComponent, KeptSetting};
 pub use settings::{AddPorts, Clock, Parts, Settings, SystemClock};
 pub use why::{Heard, Hold, Possible, Until, Why, Work};
 
 use crate::command::{Command, NodeIdent};
 use crate::fault::Fault;
+use crate::flow::Action;
 use crate::hardware_type::{self, Interface, Validation};
 use jiff::Timestamp;
 use std::collections::HashMap;
@@ -198,6 +202,12 @@ impl<S: Store> Conductor<S> {
                 Command::InsertMedia { url } => this.virtual_media(&ident, Some(&url)).await,
                 Command::EjectMedia => this.virtual_media(&ident, None).await,
                 Command::TargetRaid(config) => this.target_raid(&ident, config).await,
+                Command::BootMode(mode) => this.change_firmware(&ident, Action::SetBootMode { mode }).await,
+                Command::SecureBoot(on) => this.change_firmware(&ident, Action::SetSecureBoot { on }).await,
+                Command::InjectNmi => this.inject_nmi(&ident).await,
+                Command::Indicator { component, name, light } => {
+                    this.set_indicator(&ident, &component, &name, light).await
+                }
                 Command::Console { on } => this.console(&ident, on).await,
             }
         })

@@ -10,7 +10,7 @@ use crate::effect::OutOfBand;
 use crate::effect::machines::power_name;
 use crate::effect::media::fresh_place;
 use crate::fault::Fault;
-use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, clean};
+use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, boot_mode_name, clean};
 use hardware::{OutOfBandError, PowerState};
 use lifecycle::provision::{Event, State};
 use serde_json::{Map, Value};
@@ -63,6 +63,8 @@ pub(super) struct Outcome {
     pub(super) more: Vec<Action>,
     /// UUIDs of what was written.
     pub(super) partitions: Option<Value>,
+    /// Attributes of the node that the BMC told.
+    pub(super) told: Vec<(&'static str, Value)>,
 }
 
 /// Why an effect was not made.
@@ -292,6 +294,16 @@ impl<S: Store> Conductor<S> {
                 let power = self.machine(node).await?.power_state().await?;
                 Ok(Outcome { power: Some(power), ..Outcome::default() })
             }
+            Action::ReadSettings => Ok(self.read_settings(node).await),
+            Action::SetBootMode { mode } => {
+                self.machine(node).await?.set_boot_mode(*mode).await?;
+                let told = vec![("boot_mode", Value::from(boot_mode_name(*mode)))];
+                Ok(Outcome { told, ..Outcome::default() })
+            }
+            Action::SetSecureBoot { on } => {
+                self.machine(node).await?.set_secure_boot(*on).await?;
+                Ok(Outcome { told: vec![("secure_boot", Value::from(*on))], ..Outcome::default() })
+            }
             Action::PowerOff => {
                 self.collect_logs_always(node, flow).await;
                 make_power(&*self.machine(node).await?, PowerState::Off).await?;
@@ -443,6 +455,9 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
     }
     if outcome.agent_gone {
         draft.forget_agent();
+    }
+    for (name, value) in &outcome.told {
+        draft.node.attributes.insert((*name).to_owned(), value.clone());
     }
     if outcome.media_gone {
         draft.node.driver_internal_info.remove(BOOT_MEDIA);

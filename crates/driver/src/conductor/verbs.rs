@@ -98,7 +98,8 @@ impl<S: Store> Conductor<S> {
         draft.node.last_error = None;
         draft.transition(Event::Manage)?;
         if draft.node.provision_state == State::Verifying {
-            draft.begin(FlowKind::Verify, verify::plan());
+            let plan = verify::plan(&draft.node);
+            draft.begin(FlowKind::Verify, plan);
         }
         Ok(())
     }

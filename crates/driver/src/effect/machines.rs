@@ -4,7 +4,7 @@ use super::{Machines, OutOfBand};
 use crate::hardware_type::{Interface, interface_of};
 use bmc::{Limits, Redfish, Settings};
 use futures::future::BoxFuture;
-use hardware::{BootDevice, OutOfBandError, PowerState};
+use hardware::{BootDevice, BootMode, Indicator, Light, OutOfBandError, PowerState};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -68,6 +68,12 @@ impl Machines for HardwareMachines {
     }
 }
 
+/// The lights of a fake: component, name, whether read only, states. Ironic's.
+const FAKE_INDICATORS: &[(&str, &str, bool, &[Light])] = &[
+    ("chassis", "led-0", true, &[Light::Off, Light::On]),
+    ("system", "led", false, &[Light::Blinking, Light::Off, Light::On]),
+];
+
 /// No machine at all: the power state is what the node says, everything else succeeds.
 struct Fake {
     power: Mutex<PowerState>,
@@ -123,6 +129,34 @@ impl OutOfBand for Fake {
 
     fn eject(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
         Box::pin(async { Ok(()) })
+    }
+
+    fn set_boot_mode(&self, _mode: BootMode) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn set_secure_boot(&self, _on: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn indicators(&self) -> BoxFuture<'_, Result<Vec<Indicator>, OutOfBandError>> {
+        let light = |(component, name, readonly, states): &(&str, &str, bool, &[Light])| Indicator {
+            component: (*component).to_owned(),
+            name: (*name).to_owned(),
+            readonly: *readonly,
+            states: states.to_vec(),
+        };
+        let all = FAKE_INDICATORS.iter().map(light).collect();
+        Box::pin(async { Ok(all) })
+    }
+
+    fn indicator<'a>(
+        &'a self,
+        component: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Light>, OutOfBandError>> {
+        let known = FAKE_INDICATORS.iter().any(|light| light.0 == component && light.1 == name);
+        Box::pin(async move { Ok(known.then_some(Light::On)) })
     }
 
     fn is_fake(&self) -> bool {

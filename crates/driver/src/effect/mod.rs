@@ -8,7 +8,10 @@ pub mod machines;
 pub mod media;
 
 use futures::future::BoxFuture;
-use hardware::{BootControl, BootDevice, OutOfBandError, Power, PowerState, VirtualMedia};
+use hardware::{
+    BiosSetting, BootControl, BootDevice, BootMode, FirmwareComponent, Indicator, Light, Management, OutOfBandError,
+    Power, PowerState, VirtualMedia,
+};
 use std::sync::Arc;
 use std::time::Duration;
 use store::Node;
@@ -37,13 +40,77 @@ pub trait OutOfBand: Send + Sync {
     /// Takes out whatever is in.
     fn eject(&self) -> BoxFuture<'_, Result<(), OutOfBandError>>;
 
+    /// How its firmware boots; `None` where nobody says.
+    fn boot_mode(&self) -> BoxFuture<'_, Result<Option<BootMode>, OutOfBandError>> {
+        unsupported("get_boot_mode")
+    }
+
+    /// Makes it boot so.
+    fn set_boot_mode(&self, _mode: BootMode) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        unsupported("set_boot_mode")
+    }
+
+    /// Whether secure boot is on; `None` where nobody says.
+    fn secure_boot(&self) -> BoxFuture<'_, Result<Option<bool>, OutOfBandError>> {
+        unsupported("get_secure_boot_state")
+    }
+
+    /// Switches secure boot.
+    fn set_secure_boot(&self, _on: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        unsupported("set_secure_boot_state")
+    }
+
+    /// Sends it a non-maskable interrupt.
+    fn inject_nmi(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        unsupported("inject_nmi")
+    }
+
+    /// Its lights.
+    fn indicators(&self) -> BoxFuture<'_, Result<Vec<Indicator>, OutOfBandError>> {
+        unsupported("get_supported_indicators")
+    }
+
+    /// What a light says; `None` where there is no such light.
+    fn indicator<'a>(
+        &'a self,
+        _component: &'a str,
+        _name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Light>, OutOfBandError>> {
+        unsupported("get_indicator_state")
+    }
+
+    /// Switches a light; `false` where there is no such light.
+    fn set_indicator<'a>(
+        &'a self,
+        _component: &'a str,
+        _name: &'a str,
+        _light: Light,
+    ) -> BoxFuture<'a, Result<bool, OutOfBandError>> {
+        unsupported("set_indicator_state")
+    }
+
+    /// The settings of its firmware.
+    fn bios_settings(&self) -> BoxFuture<'_, Result<Vec<BiosSetting>, OutOfBandError>> {
+        unsupported("cache_bios_settings")
+    }
+
+    /// The firmware of its parts.
+    fn firmware(&self) -> BoxFuture<'_, Result<Vec<FirmwareComponent>, OutOfBandError>> {
+        unsupported("cache_firmware_components")
+    }
+
     /// Whether there is no real machine whose power follows what an agent does.
     fn is_fake(&self) -> bool {
         false
     }
 }
 
-impl<T: Power + BootControl + VirtualMedia> OutOfBand for T {
+/// What a machine cannot do. The word is the one by which Ironic calls it.
+fn unsupported<'a, T: 'a>(word: &'static str) -> BoxFuture<'a, Result<T, OutOfBandError>> {
+    Box::pin(async move { Err(OutOfBandError::Unsupported(word.to_owned())) })
+}
+
+impl<T: Power + BootControl + VirtualMedia + Management> OutOfBand for T {
     fn power_state(&self) -> BoxFuture<'_, Result<PowerState, OutOfBandError>> {
         Box::pin(Power::power_state(self))
     }
@@ -71,6 +138,55 @@ impl<T: Power + BootControl + VirtualMedia> OutOfBand for T {
 
     fn eject(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
         Box::pin(VirtualMedia::eject(self))
+    }
+
+    fn boot_mode(&self) -> BoxFuture<'_, Result<Option<BootMode>, OutOfBandError>> {
+        Box::pin(Management::boot_mode(self))
+    }
+
+    fn set_boot_mode(&self, mode: BootMode) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(Management::set_boot_mode(self, mode))
+    }
+
+    fn secure_boot(&self) -> BoxFuture<'_, Result<Option<bool>, OutOfBandError>> {
+        Box::pin(Management::secure_boot(self))
+    }
+
+    fn set_secure_boot(&self, on: bool) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(Management::set_secure_boot(self, on))
+    }
+
+    fn inject_nmi(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(Management::inject_nmi(self))
+    }
+
+    fn indicators(&self) -> BoxFuture<'_, Result<Vec<Indicator>, OutOfBandError>> {
+        Box::pin(Management::indicators(self))
+    }
+
+    fn indicator<'a>(
+        &'a self,
+        component: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<Light>, OutOfBandError>> {
+        Box::pin(Management::indicator(self, component, name))
+    }
+
+    fn set_indicator<'a>(
+        &'a self,
+        component: &'a str,
+        name: &'a str,
+        light: Light,
+    ) -> BoxFuture<'a, Result<bool, OutOfBandError>> {
+        Box::pin(Management::set_indicator(self, component, name, light))
+    }
+
+    fn bios_settings(&self) -> BoxFuture<'_, Result<Vec<BiosSetting>, OutOfBandError>> {
+        Box::pin(Management::bios_settings(self))
+    }
+
+    fn firmware(&self) -> BoxFuture<'_, Result<Vec<FirmwareComponent>, OutOfBandError>> {
+        Box::pin(Management::firmware(self))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Cleaning a machine between two users, or as an operator says.
 
-use super::{Action, Fast, in_order, reach_agent, remove_media};
+use super::{Action, Fast, in_order, reach_agent, read_settings, remove_media};
 use crate::hardware_type::{Interface, interface_of};
 use hardware::{Step, StepKind};
 use lifecycle::provision::Event;
@@ -35,6 +35,7 @@ fn with_ramdisk(node: &Node, fast: Fast, end: Action) -> Vec<Action> {
         plan.push(Action::PowerOff);
         plan.extend(remove_media(node));
     }
+    plan.extend(read_settings(node));
     plan.push(end);
     plan
 }

@@ -17,7 +17,7 @@ pub mod undeploy;
 pub mod verify;
 
 use crate::hardware_type::{Interface, interface_of};
-use hardware::{BootDevice, Step, StepKind};
+use hardware::{BootDevice, BootMode, Step, StepKind};
 use jiff::Timestamp;
 use lifecycle::provision::{Event, State};
 use serde::{Deserialize, Serialize};
@@ -147,6 +147,19 @@ impl From<Device> for BootDevice {
 pub enum Action {
     /// Reads the power state.
     ReadPower,
+    /// Reads what the BMC knows of the firmware: boot mode, secure boot, settings, versions. What it does not tell is no
+    /// failure.
+    ReadSettings,
+    /// Makes the machine boot by UEFI or by BIOS.
+    SetBootMode {
+        /// Which.
+        mode: BootMode,
+    },
+    /// Switches secure boot.
+    SetSecureBoot {
+        /// On or off.
+        on: bool,
+    },
     /// Makes the machine be off; done when it is. What an agent said before is forgotten: it is gone.
     PowerOff,
     /// Makes the machine be on; done when it is.
@@ -229,6 +242,9 @@ impl Action {
     pub fn describe(&self) -> String {
         match self {
             Self::ReadPower => "read the power state".to_owned(),
+            Self::ReadSettings => "read the settings of the firmware".to_owned(),
+            Self::SetBootMode { mode } => format!("set the boot mode to {}", boot_mode_name(*mode)),
+            Self::SetSecureBoot { on } => format!("switch secure boot {}", if *on { "on" } else { "off" }),
             Self::PowerOff => "power off".to_owned(),
             Self::PowerOn => "power on".to_owned(),
             Self::ShutDown { .. } => "have the operating system shut down".to_owned(),
@@ -285,6 +301,20 @@ impl Action {
                 | Self::FinalizeRescue
         )
     }
+}
+
+/// The API's name of a boot mode.
+pub const fn boot_mode_name(mode: BootMode) -> &'static str {
+    match mode {
+        BootMode::Uefi => "uefi",
+        BootMode::Bios => "bios",
+    }
+}
+
+/// Reads what the BMC knows of the firmware, where an interface of the node can.
+fn read_settings(node: &Node) -> Option<Action> {
+    let asks = [Interface::Bios, Interface::Firmware, Interface::Management];
+    asks.iter().any(|interface| interface_of(node, *interface) == "redfish").then_some(Action::ReadSettings)
 }
 
 /// Saved before an effect: from here on it may have happened.

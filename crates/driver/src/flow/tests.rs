@@ -31,7 +31,7 @@ fn text(plan: &[Action]) -> String {
 fn plans_of_a_redfish_node() {
     let node = node("redfish");
     let plans = [
-        ("verify", verify::plan()),
+        ("verify", verify::plan(&node)),
         ("inspect", inspect::plan(&node, SLOW)),
         ("clean", clean::plan(&node, true, SLOW)),
         ("clean, turned off", clean::plan(&node, false, SLOW)),

@@ -1,0 +1,113 @@
+//! The settings of a system's firmware (DSP0268, Bios), with what its attribute registry says about them.
+
+use crate::error::RedfishError;
+use crate::redfish::Redfish;
+use crate::resource::Resource;
+use hardware::BiosSetting;
+use serde_json::{Map, Value};
+
+/// Most settings that are read; the largest machines have about a thousand.
+const MOST_SETTINGS: usize = 4096;
+/// Longest text of a setting that is kept, in characters.
+const LONGEST: usize = 1024;
+
+impl Redfish {
+    /// Reads the settings, by name. The registry is asked for as well; a BMC without one tells names and values only.
+    ///
+    /// # Errors
+    /// [`RedfishError::Unsupported`] when the system has no such settings, else what went wrong.
+    pub async fn read_bios_settings(&self) -> Result<Vec<BiosSetting>, RedfishError> {
+        let system = self.system().await?;
+        let link = system.link(&["Bios"]).ok_or_else(|| system.unsupported("it does not tell its BIOS settings"))?;
+        let bios = self.connection.get(&system.path, link).await?;
+        let Some(Value::Object(attributes)) = bios.at(&["Attributes"]) else {
+            return Err(bios.unsupported("it has no Attributes, so there are no BIOS settings"));
+        };
+        let registry = match bios.text(&["AttributeRegistry"]) {
+            None => None,
+            Some(name) => self.attribute_registry(name).await.unwrap_or_else(|error| {
+                tracing::info!(bmc = bios.bmc, error = transport::client::chain(&error), "no BIOS attribute registry");
+                None
+            }),
+        };
+        let entries = registry.as_ref().and_then(|registry| registry.at(&["RegistryEntries", "Attributes"]));
+        let entries = entries.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let entry_of = |name: &str| {
+            let named = |entry: &&Value| entry.get("AttributeName").and_then(Value::as_str) == Some(name);
+            entries.iter().find(named).and_then(Value::as_object)
+        };
+        if attributes.len() > MOST_SETTINGS {
+            tracing::warn!(bmc = bios.bmc, settings = attributes.len(), "only the first {MOST_SETTINGS} are kept");
+        }
+        let settings = attributes.iter().take(MOST_SETTINGS);
+        Ok(settings.map(|(name, value)| setting(name, value, entry_of(name))).collect())
+    }
+
+    /// The registry of a name: the one whose file is called so, else the one that calls itself so.
+    async fn attribute_registry(&self, name: &str) -> Result<Option<Resource>, RedfishError> {
+        let root = self.connection.root().await?;
+        let Some(link) = root.link(&["Registries"]) else { return Ok(None) };
+        let mut others = Vec::new();
+        for member in self.connection.members(&root.path, link).await? {
+            let last = member.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
+            // Registries of messages are large, and many.
+            if !last.to_ascii_lowercase().contains("attribute") && last != name {
+                continue;
+            }
+            let file = self.connection.get(&root.path, &member).await?;
+            let is_called = ["Id", "Registry"].into_iter().any(|key| file.text(&[key]) == Some(name));
+            match self.registry_in(&file).await {
+                Ok(Some(registry)) if is_called || registry.text(&["Id"]) == Some(name) => return Ok(Some(registry)),
+                Ok(registry) => others.extend(registry),
+                Err(error) => tracing::debug!(error = transport::client::chain(&error), "a registry leads nowhere"),
+            }
+        }
+        tracing::debug!(registry = name, seen = others.len(), "no registry of this name");
+        Ok(None)
+    }
+
+    /// The registry that a file leads to, in English where there is a choice.
+    async fn registry_in(&self, file: &Resource) -> Result<Option<Resource>, RedfishError> {
+        let places = file.at(&["Location"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        let english = |place: &&Value| {
+            let language = place.get("Language").and_then(Value::as_str).unwrap_or("en");
+            language.to_ascii_lowercase().starts_with("en")
+        };
+        let uri = places.iter().filter(english).find_map(|place| place.get("Uri")?.as_str());
+        match uri {
+            Some(uri) => self.connection.get(&file.path, uri).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A setting with what the registry says of it.
+fn setting(name: &str, value: &Value, entry: Option<&Map<String, Value>>) -> BiosSetting {
+    let kept = |text: &str| -> String { text.chars().take(LONGEST).collect() };
+    let value = match value {
+        Value::String(text) => Value::String(kept(text)),
+        value @ (Value::Null | Value::Bool(_) | Value::Number(_)) => value.clone(),
+        // The standard has no others.
+        other @ (Value::Array(_) | Value::Object(_)) => Value::String(kept(&other.to_string())),
+    };
+    let mut setting = BiosSetting { name: kept(name), value, ..BiosSetting::default() };
+    let Some(entry) = entry else { return setting };
+    let number = |key: &str| entry.get(key).and_then(Value::as_i64);
+    let flag = |key: &str| entry.get(key).and_then(Value::as_bool);
+    setting.attribute_type = entry.get("Type").and_then(Value::as_str).map(kept);
+    setting.allowable_values = entry.get("Value").and_then(Value::as_array).map(|values| {
+        let name = |value: &Value| {
+            let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+            text("ValueName").or_else(|| text("ValueDisplayName")).map(kept)
+        };
+        values.iter().take(MOST_SETTINGS).filter_map(name).collect()
+    });
+    setting.lower_bound = number("LowerBound");
+    setting.upper_bound = number("UpperBound");
+    setting.min_length = number("MinLength");
+    setting.max_length = number("MaxLength");
+    setting.read_only = flag("ReadOnly");
+    setting.reset_required = flag("ResetRequired");
+    setting.unique = flag("IsSystemUniqueProperty");
+    setting
+}
