@@ -22,6 +22,9 @@ const KERNEL_PARAMETERS: &str = "console=tty0 console=ttyS0,115200n8 quiet";
 /// Where Ironic's folder of boot media is served for BMCs.
 const FILES_PORT: u16 = 8090;
 
+/// Where the web server for it logs, in the folder of logs.
+const BOOT_MEDIA_LOG: &str = "boot-media.log";
+
 /// Ironic and the web server for the boot media that it makes.
 #[derive(Debug)]
 pub struct Ironic {
@@ -62,10 +65,11 @@ impl Ironic {
         output(program("ironic-dbsync").arg("create_schema")).await.context("make Ironic's database")?;
         let mut files = Command::new(python.join("bin/python"));
         files
+            .env("PYTHONUNBUFFERED", "1")
             .args(["-m", "http.server", "--bind", &GATEWAY.to_string(), "--directory"])
             .arg(dir.join("http"))
             .arg(FILES_PORT.to_string());
-        let files = Process::start("Ironic's boot media", &mut files, &lab.logs().join("boot-media.log"))?;
+        let files = Process::start("Ironic's boot media", &mut files, &lab.logs().join(BOOT_MEDIA_LOG))?;
         let process = Process::start("ironic", &mut program("ironic"), &lab.logs().join("ironic.out.log"))?;
         let mut ironic = Self { process, files, logs: lab.logs(), driver_info };
         ironic.wait_for_conductor().await?;
@@ -80,6 +84,21 @@ impl Ironic {
             Ok(drivers["drivers"].as_array().is_some_and(|drivers| !drivers.is_empty()).then_some(()))
         })
         .await
+    }
+
+    /// The script with which iPXE finds the node's own: what DHCP names as the boot file.
+    #[must_use]
+    pub fn ipxe_script() -> String {
+        format!("http://{GATEWAY}:{FILES_PORT}/boot.ipxe")
+    }
+
+    /// What was asked of the web server for boot media, one request a line.
+    ///
+    /// # Errors
+    /// When its log cannot be read.
+    pub fn fetched(&self) -> Result<String> {
+        let log = self.logs.join(BOOT_MEDIA_LOG);
+        fs::read_to_string(&log).with_context(|| format!("read {}", log.display()))
     }
 
     /// What makes a node boot our ramdisk, as pairs for `--driver-info`: what an operator changes who swaps the ramdisk.
@@ -127,7 +146,7 @@ fn settings(dir: &Path, logs: &Path) -> String {
          grub_config_path = EFI/debian/grub.cfg\n\
          enabled_hardware_types = redfish\n\
          enabled_bios_interfaces = no-bios\n\
-         enabled_boot_interfaces = redfish-virtual-media\n\
+         enabled_boot_interfaces = redfish-virtual-media,ipxe\n\
          enabled_console_interfaces = no-console\n\
          enabled_deploy_interfaces = direct\n\
          enabled_firmware_interfaces = no-firmware\n\
@@ -136,7 +155,7 @@ fn settings(dir: &Path, logs: &Path) -> String {
          enabled_network_interfaces = noop\n\
          enabled_power_interfaces = redfish\n\
          enabled_raid_interfaces = no-raid\n\
-         enabled_rescue_interfaces = no-rescue\n\
+         enabled_rescue_interfaces = no-rescue,agent\n\
          enabled_storage_interfaces = noop\n\
          enabled_vendor_interfaces = no-vendor\n\
          [agent]\n\
@@ -151,12 +170,16 @@ fn settings(dir: &Path, logs: &Path) -> String {
          http_root = {dir}/http\n\
          http_url = http://{GATEWAY}:{FILES_PORT}\n\
          iso_master_path = {dir}/masters\n\
+         [dhcp]\n\
+         # The lab's own DHCP names the boot script.\n\
+         dhcp_provider = none\n\
          [inventory]\n\
          data_backend = database\n\
          [oslo_concurrency]\n\
          lock_path = {dir}/tmp\n\
          [pxe]\n\
          images_path = {dir}/images\n\
+         kernel_append_params = {KERNEL_PARAMETERS}\n\
          instance_master_path = {dir}/masters\n\
          tftp_master_path = {dir}/masters\n\
          tftp_root = {dir}/tftp\n\

@@ -1,6 +1,6 @@
 //! A virtual server behind the lab's Redfish service.
 
-use crate::firmware::{OVMF_VARS, allocated};
+use crate::firmware::{Firmware, OVMF_VARS, allocated};
 use crate::lab::{BRIDGE, Lab, REDFISH, virsh};
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
@@ -30,11 +30,20 @@ pub struct ServerSpec {
     pub disk_mib: u64,
     /// How the disk is attached.
     pub disk_bus: DiskBus,
+    /// What starts it. A BIOS starts from the network, too: the network card has QEMU's iPXE in its ROM.
+    pub firmware: Firmware,
 }
 
 impl Default for ServerSpec {
     fn default() -> Self {
-        Self { name: "server-1", number: 1, memory_mib: 256, disk_mib: 4096, disk_bus: DiskBus::Virtio }
+        Self {
+            name: "server-1",
+            number: 1,
+            memory_mib: 256,
+            disk_mib: 4096,
+            disk_bus: DiskBus::Virtio,
+            firmware: Firmware::Ovmf,
+        }
     }
 }
 
@@ -58,7 +67,7 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
-    /// Defines a server: q35, OVMF with variables of its own, one disk, one interface on the bridge, virtio-rng,
+    /// Defines a server: q35, OVMF with variables of its own or SeaBIOS, one disk, one interface on the bridge, virtio-rng,
     /// serial port into a file.
     ///
     /// # Errors
@@ -76,8 +85,19 @@ impl VirtualServer {
         };
         File::create(&server.disk)?.set_len(spec.disk_mib << 20)?;
         fs::write(&server.serial, "")?;
-        let vars = lab.dir().join(format!("{}.vars.fd", spec.name));
-        fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
+        // `rom`: whether the network card has one, for starting from the network.
+        let (loader, rom) = match spec.firmware {
+            Firmware::Ovmf => {
+                let vars = lab.dir().join(format!("{}.vars.fd", spec.name));
+                fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
+                let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>";
+                (format!("{loader}<nvram>{}</nvram>", vars.display()), "no")
+            }
+            // sushy-emulator tells the boot mode by the type.
+            Firmware::SeaBios => {
+                ("<loader readonly='yes' type='rom'>/usr/share/seabios/bios-256k.bin</loader>".to_owned(), "yes")
+            }
+        };
         lab.reserve(&server.mac, server.address, spec.name)?;
         let (device, bus) = match spec.disk_bus {
             DiskBus::Virtio => ("vda", "virtio"),
@@ -86,15 +106,14 @@ impl VirtualServer {
         let xml = format!(
             "<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid>\
              <memory unit='MiB'>{memory}</memory><vcpu>2</vcpu>\
-             <os><type arch='x86_64' machine='q35'>hvm</type>\
-             <loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader><nvram>{vars}</nvram>\
+             <os><type arch='x86_64' machine='q35'>hvm</type>{loader}\
              <boot dev='hd'/></os><features><acpi/></features><cpu mode='maximum'/>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
              <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe' discard='unmap'/>\
              <source file='{disk}'/><target dev='{device}' bus='{bus}'/><serial>FERRIC{number:02}</serial></disk>\
              <controller type='sata' index='0'/>\
              <interface type='bridge'><source bridge='{BRIDGE}'/><mac address='{mac}'/><model type='virtio'/>\
-             <rom enabled='no'/></interface>\
+             <rom enabled='{rom}'/></interface>\
              <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>\
              <serial type='file'><source path='{serial}' append='on'/><target port='0'/></serial>\
              </devices></domain>",
@@ -102,7 +121,6 @@ impl VirtualServer {
             name = server.name,
             uuid = server.uuid,
             memory = spec.memory_mib,
-            vars = vars.display(),
             disk = server.disk.display(),
             mac = server.mac,
             serial = server.serial.display(),
@@ -142,6 +160,14 @@ impl VirtualServer {
             virsh(&["destroy", self.name]).await?;
         }
         Ok(())
+    }
+
+    /// Presses its reset button: it begins anew at its firmware, and what was only in its memory is gone.
+    ///
+    /// # Errors
+    /// When it is off, or libvirt does not answer.
+    pub async fn press_reset(&self) -> Result<()> {
+        virsh(&["reset", self.name]).await.map(drop)
     }
 
     /// How much it has written to its serial port so far: a mark for [`Self::serial_since`].

@@ -94,6 +94,13 @@ impl Lab {
         fs::write(self.dir.join("dhcp-hosts").join(name), format!("{mac},id:*,{address}\n"))
             .context("write a DHCP reservation")
     }
+
+    /// Tells DHCP what iPXE is to fetch.
+    pub(crate) fn boot_script(&self, url: &str) -> Result<()> {
+        // RFC 2132, 9.5: option 67, the boot file.
+        fs::write(self.dir.join("dhcp-options").join("ipxe"), format!("tag:ipxe,67,{url}\n"))
+            .context("write the DHCP option for iPXE")
+    }
 }
 
 async fn network() -> Result<()> {
@@ -114,6 +121,8 @@ async fn network() -> Result<()> {
 fn dhcp(dir: &Path, logs: &Path) -> Result<Process> {
     let hosts = dir.join("dhcp-hosts");
     fs::create_dir_all(&hosts)?;
+    let options = dir.join("dhcp-options");
+    fs::create_dir_all(&options)?;
     let mut dnsmasq = Command::new("dnsmasq");
     dnsmasq
         .args([
@@ -130,6 +139,8 @@ fn dhcp(dir: &Path, logs: &Path) -> Result<Process> {
         .arg("--dhcp-option=3")
         .arg("--dhcp-authoritative")
         .arg(format!("--dhcp-hostsdir={}", hosts.display()))
+        // Network cards that iPXE drives name the features that it has (https://ipxe.org/howto/dhcpd, option 175).
+        .args(["--dhcp-match=set:ipxe,175", &format!("--dhcp-optsdir={}", options.display())])
         .arg(format!("--dhcp-leasefile={}", dir.join("dhcp-leases").display()));
     Process::start("dnsmasq", &mut dnsmasq, &logs.join("dnsmasq.log"))
 }

@@ -3,10 +3,13 @@
 pub mod abort;
 pub mod clean;
 pub mod deploy;
-mod disk;
+pub(super) mod disk;
 pub mod failure;
 pub mod fast_track;
+pub mod pxe;
+pub mod qcow2;
 pub mod rebuild;
+pub mod rescue;
 pub mod service;
 mod site;
 
@@ -24,9 +27,12 @@ pub const IRONIC: &[Story] = &[
     },
     Story { name: "clean", about: "cleaning by hand, with a step that the agent offers and one that nobody does" },
     Story { name: "rebuild", about: "a second image over a first" },
+    Story { name: "qcow2", about: "a qcow2 of compressed clusters, which Ironic leaves to the agent" },
     Story { name: "service", about: "a service step on a node that is in use" },
     Story { name: "fast_track", about: "one boot of the ramdisk for inspection, cleaning and deploy" },
     Story { name: "abort", about: "abort in every state that waits for the agent" },
+    Story { name: "pxe", about: "a BIOS, iPXE and Ironic's own boot scripts: inspection, cleaning, deploy" },
+    Story { name: "rescue", about: "abort while Ironic waits for a rescue, and back to the installed system" },
     Story { name: "failure", about: "a wrong checksum: the error, the agent's logs, a disk that boots nothing" },
 ];
 
@@ -39,9 +45,12 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "deploy" => deploy::run(world).await,
         "clean" => clean::run(world).await,
         "rebuild" => rebuild::run(world).await,
+        "qcow2" => qcow2::run(world).await,
         "service" => service::run(world).await,
         "fast_track" => fast_track::run(world).await,
         "abort" => abort::run(world).await,
+        "pxe" => pxe::run(world).await,
+        "rescue" => rescue::run(world).await,
         "failure" => failure::run(world).await,
         _ => bail!("there is no story {name}; `cargo xtask interop ironic --list` shows them"),
     }

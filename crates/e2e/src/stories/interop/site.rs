@@ -1,6 +1,7 @@
 //! Ironic, one server, and the operator's commands.
 
 use super::super::{Image, Service, World};
+use crate::firmware::Firmware;
 use crate::ironic::Ironic;
 use crate::server::{ServerSpec, VirtualServer};
 use crate::witness::WitnessImage;
@@ -36,16 +37,27 @@ pub(super) struct Site<'w> {
 impl<'w> Site<'w> {
     /// Starts Ironic and brings one server to `manageable`, with an older system on its disk.
     pub(super) async fn start(world: &'w mut World) -> Result<Self> {
+        Self::start_with(world, Firmware::Ovmf).await
+    }
+
+    /// As [`Self::start`]. A server with a BIOS boots the ramdisk from the network with iPXE, one with UEFI from virtual
+    /// media.
+    pub(super) async fn start_with(world: &'w mut World, firmware: Firmware) -> Result<Self> {
         world.console.begin("start Ironic");
         let ironic = Ironic::start(&world.lab, &world.images).await?;
         world.console.end("");
-        let spec = ServerSpec { memory_mib: MEMORY_MIB, ..ServerSpec::default() };
+        let spec = ServerSpec { memory_mib: MEMORY_MIB, firmware, ..ServerSpec::default() };
         let server = VirtualServer::define(&world.lab, &spec).await?;
         let old = world.lab.dir().join("old.raw");
         WitnessImage { mib: 64, seed: 1 }.write(&old)?;
         super::disk::put(&old, &server)?;
         world.enroll_with(&server, NODE, ironic.driver_info()).await?;
         let mut site = Self { world, ironic, server };
+        if firmware == Firmware::SeaBios {
+            site.world.lab.boot_script(&Ironic::ipxe_script())?;
+            let mode = ["--property", "capabilities=boot_mode:bios"];
+            site.client(&[&["node", "set", NODE, "--boot-interface", "ipxe"], &mode[..]].concat()).await?;
+        }
         site.world.console.begin("manage: check the BMC");
         site.drive("manage", &[]).await?;
         site.expect("manageable").await?;

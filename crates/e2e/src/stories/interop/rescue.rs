@@ -1,0 +1,69 @@
+//! `abort` while Ironic waits for the ramdisk to rescue a node, and the way back.
+
+use super::super::World;
+use super::disk;
+use super::site::{BOOT_LIMIT, NODE, Site};
+use crate::witness::Witness;
+use anyhow::{Result, ensure};
+use std::time::Duration;
+
+/// From a verb until Ironic waits for the agent: it builds and inserts a medium before that.
+const WAIT_LIMIT: Duration = Duration::from_secs(180);
+/// From `abort` until the node is in the state that follows.
+const ABORT_LIMIT: Duration = Duration::from_secs(180);
+
+/// Tells the story.
+///
+/// # Errors
+/// Whatever did not happen as told.
+pub async fn run(world: &mut World) -> Result<()> {
+    let mut site = Site::start(world).await?;
+    // The same two files, under the names that a rescue has for them.
+    let files = site.ironic.driver_info().iter().filter_map(|pair| pair.strip_prefix("deploy_"));
+    let files: Vec<String> = files.map(|pair| format!("rescue_{pair}")).collect();
+    ensure!(files.len() == 2, "a rescue boots a kernel and a ramdisk, not {files:?}");
+    let mut change = vec!["node", "set", NODE, "--rescue-interface", "agent"];
+    change.extend(files.iter().flat_map(|pair| ["--driver-info", pair]));
+    site.client(&change).await?;
+    site.provide_uncleaned().await?;
+    let offered = site.choose("new.raw", 64, 2).await?;
+    site.world.console.begin("deploy");
+    site.drive("deploy", &[]).await?;
+    site.expect("active").await?;
+    disk::holds(&site.server, &offered.path)?;
+    site.world.console.end("");
+
+    site.world.console.begin("abort while rescue wait");
+    site.client(&["node", "rescue", "--rescue-password", "a word of the operator", NODE]).await?;
+    site.reaches("rescue wait", WAIT_LIMIT).await?;
+    site.client(&["node", "abort", NODE]).await?;
+    site.reaches("rescue failed", ABORT_LIMIT).await?;
+    site.free(ABORT_LIMIT).await?;
+    let node = site.expect("rescue failed").await?;
+    ensure!(node["maintenance"] == false, "the node is in maintenance: {}", node["maintenance_reason"]);
+    site.world.console.end("");
+
+    back(&mut site).await?;
+
+    site.world.console.begin("rescue, and let the ramdisk refuse it");
+    site.client(&["node", "rescue", "--rescue-password", "a word of the operator", NODE]).await?;
+    site.reaches("rescue failed", BOOT_LIMIT + WAIT_LIMIT).await?;
+    site.free(ABORT_LIMIT).await?;
+    let node = site.expect("rescue failed").await?;
+    site.world.console.end(node["last_error"].as_str().unwrap_or_default());
+
+    back(&mut site).await?;
+    disk::holds(&site.server, &offered.path)?;
+    Ok(())
+}
+
+/// `unrescue`, after which the installed system runs.
+async fn back(site: &mut Site<'_>) -> Result<()> {
+    site.world.console.begin("unrescue: the installed system boots as before");
+    let before = site.server.serial_len();
+    site.drive("unrescue", &[]).await?;
+    site.expect("active").await?;
+    site.says(Witness::Uefi.text(), before, BOOT_LIMIT).await?;
+    site.world.console.end("");
+    Ok(())
+}
