@@ -17,6 +17,8 @@ pub struct Profile {
     pub devices: Vec<Device>,
     #[serde(rename = "module")]
     pub modules: Vec<Module>,
+    #[serde(rename = "file", default)]
+    pub files: Vec<DataFile>,
     #[serde(rename = "program", default)]
     pub programs: Vec<Program>,
     #[serde(rename = "library", default)]
@@ -124,6 +126,15 @@ struct ModuleList {
     modules: Vec<Module>,
 }
 
+/// A file of a package that the ramdisk does not execute.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFile {
+    pub package: String,
+    pub path: String,
+    pub reason: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -184,21 +195,23 @@ impl Profile {
         let directories = self.directories.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let devices = self.devices.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let modules = self.modules.iter().map(|entry| (entry.name.as_str(), entry.reason.as_str()));
+        let data = self.files.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let programs = self.programs.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let libraries = self.libraries.iter().map(|entry| (entry.package.as_str(), entry.reason.as_str()));
         let exceptions = self.classes.iter().flat_map(|class| &class.exceptions);
         let exceptions = exceptions.map(|entry| ("an exception", entry.reason.as_str()));
         let firmware = self.firmware.iter().map(|entry| (entry.package.as_str(), entry.reason.as_str()));
-        let files = directories.chain(devices).chain(programs).chain(libraries).chain(firmware);
+        let files = directories.chain(devices).chain(data).chain(programs).chain(libraries).chain(firmware);
         single.into_iter().chain(files).chain(modules).chain(exceptions).collect()
     }
 
     fn packages(&self) -> Vec<&str> {
         let single = [&self.kernel.package, &self.stub.package].map(String::as_str);
+        let data = self.files.iter().map(|entry| entry.package.as_str());
         let programs = self.programs.iter().map(|entry| entry.package.as_str());
         let libraries = self.libraries.iter().map(|entry| entry.package.as_str());
         let firmware = self.firmware.iter().map(|entry| entry.package.as_str());
-        single.into_iter().chain(programs).chain(libraries).chain(firmware).collect()
+        single.into_iter().chain(data).chain(programs).chain(libraries).chain(firmware).collect()
     }
 }
 

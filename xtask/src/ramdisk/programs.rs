@@ -18,9 +18,12 @@ pub struct File {
     pub data: Vec<u8>,
 }
 
-/// Collects the profile's programs, their further files and their libraries, by path in the ramdisk.
+/// Collects the profile's data files, its programs with their further files, and their libraries, by path in the ramdisk.
 pub fn collect(profile: &Profile, debian: &mut Debian) -> Result<BTreeMap<String, File>> {
     let mut files = BTreeMap::new();
+    for data in &profile.files {
+        files.insert(data.path.clone(), read(&debian.package(&data.package)?, &data.path)?);
+    }
     let mut wanted = BTreeSet::new();
     for program in &profile.programs {
         let package = debian.package(&program.package)?;

@@ -49,10 +49,13 @@ impl Report {
     /// The table for people.
     pub fn table(&self) -> String {
         let mut out = format!("{:<14}{:>14}{:>14}\n", "part", "packed", "unpacked");
-        let budget = Part { name: "budget".to_owned(), packed: self.budget.packed, unpacked: self.budget.unpacked };
-        for part in self.parts.iter().chain([&self.total, &budget]) {
+        let limit = Part { name: "limit".to_owned(), packed: self.budget.packed, unpacked: self.budget.unpacked };
+        for part in self.parts.iter().chain([&self.total, &limit]) {
             let _ = writeln!(out, "{:<14}{:>14}{:>14}", part.name, grouped(part.packed), grouped(part.unpacked));
         }
+        let percent = |size: u64, limit: u64| format!("{:.1} %", size as f64 * 100.0 / limit as f64);
+        let packed = percent(self.total.packed, limit.packed);
+        let _ = writeln!(out, "{:<14}{packed:>14}{:>14}", "used", percent(self.total.unpacked, limit.unpacked));
         for (name, file) in &self.files {
             let _ = writeln!(out, "{name:<14}{:>14}  sha256 {}", grouped(file.bytes), file.sha256);
         }
