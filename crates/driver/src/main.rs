@@ -38,8 +38,8 @@ const DATABASE: &str = "ferric.db";
 /// The service could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 enum ServiceError {
-    #[error("read {file} of ramdisk_dir; `cargo xtask ramdisk --out DIR` makes it")]
-    Ramdisk { file: String, source: std::io::Error },
+    #[error("use the ramdisk")]
+    Ramdisk(#[source] driver::effect::media::MediaError),
     #[error("prepare the data folder {folder}")]
     Folder { folder: String, source: std::io::Error },
     #[error("open the store")]
@@ -159,9 +159,7 @@ fn chain(error: &dyn Error) -> String {
 
 async fn run(config: Config) -> Result<(), ServiceError> {
     if let Some(folder) = &config.ramdisk_dir {
-        let file = folder.join(driver::effect::media::KERNEL_IMAGE);
-        std::fs::File::open(&file)
-            .map_err(|source| ServiceError::Ramdisk { file: file.display().to_string(), source })?;
+        driver::effect::media::check_ramdisk(folder).map_err(ServiceError::Ramdisk)?;
     }
     let (access, served) = access(&config)?;
     prepare(&config.data_dir)?;

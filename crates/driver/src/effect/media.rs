@@ -1,10 +1,12 @@
 //! The virtual CD of a ramdisk: the site's unified kernel image with the node's own command line, at a URL that cannot
 //! be guessed, because the command line holds the agent's token.
+//!
+//! The image is there as one program, or as its parts: that is how ramdisks of other agents come.
 
 use super::cmdline::{ParameterError, Parameters};
 use crate::flow::Purpose;
 use media::boot::uefi_iso;
-use media::pe::{cmdline, replace_cmdline};
+use media::pe::{self, cmdline, replace_cmdline};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use store::Node;
@@ -13,7 +15,13 @@ use transport::client::chain;
 /// Volume label of the CD, by which an agent finds it.
 const LABEL: &str = "VMEDIA_BOOT_ISO";
 /// The ramdisk as one UEFI program, in the ramdisk folder.
-pub const KERNEL_IMAGE: &str = "ferric.efi";
+const KERNEL_IMAGE: &str = "ferric.efi";
+/// A kernel in the ramdisk folder, for the case that there is no [`KERNEL_IMAGE`].
+const KERNEL: &str = "vmlinuz";
+/// Its initramfs.
+const INITRAMFS: &str = "initramfs";
+/// systemd's EFI stub, which makes one program of the two.
+const STUB: &str = "linuxx64.efi.stub";
 /// Folder of the CDs in the data folder.
 const FOLDER: &str = "boot";
 
@@ -23,6 +31,16 @@ pub enum MediaError {
     /// The site has no ramdisk.
     #[error("no ramdisk is configured: set ramdisk_dir to the folder that holds {KERNEL_IMAGE}")]
     NoRamdisk,
+    /// The folder of the ramdisk lacks files.
+    #[error(
+        "ramdisk_dir {folder} has no {KERNEL_IMAGE}, and not all of {KERNEL}, {INITRAMFS} and {STUB} either; `cargo xtask \
+         ramdisk --out DIR` makes the one, and for another agent's kernel and initramfs the stub comes from Debian's \
+         systemd-boot-efi"
+    )]
+    Incomplete {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// A file could not be read or written.
     #[error("{doing} {path}")]
     File {
@@ -104,7 +122,7 @@ impl MediaSettings {
 
     /// Builds the CD at `place`, completely or not at all.
     pub async fn build(&self, node: &Node, purpose: Purpose, token: &str, place: &str) -> Result<(), MediaError> {
-        let ramdisk = self.ramdisk_dir.as_ref().ok_or(MediaError::NoRamdisk)?.join(KERNEL_IMAGE);
+        let ramdisk = self.ramdisk_dir.clone().ok_or(MediaError::NoRamdisk)?;
         let file = file_of(&self.data_dir, place).ok_or_else(|| MediaError::Build(format!("{place:?} is no place")))?;
         let parameters = self.parameters(node, purpose, token)?;
         // Tens of megabytes are copied: not on a thread that serves others.
@@ -125,12 +143,47 @@ impl MediaSettings {
     }
 }
 
-fn write(ramdisk: &Path, parameters: &Parameters, file: &Path) -> Result<(), MediaError> {
-    let failed = |doing, path: &Path| {
-        let path = path.to_owned();
-        move |source| MediaError::File { doing, path, source }
+fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MediaError {
+    let path = path.to_owned();
+    move |source| MediaError::File { doing, path, source }
+}
+
+/// Whether a folder holds a ramdisk that can be booted.
+///
+/// # Errors
+/// [`MediaError::Incomplete`].
+pub fn check_ramdisk(folder: &Path) -> Result<(), MediaError> {
+    let has = |name: &&str| folder.join(name).is_file();
+    if has(&KERNEL_IMAGE) || [KERNEL, INITRAMFS, STUB].iter().all(|name| has(name)) {
+        return Ok(());
+    }
+    Err(MediaError::Incomplete { folder: folder.to_owned() })
+}
+
+/// The ramdisk of a folder as one EFI program.
+fn kernel_image(folder: &Path) -> Result<Vec<u8>, MediaError> {
+    check_ramdisk(folder)?;
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(failed("read", &path))
     };
-    let image = std::fs::read(ramdisk).map_err(failed("read", ramdisk))?;
+    if folder.join(KERNEL_IMAGE).is_file() {
+        return read(KERNEL_IMAGE);
+    }
+    let (linux, initrd) = (read(KERNEL)?, read(INITRAMFS)?);
+    let parts = pe::Sections {
+        // For people who look at the program; nothing reads them.
+        os_release: "NAME=\"Ramdisk\"\nID=linux\n",
+        uname: "unknown",
+        cmdline: "",
+        linux: &linux,
+        initrd: &initrd,
+    };
+    pe::build(&read(STUB)?, &parts).map_err(|error| MediaError::Build(chain(&error)))
+}
+
+fn write(ramdisk: &Path, parameters: &Parameters, file: &Path) -> Result<(), MediaError> {
+    let image = kernel_image(ramdisk)?;
     let given = cmdline(&image).map_err(|error| MediaError::Build(chain(&error)))?;
     let given = String::from_utf8_lossy(given);
     let given = given.trim_matches(|c: char| c == '\0' || c.is_whitespace());
@@ -156,6 +209,26 @@ mod tests {
         for place in ["", "x", "../../etc/passwd", "00112233445566778899aabbccddeeff/../../x.iso", "/a.iso"] {
             assert_eq!(file_of(Path::new("/d"), place), None, "{place}");
         }
+    }
+
+    #[test]
+    fn a_ramdisk_is_one_program_or_its_three_parts() {
+        let folder = tempfile::tempdir().unwrap();
+        let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+        let error = check_ramdisk(folder.path()).unwrap_err();
+        assert!(error.to_string().contains(KERNEL_IMAGE) && error.to_string().contains(STUB), "{error}");
+        put(KERNEL, b"MZ kernel");
+        put(INITRAMFS, b"files");
+        assert!(matches!(kernel_image(folder.path()), Err(MediaError::Incomplete { .. })));
+        put(STUB, b"no program");
+        assert!(matches!(kernel_image(folder.path()), Err(MediaError::Build(_))));
+        put(STUB, &pe::stub::stub(7));
+        let parameters = Parameters::parse("ipa-debug=1").unwrap();
+        write(folder.path(), &parameters, &folder.path().join("boot/x.iso")).unwrap();
+        let iso = std::fs::read(folder.path().join("boot/x.iso")).unwrap();
+        assert!(iso.windows(11).any(|window| window == b"ipa-debug=1"));
+        put(KERNEL_IMAGE, b"whole");
+        assert_eq!(kernel_image(folder.path()).unwrap(), b"whole");
     }
 
     #[test]
