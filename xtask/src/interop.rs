@@ -1,7 +1,7 @@
 //! `cargo xtask interop PEER [STORY…]`: stories with a program that people run today in place of one of ours.
 
 use crate::python::{self, System};
-use crate::{e2e, peer, sdk};
+use crate::{e2e, peer, sdk, setup};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -57,7 +57,10 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn prepare(peer: Peer, evidence: &PathBuf) -> Result<Command> {
     let name = peer.name();
     let place = match peer {
-        Peer::Ipa => peer::ipa_ramdisk()?,
+        Peer::Ipa => {
+            setup::packages()?;
+            peer::ipa_ramdisk()?
+        }
         Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
     };
     let (program, artifacts) = e2e::prepare(evidence)?;

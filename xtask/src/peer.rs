@@ -3,22 +3,17 @@
 
 use crate::{cmd, debian, python, setup};
 use anyhow::{Context as _, Result, ensure};
-use media::pe;
 use sha2::{Digest as _, Sha256};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The EFI stub of the peer's unified kernel image, of package systemd-boot-efi.
+/// systemd's EFI stub, with which ferricd makes one program of kernel and initramfs; of package systemd-boot-efi.
 const STUB: &str = "/usr/lib/systemd/boot/efi/linuxx64.efi.stub";
-/// That image.
-const UKI: &str = "ferric.efi";
-/// Consoles as in our own profiles: logs go to the serial port.
-const CMDLINE: &str = "console=tty0 console=ttyS0,115200n8 quiet";
 
-/// The folder with `vmlinuz`, `initramfs` and `ferric.efi` of the peer, made first if the cache does not hold it. Takes
-/// minutes. ferricd takes the folder as its `ramdisk_dir`, so the unified kernel image has the name that it looks for.
+/// The folder with `vmlinuz`, `initramfs` and `linuxx64.efi.stub` of the peer, made first if the cache does not hold it.
+/// Takes minutes. ferricd takes the folder as its `ramdisk_dir`.
 pub fn ipa_ramdisk() -> Result<PathBuf> {
     let data = cmd::root().join("xtask/ipa");
     let mut digest = Sha256::new();
@@ -33,7 +28,7 @@ pub fn ipa_ramdisk() -> Result<PathBuf> {
     let lock = File::create(home.join("lock"))?;
     lock.lock().context("wait for another build of the peer's ramdisk")?;
     let done = home.join(format!("ipa-{}", &key[..16]));
-    if done.join(UKI).is_file() {
+    if done.join("initramfs").is_file() {
         return Ok(done);
     }
     let build = home.join(format!("building-{}", &key[..16]));
@@ -53,14 +48,14 @@ pub fn ipa_ramdisk() -> Result<PathBuf> {
         fs::write(root.join(place), fs::read(data.join(name))?).with_context(|| format!("write {place}"))?;
         fs::set_permissions(root.join(place), fs::Permissions::from_mode(0o755))?;
     }
-    let release = take_kernel(&root, &build.join("vmlinuz"))?;
+    take_kernel(&root, &build.join("vmlinuz"))?;
     for folder in ["var/cache/apt", "var/lib/apt/lists"] {
         fs::remove_dir_all(root.join(folder)).with_context(|| format!("remove {folder}"))?;
     }
     eprintln!("[peer] packing");
     pack(&root, &build.join("initramfs"))?;
     fs::remove_dir_all(&root)?;
-    join(&build, &release)?;
+    fs::copy(STUB, build.join("linuxx64.efi.stub")).with_context(|| format!("copy {STUB}"))?;
     fs::rename(&build, &done).with_context(|| format!("rename {}", build.display()))?;
     Ok(done)
 }
@@ -75,28 +70,16 @@ fn site_packages(environment: &Path) -> Result<PathBuf> {
     anyhow::bail!("{} has no site-packages", environment.display())
 }
 
-/// Moves the kernel out of the system and returns its release.
-fn take_kernel(root: &Path, to: &Path) -> Result<String> {
+fn take_kernel(root: &Path, to: &Path) -> Result<()> {
     for entry in fs::read_dir(root.join("boot"))? {
-        let entry = entry?;
-        if let Some(release) = entry.file_name().to_string_lossy().strip_prefix("vmlinuz-") {
-            fs::copy(entry.path(), to).with_context(|| format!("copy {}", entry.path().display()))?;
+        let path = entry?.path();
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-")) {
+            fs::copy(&path, to).with_context(|| format!("copy {}", path.display()))?;
             fs::remove_dir_all(root.join("boot"))?;
-            return Ok(release.to_owned());
+            return Ok(());
         }
     }
     anyhow::bail!("no kernel was installed in {}", root.display())
-}
-
-/// Joins kernel and initramfs in `dir` into one EFI program.
-fn join(dir: &Path, release: &str) -> Result<()> {
-    let read = |path: &Path| fs::read(path).with_context(|| format!("read {}", path.display()));
-    let stub = read(Path::new(STUB))?;
-    let (linux, initrd) = (read(&dir.join("vmlinuz"))?, read(&dir.join("initramfs"))?);
-    let os_release = "NAME=\"Debian with ironic-python-agent\"\nID=debian\n";
-    let sections = pe::Sections { os_release, uname: release, cmdline: CMDLINE, linux: &linux, initrd: &initrd };
-    let uki = pe::build(&stub, &sections).context("make the peer's unified kernel image")?;
-    fs::write(dir.join(UKI), uki).with_context(|| format!("write {}", dir.join(UKI).display()))
 }
 
 /// `find | cpio | zstd`, each as a process of its own.

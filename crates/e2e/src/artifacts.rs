@@ -25,6 +25,9 @@ pub struct Artifacts {
     /// Python environment that holds Ironic, for the stories with Ironic as the peer
     #[arg(long)]
     pub ironic: Option<PathBuf>,
+    /// Folder with the ramdisk of ironic-python-agent, for the stories with that as the peer
+    #[arg(long)]
+    pub ipa: Option<PathBuf>,
     /// The executable hardware manager of the stories with Ironic as the peer
     #[arg(long)]
     pub interop_manager: Option<PathBuf>,
@@ -50,6 +53,15 @@ impl Artifacts {
         pairs.into_iter().chain(interop).flat_map(|(name, path)| [name.into(), path.into()]).collect()
     }
 
+    /// The same with the ramdisk of ironic-python-agent in place of ours.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn with_ipa(&self) -> Result<Self> {
+        let Some(ramdisk) = self.ipa.clone() else { bail!("--ipa is missing: `cargo xtask interop ipa` makes it") };
+        Ok(Self { ramdisk, ..self.clone() })
+    }
+
     /// Checks that everything is there before any time is spent.
     ///
     /// # Errors
@@ -57,7 +69,7 @@ impl Artifacts {
     pub fn check(&self) -> Result<()> {
         let wanted = [
             (self.ferricd.clone(), "cargo build --release -p driver --bin ferricd"),
-            (self.ramdisk.join("ferric.efi"), "cargo xtask ramdisk --out DIR"),
+            (self.ramdisk.join("vmlinuz"), "cargo xtask ramdisk --out DIR"),
             (self.debian.join("debian.raw.zst"), "cargo xtask image debian"),
             (self.sushy.join("bin/sushy-emulator"), "cargo xtask e2e"),
             (self.baremetal.join("bin/baremetal"), "cargo xtask e2e"),

@@ -29,9 +29,13 @@ pub(super) const STATE_LIMIT: Duration = Duration::from_secs(900);
 /// Memory of the server: its ramdisk unpacks to 500 MiB, may take half of the memory, and caches images besides.
 const MEMORY_MIB: u32 = 2048;
 
-/// Of what cleans by itself, the agent's `erase_devices` overwrites every byte: hours for an emulated disk, and nothing to
-/// learn about the driver.
-const SETTINGS: [(&str, &str); 1] = [("FERRIC_CLEAN_STEP_PRIORITY_OVERRIDE", "erase_devices=0")];
+/// What an operator sets who has this ramdisk and such servers.
+const SETTINGS: [(&str, &str); 2] = [
+    // The last console that is named takes what the agent logs.
+    ("FERRIC_KERNEL_APPEND_PARAMS", "console=tty0 console=ttyS0,115200n8 quiet"),
+    // The agent's `erase_devices` overwrites every byte: hours for an emulated disk, and nothing to learn about the driver.
+    ("FERRIC_CLEAN_STEP_PRIORITY_OVERRIDE", "erase_devices=0"),
+];
 
 /// An image of a few instructions, on our disk and on the image server.
 #[derive(Debug)]
