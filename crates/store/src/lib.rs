@@ -11,6 +11,7 @@ pub mod memory;
 pub mod model;
 pub mod record;
 pub mod sqlite;
+mod tables;
 
 pub use memory::MemoryStore;
 pub use model::{
@@ -21,6 +22,8 @@ pub use sqlite::SqliteStore;
 
 use lifecycle::provision::State;
 use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// Why the store did not do it.
@@ -105,7 +108,7 @@ impl StoreError {
 }
 
 /// The number of a conductor's ownership; grows with every start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Epoch(pub u64);
 
 /// What a commit does to the node's flow.
@@ -120,6 +123,20 @@ pub enum FlowChange {
     Clear,
 }
 
+/// When a commit has to be on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Before it is acknowledged. Whatever an effect follows from is committed so.
+    #[default]
+    Now,
+    /// Within [`SOON`] of being acknowledged; until then a crash may undo it. For what is said again anyway, such as
+    /// that an agent is alive.
+    Soon,
+}
+
+/// How long a commit of [`Durability::Soon`] may be in memory alone.
+pub const SOON: Duration = Duration::from_secs(1);
+
 /// One change of one node.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -133,12 +150,22 @@ pub struct Commit {
     pub inventory: Option<Inventory>,
     /// Records that change with it.
     pub records: Vec<RecordChange>,
+    /// When it has to be on the disk. [`Durability::Soon`] is a permission: a change of more than the node's own fields
+    /// is on the disk at once.
+    pub durability: Durability,
 }
 
 impl Commit {
     /// A change of the node alone.
     pub fn of(node: Node) -> Self {
-        Self { node, flow: FlowChange::Keep, journal: Vec::new(), inventory: None, records: Vec::new() }
+        Self {
+            node,
+            flow: FlowChange::Keep,
+            journal: Vec::new(),
+            inventory: None,
+            records: Vec::new(),
+            durability: Durability::Now,
+        }
     }
 }
 
@@ -146,6 +173,9 @@ impl Commit {
 pub trait Store: Send + Sync + 'static {
     /// Takes ownership for the conductor `host`: every earlier epoch is fenced off from now on.
     fn take_over(&self, host: &str) -> impl Future<Output = Result<Epoch, StoreError>> + Send;
+
+    /// Whether the store can be read, and could save what it acknowledged last.
+    fn check(&self) -> impl Future<Output = Result<(), StoreError>> + Send;
 
     /// The newest epoch; 0 before anybody took over.
     fn owner(&self) -> impl Future<Output = Result<Epoch, StoreError>> + Send;
@@ -160,7 +190,11 @@ pub trait Store: Send + Sync + 'static {
     fn node_by_name(&self, name: &str) -> impl Future<Output = Result<Node, StoreError>> + Send;
 
     /// Nodes of a filter, one page; in the order of the page.
-    fn nodes(&self, filter: &NodeFilter, page: &Page) -> impl Future<Output = Result<Vec<Node>, StoreError>> + Send;
+    fn nodes(
+        &self,
+        filter: &NodeFilter,
+        page: &Page,
+    ) -> impl Future<Output = Result<Vec<Arc<Node>>, StoreError>> + Send;
 
     /// How many nodes are in one of these states.
     fn count_nodes(&self, states: &[State]) -> impl Future<Output = Result<usize, StoreError>> + Send;
@@ -195,7 +229,11 @@ pub trait Store: Send + Sync + 'static {
     fn port(&self, uuid: Uuid) -> impl Future<Output = Result<Port, StoreError>> + Send;
 
     /// Ports of a filter, one page.
-    fn ports(&self, filter: &PortFilter, page: &Page) -> impl Future<Output = Result<Vec<Port>, StoreError>> + Send;
+    fn ports(
+        &self,
+        filter: &PortFilter,
+        page: &Page,
+    ) -> impl Future<Output = Result<Vec<Arc<Port>>, StoreError>> + Send;
 
     /// Changes a port.
     fn update_port(&self, epoch: Epoch, port: Port) -> impl Future<Output = Result<Port, StoreError>> + Send;

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
-use store::{Node, Page, PortFilter, Store};
+use store::{Node, Page, Port, PortFilter, Store};
 use transport::client::chain;
 use wire::agent::{CommandRequest, CommandResult, CommandStatus, StepList};
 
@@ -307,6 +307,7 @@ impl<S: Store> Conductor<S> {
         let ports = self.store.ports(&filter, &Page::default()).await?;
         let mut params = Map::new();
         params.insert("node".to_owned(), node_document(node));
+        let ports: Vec<&Port> = ports.iter().map(AsRef::as_ref).collect();
         params.insert("ports".to_owned(), json!(ports));
         Ok(params)
     }

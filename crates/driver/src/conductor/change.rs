@@ -8,7 +8,7 @@ use hardware::StepKind;
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, step, target_after};
 use serde_json::{Map, Value};
-use store::{Commit, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError};
+use store::{Commit, Durability, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError};
 use uuid::Uuid;
 
 /// How often a change is applied anew before the caller is told to try later.
@@ -51,6 +51,8 @@ pub(super) struct Draft {
     /// Records that change with the node.
     pub(super) records: Vec<RecordChange>,
     pub(super) now: Timestamp,
+    /// When the change has to be on the disk; [`None`] when there is nothing to save.
+    pub(super) durability: Option<Durability>,
     host: String,
     journal: Vec<JournalEntry>,
 }
@@ -218,7 +220,9 @@ impl Draft {
     }
 
     fn into_commit(mut self, before: Option<&Flow>) -> Result<Commit, Fault> {
-        let works = self.node.provision_state.kind() == Kind::Working || self.node.target_power_state.is_some();
+        let operator = self.flow.as_ref().is_some_and(|flow| flow.kind == FlowKind::Power);
+        let state = self.node.provision_state.kind();
+        let works = state == Kind::Working || self.node.target_power_state.is_some() || operator;
         self.node.reservation = (works && self.flow.is_some()).then(|| self.host.clone());
         self.node.updated_at = Some(self.now);
         let flow = match (&self.flow, before) {
@@ -230,7 +234,14 @@ impl Draft {
                 FlowChange::Put(FlowRecord { node: self.node.uuid, document })
             }
         };
-        Ok(Commit { node: self.node, flow, journal: self.journal, inventory: self.inventory, records: self.records })
+        Ok(Commit {
+            node: self.node,
+            flow,
+            journal: self.journal,
+            inventory: self.inventory,
+            records: self.records,
+            durability: self.durability.unwrap_or_default(),
+        })
     }
 }
 
@@ -297,6 +308,7 @@ impl<S: Store> Conductor<S> {
             inventory: None,
             records: Vec::new(),
             now: self.parts.clock.now(),
+            durability: Some(Durability::Now),
             host: self.settings.hostname.clone(),
             journal: Vec::new(),
         }
@@ -316,6 +328,9 @@ impl<S: Store> Conductor<S> {
             let before = flow.clone();
             let mut draft = self.draft(node, flow);
             let value = apply(&mut draft)?;
+            if draft.durability.is_none() {
+                return Ok((draft.node, before, value));
+            }
             let after = draft.flow.clone();
             match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {
                 Ok(node) => return Ok((node, after, value)),

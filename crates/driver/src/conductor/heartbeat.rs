@@ -17,7 +17,7 @@ use crate::fault::Fault;
 use lifecycle::provision::{HeartbeatEffect, Kind};
 use serde_json::Value;
 use std::sync::Arc;
-use store::Store;
+use store::{Durability, Store};
 use wire::ironic::Version;
 use wire::ramdisk::Heartbeat;
 
@@ -104,6 +104,12 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<
         return invalid("Detected change in ramdisk provided \"agent_verify_ca\".");
     }
     let effect = draft.node.provision_state.heartbeat(fast_track);
+    draft.durability = match effect {
+        HeartbeatEffect::Act => Some(Durability::Now),
+        // Nothing follows from it, and the agent says it again. A conductor that starts counts deadlines anew.
+        HeartbeatEffect::Record => Some(Durability::Soon),
+        HeartbeatEffect::Ignore => None,
+    };
     if effect == HeartbeatEffect::Ignore {
         return Ok(effect);
     }

@@ -7,6 +7,7 @@ use super::Conductor;
 use super::change::{Draft, Failure};
 use super::lookup::give_token;
 use super::ramdisk::KeepLogs;
+use super::rules::{Findings, apply_rules, port_facts};
 use super::settings::AddPorts;
 use crate::fault::Fault;
 use crate::flow::{Action, FlowKind};
@@ -78,21 +79,37 @@ impl<S: Store> Conductor<S> {
             self.add_ports(&record, &candidates).await?;
         }
         let plugin_data = plugin_data(&body, &candidates, all);
+        let inventory = body.get("inventory").cloned().unwrap_or(Value::Null);
+        let rules = if error.is_none() && !candidates.is_empty() { self.rules().await? } else { Vec::new() };
+        // Calls and ports first: the node goes on in one commit, when they are done.
+        let (ports, ruled) = if rules.is_empty() {
+            (Vec::new(), Ok(()))
+        } else {
+            let before = self.ports_of(uuid).await?;
+            let facts = Findings { inventory: &inventory, plugin_data: &plugin_data };
+            (port_facts(&before), self.run_rules(&rules, &record, &before, &facts).await?)
+        };
         let (node, _, token) = self
             .change(uuid, |draft| {
                 if !waits(&draft.node, draft.flow.as_ref()) {
                     return Err(not_found());
                 }
                 let token = if token { give_token(draft, true) } else { None };
+                let mut plugin_data = plugin_data.clone();
                 let problem = match (error, candidates.is_empty()) {
                     (Some(error), _) => Some(format!("Ramdisk reported error: {error}")),
                     (None, true) => Some("No valid network interfaces found in the inventory.".to_owned()),
-                    (None, false) => None,
+                    (None, false) if ruled.is_err() => ruled.clone().err(),
+                    (None, false) => {
+                        let enabled = &self.settings.hardware;
+                        let node = &mut draft.node;
+                        apply_rules(&rules, node, &ports, &inventory, &mut plugin_data, enabled).err()
+                    }
                 };
                 draft.enter(FlowKind::Inspect, true)?;
                 match problem {
                     Some(text) => draft.fail(&Failure { text, event: Event::Fail, power_off: true })?,
-                    None => take(draft, &body, plugin_data.clone())?,
+                    None => take(draft, &body, plugin_data)?,
                 }
                 Ok(token)
             })
@@ -129,7 +146,7 @@ impl<S: Store> Conductor<S> {
     async fn add_ports(&self, node: &Node, candidates: &[Candidate]) -> Result<(), Fault> {
         let filter = PortFilter { node: Some(node.uuid), ..PortFilter::default() };
         let known: Vec<String> =
-            self.store.ports(&filter, &Page::default()).await?.into_iter().map(|port| port.address).collect();
+            self.store.ports(&filter, &Page::default()).await?.iter().map(|port| port.address.clone()).collect();
         for candidate in candidates.iter().filter(|candidate| wanted(self.settings.add_ports, candidate, candidates)) {
             if known.contains(&candidate.mac) {
                 continue;

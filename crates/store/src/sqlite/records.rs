@@ -1,11 +1,9 @@
 //! Records in SQLite: one table for all kinds.
 
-use super::{
-    SqliteStore, column, decode, encode, failed, finish, micros, push_equal, push_page, refused, signed, unsigned,
-};
+use super::{column, decode, encode, failed, micros, push_equal, push_page, refused, signed, unsigned};
+use crate::StoreError;
 use crate::model::Page;
 use crate::record::{Record, RecordChange, RecordFilter, RecordKind};
-use crate::{Epoch, StoreError};
 use jiff::Timestamp;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, SqliteConnection, SqlitePool};
@@ -45,10 +43,8 @@ fn refused_record(doing: &'static str, record: &Record, error: sqlx::Error) -> S
     refused(doing, &values, record.node.unwrap_or_default(), error)
 }
 
-pub(super) async fn create(store: &SqliteStore, epoch: Epoch, mut record: Record) -> Result<Record, StoreError> {
-    record.version = 1;
-    let mut transaction = store.begin(epoch).await?;
-    sqlx::query(
+pub(super) async fn create(connection: &mut SqliteConnection, record: &Record) -> Result<(), StoreError> {
+    let inserted = sqlx::query(
         "INSERT INTO records (kind, uuid, version, node_uuid, created_at, updated_at, identity, document) \
          VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     )
@@ -60,15 +56,13 @@ pub(super) async fn create(store: &SqliteStore, epoch: Epoch, mut record: Record
     .bind(micros(record.updated_at))
     .bind(record.identity())
     .bind(encode(record.kind.as_str(), &record.fields)?)
-    .execute(&mut *transaction)
-    .await
-    .map_err(|error| refused_record("add a record", &record, error))?;
-    finish(transaction).await?;
-    Ok(record)
+    .execute(connection)
+    .await;
+    inserted.map(drop).map_err(|error| refused_record("add a record", record, error))
 }
 
 pub(super) async fn find(
-    store: &SqliteStore,
+    readers: &SqlitePool,
     kind: RecordKind,
     by: &'static str,
     value: &str,
@@ -76,7 +70,7 @@ pub(super) async fn find(
     let mut query = QueryBuilder::new("SELECT ");
     query.push(COLUMNS).push(" FROM records WHERE kind = ").push_bind(kind.as_str());
     push_equal(&mut query, by, Some(value.to_owned()));
-    let row = query.build().fetch_optional(&store.readers).await.map_err(failed("read a record"))?;
+    let row = query.build().fetch_optional(readers).await.map_err(failed("read a record"))?;
     record_of(kind, &row.ok_or_else(|| StoreError::not_found(kind.as_str(), value))?)
 }
 
@@ -92,14 +86,14 @@ fn sort_expression(kind: RecordKind, key: &str) -> Result<String, StoreError> {
 }
 
 pub(super) async fn list(
-    store: &SqliteStore,
+    readers: &SqlitePool,
     kind: RecordKind,
     filter: &RecordFilter,
     page: &Page,
 ) -> Result<Vec<Record>, StoreError> {
     let expression = page.sort_key.as_deref().map(|key| sort_expression(kind, key)).transpose()?;
     if let Some(marker) = page.marker {
-        find(store, kind, "uuid", &marker.to_string()).await?;
+        find(readers, kind, "uuid", &marker.to_string()).await?;
     }
     let mut query = QueryBuilder::new("SELECT ");
     query.push(COLUMNS).push(" FROM records WHERE kind = ").push_bind(kind.as_str());
@@ -108,7 +102,7 @@ pub(super) async fn list(
         query.push(format_args!(" AND json_extract(document, '$.{field}') = ")).push_bind(value.clone());
     }
     push_page(&mut query, page, &format!("records WHERE kind = '{}' AND", kind.as_str()), expression.as_deref());
-    let rows = query.build().fetch_all(&store.readers).await.map_err(failed("list records"))?;
+    let rows = query.build().fetch_all(readers).await.map_err(failed("list records"))?;
     rows.iter().map(|row| record_of(kind, row)).collect()
 }
 
@@ -120,16 +114,8 @@ pub(super) async fn unreadable(pool: &SqlitePool, kind: RecordKind) -> Result<Ve
     Ok(rows.iter().filter_map(|row| record_of(kind, row).err()).map(|error| error.to_string()).collect())
 }
 
-pub(super) async fn update(store: &SqliteStore, epoch: Epoch, record: Record) -> Result<Record, StoreError> {
-    let mut transaction = store.begin(epoch).await?;
-    let record = put(&mut transaction, record).await?;
-    finish(transaction).await?;
-    Ok(record)
-}
-
-async fn put(connection: &mut SqliteConnection, mut record: Record) -> Result<Record, StoreError> {
-    let read = record.version;
-    record.version += 1;
+/// Changes a record whose version before was one less.
+pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -> Result<(), StoreError> {
     let changed = sqlx::query(
         "UPDATE records SET version = ?, node_uuid = ?, created_at = ?, updated_at = ?, identity = ?, document = ? \
          WHERE kind = ? AND uuid = ? AND version = ?",
@@ -142,12 +128,12 @@ async fn put(connection: &mut SqliteConnection, mut record: Record) -> Result<Re
     .bind(encode(record.kind.as_str(), &record.fields)?)
     .bind(record.kind.as_str())
     .bind(record.uuid.to_string())
-    .bind(signed(read))
+    .bind(signed(record.version.saturating_sub(1)))
     .execute(&mut *connection)
     .await
-    .map_err(|error| refused_record("change a record", &record, error))?;
+    .map_err(|error| refused_record("change a record", record, error))?;
     if changed.rows_affected() > 0 {
-        return Ok(record);
+        return Ok(());
     }
     let found = sqlx::query("SELECT 1 FROM records WHERE kind = ? AND uuid = ?")
         .bind(record.kind.as_str())
@@ -161,7 +147,7 @@ async fn put(connection: &mut SqliteConnection, mut record: Record) -> Result<Re
     })
 }
 
-async fn remove(connection: &mut SqliteConnection, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
+pub(super) async fn remove(connection: &mut SqliteConnection, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
     let deleted = sqlx::query("DELETE FROM records WHERE kind = ? AND uuid = ?")
         .bind(kind.as_str())
         .bind(uuid.to_string())
@@ -171,17 +157,14 @@ async fn remove(connection: &mut SqliteConnection, kind: RecordKind, uuid: Uuid)
     if deleted.rows_affected() == 0 { Err(StoreError::not_found(kind.as_str(), uuid)) } else { Ok(()) }
 }
 
-pub(super) async fn delete(store: &SqliteStore, epoch: Epoch, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
-    let mut transaction = store.begin(epoch).await?;
-    remove(&mut transaction, kind, uuid).await?;
-    finish(transaction).await
-}
-
 /// Makes the changes that go with that of a node.
 pub(super) async fn apply(connection: &mut SqliteConnection, changes: &[RecordChange]) -> Result<(), StoreError> {
     for change in changes {
         match change {
-            RecordChange::Put(record) => drop(put(connection, record.clone()).await?),
+            RecordChange::Put(record) => {
+                let changed = Record { version: record.version + 1, ..record.clone() };
+                update(connection, &changed).await?;
+            }
             RecordChange::Delete(kind, uuid) => remove(connection, *kind, *uuid).await?,
         }
     }

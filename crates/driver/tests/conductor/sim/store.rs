@@ -19,6 +19,10 @@ impl Store for SimStore {
         self.inner.take_over(host).await
     }
 
+    async fn check(&self) -> Result<(), StoreError> {
+        self.inner.check().await
+    }
+
     async fn owner(&self) -> Result<Epoch, StoreError> {
         self.inner.owner().await
     }
@@ -35,7 +39,7 @@ impl Store for SimStore {
         self.inner.node_by_name(name).await
     }
 
-    async fn nodes(&self, filter: &NodeFilter, page: &Page) -> Result<Vec<Node>, StoreError> {
+    async fn nodes(&self, filter: &NodeFilter, page: &Page) -> Result<Vec<Arc<Node>>, StoreError> {
         self.inner.nodes(filter, page).await
     }
 
@@ -81,7 +85,7 @@ impl Store for SimStore {
         self.inner.port(uuid).await
     }
 
-    async fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Port>, StoreError> {
+    async fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Arc<Port>>, StoreError> {
         self.inner.ports(filter, page).await
     }
 
