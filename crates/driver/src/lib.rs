@@ -15,3 +15,4 @@ pub mod fault;
 pub mod flow;
 pub mod hardware_type;
 mod patch;
+pub mod rules;

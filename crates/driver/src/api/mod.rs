@@ -35,6 +35,8 @@ mod versions;
 mod volumes;
 mod why;
 
+pub(crate) use node_parts::is_trait;
+pub(crate) use request::mac;
 pub use routes::Audience;
 
 use crate::command::NodeIdent;

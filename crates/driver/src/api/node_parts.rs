@@ -180,7 +180,7 @@ pub(super) fn check_traits(mut traits: Vec<String>) -> Result<Vec<String>, Fault
 }
 
 /// Whether a text is the name of a trait (os-traits): upper-case words joined by `_`, at least two.
-pub(super) fn is_trait(name: &str) -> bool {
+pub(crate) fn is_trait(name: &str) -> bool {
     let byte = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
     name.len() <= MAX_TRAIT
         && name.bytes().all(byte)

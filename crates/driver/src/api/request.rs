@@ -334,7 +334,7 @@ pub(super) fn not_mac(text: &str) -> Fault {
 }
 
 /// A MAC address in lower case with colons.
-pub(super) fn mac(text: &str) -> Option<String> {
+pub(crate) fn mac(text: &str) -> Option<String> {
     let text = text.trim().to_ascii_lowercase().replace('-', ":");
     let parts: Vec<&str> = text.split(':').collect();
     let hex = |part: &&str| part.len() == 2 && part.bytes().all(|byte| byte.is_ascii_hexdigit());

@@ -16,6 +16,7 @@
 //! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
 //! | `patch.rs`, `ports.rs`, `records.rs`, `devices.rs` | changes that start no flow |
 //! | `readings.rs` | what a BMC told of its machine's firmware, kept for the API |
+//! | `rules.rs` | inspection rules: what they see, what they changed |
 //! | `allocations.rs` | finding a node for a claim |
 //!
 //! Nothing is held while something is waited for: there is no lock on a node, only commits that name the version they
@@ -34,6 +35,7 @@ mod power;
 mod ramdisk;
 mod readings;
 mod records;
+mod rules;
 mod runner;
 mod secret;
 mod settings;

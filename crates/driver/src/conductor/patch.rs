@@ -104,7 +104,7 @@ fn gate(draft: &Draft) -> Result<(), Fault> {
 }
 
 /// The attributes that may be changed.
-fn document_of(node: &Node) -> Map<String, Value> {
+pub(super) fn document_of(node: &Node) -> Map<String, Value> {
     let document = json!({
         "automated_clean": node.automated_clean, "conductor_group": node.conductor_group,
         "description": node.description, "driver": node.driver, "driver_info": node.driver_info, "extra": node.extra,
@@ -166,7 +166,7 @@ impl Reader<'_> {
     }
 }
 
-fn write_back(node: &mut Node, document: &Map<String, Value>) -> Result<(), Fault> {
+pub(super) fn write_back(node: &mut Node, document: &Map<String, Value>) -> Result<(), Fault> {
     let read = Reader(document);
     node.automated_clean = read.flag("automated_clean")?;
     node.conductor_group = read.text("conductor_group")?.unwrap_or_default().to_ascii_lowercase();

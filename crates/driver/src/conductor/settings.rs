@@ -10,6 +10,7 @@ use crate::effect::machines::{HardwareMachines, POWER_ON};
 use crate::effect::media::MediaSettings;
 use crate::flow::Fast;
 use crate::hardware_type::Enabled;
+use crate::rules::Rule;
 use jiff::Timestamp;
 use lifecycle::provision::Deadlines;
 use serde_json::Value;
@@ -54,6 +55,8 @@ pub struct Settings {
     pub deadlines: Deadlines,
     /// Priorities of automated cleaning, by `interface.step` or name of the step; 0 turns a step off.
     pub clean_step_priorities: BTreeMap<String, i64>,
+    /// Inspection rules of the site, besides those of the API.
+    pub inspection_rules: Vec<Rule>,
     /// Interfaces that become ports.
     pub add_ports: AddPorts,
     /// How often a running command is asked for its progress.
@@ -106,6 +109,7 @@ impl Settings {
             heartbeat_timeout: 300,
             deadlines: Deadlines::default(),
             clean_step_priorities: BTreeMap::new(),
+            inspection_rules: Vec::new(),
             add_ports: AddPorts::default(),
             poll_interval: Duration::from_secs(1),
             agent_power_off_timeout: Duration::from_secs(30),
