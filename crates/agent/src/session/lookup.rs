@@ -6,6 +6,7 @@ use http::{Method, StatusCode};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::time::Instant;
+use transport::client::Reply;
 use wire::ramdisk::{Lookup, MASK};
 
 /// Shortest text that is taken for a token.
@@ -37,6 +38,7 @@ pub enum LookupError {
 }
 
 /// One failed attempt.
+#[derive(Debug)]
 struct Failure {
     reason: String,
     locked: bool,
@@ -45,21 +47,31 @@ struct Failure {
 /// Looks the node up until it is found or the time is over, and takes over what the reply says.
 pub async fn run(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<(), LookupError> {
     let settings = agent.shared.settings();
-    let deadline = Instant::now() + settings.lookup_timeout;
+    let lookup = retry(settings.lookup_timeout, settings.lookup_interval, || attempt(agent, ironic, uuid)).await?;
+    adopt(agent, lookup)
+}
+
+/// Calls `attempt` until it succeeds or `limit` is over, with waits in between that begin with `interval`.
+async fn retry<F: Future<Output = Result<Lookup, Failure>>>(
+    limit: Duration,
+    interval: Duration,
+    attempt: impl Fn() -> F,
+) -> Result<Lookup, LookupError> {
+    let deadline = Instant::now() + limit;
     let (mut attempts, mut locked) = (0_u32, 0_usize);
     loop {
         attempts += 1;
-        let failure = match attempt(agent, ironic, uuid).await {
-            Ok(lookup) => return adopt(agent, lookup),
+        let failure = match attempt().await {
+            Ok(lookup) => return Ok(lookup),
             Err(failure) => failure,
         };
-        let mut wait = wait_after(attempts, settings.lookup_interval.as_secs_f64());
+        let mut wait = wait_after(attempts, interval.as_secs_f64());
         if failure.locked {
             wait += wait_while_locked(locked);
             locked += 1;
         }
         if Instant::now() + wait >= deadline {
-            return Err(LookupError::TimedOut { after: settings.lookup_timeout, attempts, last: failure.reason });
+            return Err(LookupError::TimedOut { after: limit, attempts, last: failure.reason });
         }
         tracing::warn!(attempts, next_in = ?wait, "lookup failed: {}", failure.reason);
         tokio::time::sleep(wait).await;
@@ -96,11 +108,14 @@ async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<L
     let version = ironic.version().await.min(TOKEN_VERSION);
     tracing::info!(addresses = addresses.join(","), "lookup");
     let reply = ironic.request(Method::GET, &path, Some(version), None).await;
-    let reply = reply.map_err(|error| failure(transport::client::chain(&error)))?;
+    judge(&reply.map_err(|error| failure(transport::client::chain(&error)))?)
+}
+
+/// What a reply means: nothing but a whole one is final, and only a lock changes the wait.
+fn judge(reply: &Reply) -> Result<Lookup, Failure> {
     match reply.status {
-        StatusCode::OK => read(&reply).map_err(failure),
-        StatusCode::CONFLICT => Err(Failure { reason: refusal(&reply), locked: true }),
-        _ => Err(failure(refusal(&reply))),
+        StatusCode::OK => read(reply).map_err(|reason| Failure { reason, locked: false }),
+        status => Err(Failure { reason: refusal(reply), locked: status == StatusCode::CONFLICT }),
     }
 }
 
@@ -114,7 +129,7 @@ fn query(addresses: &[&str], uuid: Option<&str>) -> String {
 }
 
 /// Reads a reply; an old driver has `heartbeat_timeout` beside the node.
-fn read(reply: &transport::client::Reply) -> Result<Lookup, String> {
+fn read(reply: &Reply) -> Result<Lookup, String> {
     let mut document: Value = reply.json().map_err(|error| error.to_string())?;
     if let Some(document) = document.as_object_mut()
         && !document.contains_key("config")
@@ -170,5 +185,93 @@ mod tests {
         }
         let locked: Vec<u64> = (0..5).map(|before| wait_while_locked(before).as_secs()).collect();
         assert_eq!(locked, [5, 10, 30, 30, 30]);
+    }
+
+    fn found() -> Lookup {
+        serde_json::from_value(serde_json::json!({"node": {"uuid": "u"}, "config": {}})).unwrap()
+    }
+
+    /// Looks up with a driver that gives `answers` in turn, the last one for ever: `None` is the node, `Some(true)` a lock,
+    /// `Some(false)` another failure. Returns the end and the seconds at which lookups were sent, on a paused clock.
+    async fn looks(answers: &[Option<bool>]) -> (Result<Lookup, LookupError>, Vec<f64>) {
+        let started = Instant::now();
+        let at = std::cell::RefCell::new(Vec::new());
+        let attempt = || {
+            let number = at.borrow().len();
+            at.borrow_mut().push(started.elapsed().as_secs_f64());
+            std::future::ready(match answers[number.min(answers.len() - 1)] {
+                None => Ok(found()),
+                Some(locked) => Err(Failure { reason: format!("refusal {}", number + 1), locked }),
+            })
+        };
+        let ended = retry(Duration::from_secs(600), Duration::from_secs(1), attempt).await;
+        (ended, at.into_inner())
+    }
+
+    fn gaps(at: &[f64]) -> Vec<f64> {
+        at.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lookups_are_repeated_at_growing_random_waits_until_ten_minutes_are_over() {
+        for _ in 0..50 {
+            let before = Instant::now();
+            let (ended, at) = looks(&[Some(false)]).await;
+            for (number, gap) in gaps(&at).into_iter().enumerate() {
+                let high = 2_f64.powi(i32::try_from(number).unwrap()).min(60.0);
+                assert!((0.99..=high + 0.01).contains(&gap), "wait {number}: {gap}");
+            }
+            // It ends with the attempt after which there is no time for another.
+            let took = before.elapsed().as_secs_f64();
+            assert!((540.0..600.0).contains(&took), "{took}");
+            let last = format!("refusal {}", at.len());
+            assert!(
+                matches!(&ended, Err(LookupError::TimedOut { attempts, last: said, .. })
+                    if *attempts as usize == at.len() && *said == last),
+                "{ended:?}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_locked_node_is_given_more_time_and_the_count_of_attempts_goes_on() {
+        for _ in 0..50 {
+            let locks = [Some(false), Some(true), Some(true), Some(false), Some(true), Some(true), None];
+            let (ended, at) = looks(&locks).await;
+            assert!(ended.is_ok(), "{ended:?}");
+            for (number, (gap, extra)) in gaps(&at).into_iter().zip([0.0, 5.0, 10.0, 0.0, 30.0, 30.0]).enumerate() {
+                let high = extra + 2_f64.powi(i32::try_from(number).unwrap());
+                assert!((extra + 0.99..=high + 0.01).contains(&gap), "wait {number}: {gap}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_whole_reply_ends_the_lookups_at_once() {
+        let before = Instant::now();
+        let (ended, at) = looks(&[None]).await;
+        assert_eq!((ended.unwrap().node.uuid.as_str(), at.len()), ("u", 1));
+        assert_eq!(before.elapsed(), Duration::ZERO);
+    }
+
+    #[test]
+    fn every_refusal_is_tried_again_and_only_a_conflict_is_a_lock() {
+        let reply = |status: u16, body: &'static [u8]| Reply {
+            status: StatusCode::from_u16(status).unwrap(),
+            url: "http://driver/v1/lookup".to_owned(),
+            headers: http::HeaderMap::default(),
+            body: body.into(),
+        };
+        for status in [301, 400, 401, 403, 404, 406, 409, 500, 503] {
+            let body = br#"{"error_message": {"faultcode": "Client", "faultstring": "said why"}}"#;
+            let failure = judge(&reply(status, body)).unwrap_err();
+            assert_eq!(failure.locked, status == 409, "{status}");
+            assert!(failure.reason.contains(&status.to_string()) && failure.reason.contains("said why"), "{failure:?}");
+        }
+        for odd in [&b"<html>"[..], b"{}", b"[]", br#"{"node": {}}"#] {
+            let failure = judge(&reply(200, odd)).unwrap_err();
+            assert!(!failure.locked && failure.reason.contains("http://driver/v1/lookup"), "{failure:?}");
+        }
+        assert_eq!(judge(&reply(200, br#"{"node": {"uuid": "n"}, "config": {}}"#)).unwrap().node.uuid, "n");
     }
 }
