@@ -43,6 +43,9 @@ pub fn ipa_ramdisk() -> Result<PathBuf> {
     eprintln!("[peer] adding the agent");
     let agent = root.join("opt/ipa");
     cmd::run(Command::new("cp").arg("-r").arg(site_packages(&environment)?).arg(&agent))?;
+    // Not by PYTHONPATH: the agent starts Python programs of its own with an environment without it.
+    let path = root.join("usr/lib/python3/dist-packages/ipa.pth");
+    fs::write(&path, "/opt/ipa\n").with_context(|| format!("write {}", path.display()))?;
     cmd::output(Command::new("chroot").arg(&root).args(["python3", "-m", "compileall", "-q", "/opt/ipa"]))?;
     for (name, place) in [("init", "init"), ("poweroff", "usr/sbin/poweroff")] {
         fs::write(root.join(place), fs::read(data.join(name))?).with_context(|| format!("write {place}"))?;
