@@ -18,6 +18,7 @@ pub struct Ferricd {
     ramdisk: PathBuf,
     data: PathBuf,
     log: PathBuf,
+    settings: Vec<(&'static str, &'static str)>,
     process: Option<Process>,
 }
 
@@ -27,11 +28,20 @@ impl Ferricd {
     /// # Errors
     /// When it ends or does not answer in time; the error carries the end of its log.
     pub async fn start(lab: &Lab) -> Result<Self> {
+        Self::start_with(lab, &[]).await
+    }
+
+    /// As [`Self::start`], with settings from its environment.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(lab: &Lab, settings: &[(&'static str, &'static str)]) -> Result<Self> {
         let mut ferricd = Self {
             program: lab.artifacts().ferricd.clone(),
             ramdisk: lab.artifacts().ramdisk.clone(),
             data: lab.dir().join("ferricd"),
             log: lab.logs().join("ferricd.log"),
+            settings: settings.to_vec(),
             process: None,
         };
         ferricd.start_again().await?;
@@ -47,6 +57,7 @@ impl Ferricd {
         let mut command = Command::new(&self.program);
         command
             .env("NO_COLOR", "1")
+            .envs(self.settings.iter().copied())
             .args(["--listen", "127.0.0.1:6385", "--agent-listen", &format!("{GATEWAY}:6386")])
             .arg("--data-dir")
             .arg(&self.data)

@@ -10,18 +10,22 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures::stream;
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::net::TcpListener;
-use tokio::time::Instant;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 
 const PORT: u16 = 8080;
 const CHUNK: usize = 64 * 1024;
+/// How long open transfers may take to notice that the server goes away.
+const FAREWELL: Duration = Duration::from_secs(30);
 
 /// One answered GET.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -38,7 +42,15 @@ pub struct Fetch {
 #[derive(Debug)]
 pub struct ImageServer {
     shared: Arc<Shared>,
+    address: SocketAddr,
+    listening: Listening,
+}
+
+/// A listener and what ends it.
+#[derive(Debug)]
+struct Listening {
     task: tokio::task::JoinHandle<()>,
+    stop: Option<oneshot::Sender<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +59,8 @@ struct Shared {
     fetches: Mutex<Vec<Fetch>>,
     /// Bytes a second and connection; 0 is as fast as it goes.
     limit: AtomicU64,
+    /// Transfers break at once.
+    away: AtomicBool,
 }
 
 impl Shared {
@@ -64,19 +78,34 @@ impl ImageServer {
     /// # Errors
     /// When the address is not ours or taken.
     pub async fn start() -> Result<Self> {
-        Self::start_at((GATEWAY, PORT).into()).await.map(|(server, _)| server)
+        Self::start_at((GATEWAY, PORT).into()).await
     }
 
-    async fn start_at(address: std::net::SocketAddr) -> Result<(Self, std::net::SocketAddr)> {
-        let listener = TcpListener::bind(address).await.context("listen for image requests")?;
-        let address = listener.local_addr()?;
+    async fn start_at(address: SocketAddr) -> Result<Self> {
         let shared = Arc::new(Shared::default());
-        let app = Router::new().route("/{name}", get(serve)).with_state(Arc::clone(&shared));
-        let task = tokio::spawn(async move {
-            // It ends when the task is aborted; an error of the listener shows in the requests that fail.
-            axum::serve(listener, app).await.ok();
-        });
-        Ok((Self { shared, task }, address))
+        let (listening, address) = Listening::start(address, &shared).await?;
+        Ok(Self { shared, address, listening })
+    }
+
+    /// Goes away as a server does that is switched off: transfers break, connections are refused.
+    ///
+    /// # Errors
+    /// When a transfer does not end.
+    pub async fn go_away(&mut self) -> Result<()> {
+        self.shared.away.store(true, Ordering::Relaxed);
+        self.listening.stop.take();
+        timeout(FAREWELL, &mut self.listening.task).await.context("end the transfers of the image server")??;
+        Ok(())
+    }
+
+    /// Is there again, at the same address and with the same files.
+    ///
+    /// # Errors
+    /// When the address is taken.
+    pub async fn come_back(&mut self) -> Result<()> {
+        self.shared.away.store(false, Ordering::Relaxed);
+        (self.listening, self.address) = Listening::start(self.address, &self.shared).await?;
+        Ok(())
     }
 
     /// Offers `path` under `name` and returns its URL.
@@ -104,7 +133,22 @@ impl ImageServer {
     }
 }
 
-impl Drop for ImageServer {
+impl Listening {
+    async fn start(address: SocketAddr, shared: &Arc<Shared>) -> Result<(Self, SocketAddr)> {
+        let listener = TcpListener::bind(address).await.context("listen for image requests")?;
+        let address = listener.local_addr()?;
+        let app = Router::new().route("/{name}", get(serve)).with_state(Arc::clone(shared));
+        let (stop, stopped) = oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let stopped = async { stopped.await.unwrap_or_default() };
+            // An error of the listener shows in the requests that fail.
+            axum::serve(listener, app).with_graceful_shutdown(stopped).await.ok();
+        });
+        Ok((Self { task, stop: Some(stop) }, address))
+    }
+}
+
+impl Drop for Listening {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -198,10 +242,14 @@ impl Sending {
         if limit > 0 {
             // Never further ahead than the rate allows since the start, in steps so that a lifted limit is felt soon.
             while self.shared.limit.load(Ordering::Relaxed) == limit
+                && !self.shared.away.load(Ordering::Relaxed)
                 && self.since.elapsed().as_secs_f64() < self.sent as f64 / limit as f64
             {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+        }
+        if self.shared.away.load(Ordering::Relaxed) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
         }
         let mut chunk = vec![0; CHUNK.min(usize::try_from(self.left).unwrap_or(CHUNK))];
         self.file.read_exact(&mut chunk).await?;
@@ -234,6 +282,7 @@ fn plain(status: StatusCode) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::AsyncWriteExt as _;
 
     fn fetch(asked: Range<u64>, sent: u64) -> Fetch {
         Fetch { name: "a".into(), asked, sent }
@@ -268,10 +317,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("image");
         std::fs::write(&path, (0..=255).collect::<Vec<u8>>()).unwrap();
-        let (server, address) = ImageServer::start_at(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let server = ImageServer::start_at(([127, 0, 0, 1], 0).into()).await.unwrap();
         server.offer("image", &path);
-        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-        use tokio::io::AsyncWriteExt as _;
+        let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
         stream
             .write_all(b"GET /image HTTP/1.1\r\nHost: a\r\nRange: bytes=10-19\r\nConnection: close\r\n\r\n")
             .await
@@ -283,5 +331,28 @@ mod tests {
         assert!(head.contains("content-range: bytes 10-19/256"), "{head}");
         assert_eq!(reply[reply.len() - 10..], (10..20).collect::<Vec<u8>>());
         assert_eq!(server.fetches("image"), [Fetch { name: "image".into(), asked: 10..20, sent: 10 }]);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_goes_away_breaks_transfers_refuses_connections_and_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        std::fs::write(&path, vec![7; 4 << 20]).unwrap();
+        let mut server = ImageServer::start_at(([127, 0, 0, 1], 0).into()).await.unwrap();
+        server.offer("image", &path);
+        server.throttle(Some(64 << 10));
+        let address = server.address;
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET /image HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut first = [0; 1024];
+        stream.read_exact(&mut first).await.unwrap();
+        server.go_away().await.unwrap();
+        let mut rest = Vec::new();
+        // The transfer ends far from its end, by a reset or by a close.
+        stream.read_to_end(&mut rest).await.ok();
+        assert!(rest.len() < 2 << 20, "{}", rest.len());
+        assert!(tokio::net::TcpStream::connect(address).await.is_err());
+        server.come_back().await.unwrap();
+        tokio::net::TcpStream::connect(address).await.unwrap();
     }
 }

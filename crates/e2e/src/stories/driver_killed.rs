@@ -79,9 +79,9 @@ pub async fn run(world: &mut World) -> Result<()> {
 }
 
 /// What the agent's console shows once a boot.
-const RAMDISK_BOOT: &str = "INFO ferric-agent version=";
+pub(super) const RAMDISK_BOOT: &str = "INFO ferric-agent version=";
 /// What the agent's console shows for each command to write an image that it takes.
-const WRITE_COMMAND: &str = "INFO step step=\"write_image\"";
+pub(super) const WRITE_COMMAND: &str = "INFO step step=\"write_image\"";
 
 fn sent(world: &World) -> u64 {
     world.images.fetches(IMAGE).iter().map(|fetch| fetch.sent).sum()

@@ -3,8 +3,10 @@
 pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
+pub mod image_server_gone;
 pub mod interop;
 pub mod lab_works;
+pub mod machine_reset;
 mod operator;
 pub mod wrong_checksum;
 
@@ -34,6 +36,14 @@ pub const STORIES: &[Story] = &[
     Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
     Story { name: "client_lifecycle", about: "the real client through the whole life of a node without hardware" },
     Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
+    Story {
+        name: "image_server_gone",
+        about: "the image server is away for half a minute in the middle of the write; the deploy goes on from there",
+    },
+    Story {
+        name: "machine_reset",
+        about: "the machine is reset in the middle of the write: it boots nothing, and the next deploy works",
+    },
 ];
 
 /// Tells one story in `world`.
@@ -47,6 +57,8 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "deploy_debian" => deploy_debian::run(world).await,
         "wrong_checksum" => wrong_checksum::run(world).await,
         "driver_killed" => driver_killed::run(world).await,
+        "image_server_gone" => image_server_gone::run(world).await,
+        "machine_reset" => machine_reset::run(world).await,
         _ => match name.strip_prefix(interop::IRONIC_PREFIX) {
             Some(name) => interop::tell(name, world).await,
             None => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),

@@ -66,7 +66,7 @@ pub async fn run(world: &mut World) -> Result<()> {
 }
 
 /// Writes an image over the start of a server's disk.
-fn put_on_disk(image: &std::path::Path, server: &VirtualServer) -> Result<()> {
+pub(super) fn put_on_disk(image: &std::path::Path, server: &VirtualServer) -> Result<()> {
     let mut from = std::fs::File::open(image)?;
     let mut to = std::fs::File::options().write(true).open(&server.disk)?;
     std::io::copy(&mut from, &mut to).with_context(|| format!("write the disk of {}", server.name))?;
