@@ -14,6 +14,7 @@ pub mod logs;
 pub mod manager;
 mod memory;
 pub mod net;
+pub mod partition;
 pub mod pid1;
 pub mod prepare;
 pub mod ramdisk;

@@ -5,7 +5,7 @@ use crate::command::params::kind_of;
 use crate::command::{AgentError, Class};
 use crate::config::Settings;
 use crate::state::Shared;
-use crate::{root_disk, write};
+use crate::{partition, root_disk, write};
 use disk_image::Format;
 use hardware::{DeviceId, Plan, StepControl};
 use serde_json::{Map, Value, json};
@@ -34,6 +34,8 @@ pub enum Checksum {
     Guessed(String),
 }
 
+/// `image_type` of an image that is one file system.
+const PARTITION: &str = "partition";
 /// Longest hex digest that could only be MD5.
 const MD5_DIGITS: usize = 32;
 
@@ -123,6 +125,10 @@ pub async fn prepare_image(
     let Checked { mut info, checksum } = validate(image_info, &settings)?;
     root_disk::may_write(shared, "writing an image")?;
     let format = format(&info, &settings.permitted_image_formats)?;
+    let partitions = match info.image_type.as_deref() {
+        Some(PARTITION) => Some(partition::wanted(&info, shared.node().as_deref())?),
+        _ => None,
+    };
     let configdrive = configdrive.or_else(|| info.configdrive.take()).filter(|text| !text.is_empty());
     let (disk, plan) = tokio::select! {
         chosen = root_disk::choose(shared) => chosen?,
@@ -135,7 +141,19 @@ pub async fn prepare_image(
     // From here on nothing of an earlier image counts.
     shared.set_partition_uuids(Map::new());
     let device = DeviceId::of(&disk);
-    let job = write::Job { info: &info, format, checksum, configdrive, device: device.clone(), settings: &settings };
+    let partitioning = match partitions {
+        Some(wanted) => Some(wanted.partitioning(shared, grant(&plan, &disk.name)?).await?),
+        None => None,
+    };
+    let job = write::Job {
+        info: &info,
+        format,
+        checksum,
+        configdrive,
+        partitioning,
+        device: device.clone(),
+        settings: &settings,
+    };
     let written = write::write(shared, job, grant(&plan, &disk.name)?, control).await?;
     finish(shared, &info, device, &written).await
 }
@@ -149,10 +167,10 @@ fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {
 fn format(info: &ImageInfo, permitted: &[String]) -> Result<Option<Format>, AgentError> {
     let refuse = |text: String| Err(AgentError::new(Class::InvalidImage, text));
     match info.image_type.as_deref() {
-        None | Some("whole-disk") => {}
+        None | Some("whole-disk" | PARTITION) => {}
         Some(other) => {
             return refuse(format!(
-                "image_type {other:?} of image {} is not supported; supported is whole-disk",
+                "image_type {other:?} of image {} is not supported; supported are whole-disk and partition",
                 info.id
             ));
         }
@@ -192,10 +210,12 @@ async fn finish(
         tracing::warn!(error = %transport::client::chain(&error), "the partition table could not be read again");
     }
     let root_uuid = written.root_uuid();
-    let mut uuids = Map::new();
-    uuids.insert("root uuid".to_owned(), json!(root_uuid));
+    let (uuids, esp) = match &written.partitioned {
+        Some(made) => (partition::uuids(&node, made), format!(" efi_system_partition_uuid={}", made.esp_uuid)),
+        None => (Map::from_iter([("root uuid".to_owned(), json!(root_uuid))]), String::new()),
+    };
     shared.set_partition_uuids(uuids);
-    Ok(format!("image ({}) written to device {node} root_uuid={root_uuid}", info.id))
+    Ok(format!("image ({}) written to device {node} root_uuid={root_uuid}{esp}", info.id))
 }
 
 #[cfg(test)]
@@ -263,7 +283,7 @@ mod tests {
         for (extra, permitted) in [
             (json!({"disk_format": "vmdk"}), &all[..]),
             (json!({"disk_format": "iso"}), &all[..]),
-            (json!({"image_type": "partition"}), &all[..]),
+            (json!({"image_type": "container"}), &all[..]),
             (json!({"disk_format": "qcow2"}), &all[..2]),
             (json!({"disk_format": "raw"}), &all[2..]),
             (json!({}), &all[3..]),

@@ -10,7 +10,9 @@ use crate::state::Shared;
 use base64::Engine as _;
 use disk_image::fetch::FetchError;
 use disk_image::source::{self, Access, Source};
-use disk_image::{Cause, ConfigDrive, Digest, Format, Patience, Plan, Qcow2Error, Verify, WriteError};
+use disk_image::{
+    Cause, ConfigDrive, Digest, Format, PartitionError, Partitioning, Patience, Plan, Qcow2Error, Verify, WriteError,
+};
 use hardware::{DeviceId, Progress, StepControl, WriteGrant};
 use serde_json::Value;
 use std::sync::Arc;
@@ -29,6 +31,8 @@ pub struct Job<'a> {
     pub checksum: Checksum,
     /// The config drive: base64 of gzip, or a URL of one.
     pub configdrive: Option<String>,
+    /// Of a partition image: the disk around it.
+    pub partitioning: Option<Partitioning>,
     /// The disk.
     pub device: DeviceId,
     /// Patience, budget and trust.
@@ -64,6 +68,7 @@ pub async fn write(
         format: job.format,
         digest: Some(digest),
         config_drive,
+        partitioning: job.partitioning.clone(),
         budget,
         verify: Verify::Sampled,
         patience,
@@ -235,7 +240,10 @@ fn classify(job: &Job<'_>, error: &WriteError) -> AgentError {
             return AgentError::new(Class::ImageChecksumError, details);
         }
         Cause::Qcow2(Qcow2Error::Differs { .. }) => Class::ImageChecksumError,
-        Cause::Decompress(_) | Cause::Image(_) | Cause::Qcow2(_) => {
+        Cause::Partition(PartitionError::Format(_) | PartitionError::Esp(_)) => {
+            return write_error(job, &format!("{reason}; {}: {state}", error.disk));
+        }
+        Cause::Decompress(_) | Cause::Image(_) | Cause::Partition(_) | Cause::Qcow2(_) => {
             let details = format!("image {image} cannot be used: {reason}; {}: {state}", error.disk);
             return AgentError::new(Class::InvalidImage, details);
         }

@@ -145,6 +145,82 @@ async fn root_device_hints_choose_the_disk() {
     assert!(lab.rig.machine.events().is_empty());
 }
 
+/// A file system with a kernel, of 32 MiB, as mke2fs makes it.
+fn file_system() -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let (tree, image) = (folder.path().join("tree"), folder.path().join("image"));
+    fs::create_dir_all(tree.join("boot")).unwrap();
+    fs::write(tree.join("boot/vmlinuz-6.1"), b"kernel").unwrap();
+    fs::write(tree.join("boot/initrd.img-6.1"), b"initramfs").unwrap();
+    let mut mke2fs = std::process::Command::new("mke2fs");
+    mke2fs.args(["-q", "-t", "ext4", "-U", "11111111-2222-3333-4444-555555555555", "-d"]).arg(&tree);
+    assert!(mke2fs.arg(&image).arg("32M").status().unwrap().success());
+    fs::read(image).unwrap()
+}
+
+#[tokio::test]
+async fn a_partition_image_gets_its_disk_and_the_reply_the_protocols_keys() {
+    let lab = Lab::new().await;
+    let image = file_system();
+    let mut info = lab.image("root.img", &image);
+    let more = json!({"image_type": "partition", "root_gb": 1, "root_mb": 1024, "swap_mb": 64, "ephemeral_mb": 128,
+        "ephemeral_format": null, "preserve_ephemeral": false, "deploy_boot_mode": "uefi", "boot_option": "local",
+        "kernel": null, "ramdisk": null});
+    info.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let result = lab.write(&info).await;
+    assert_eq!(result["command_status"], "SUCCEEDED", "{result}");
+    let uuids = lab.rest.command("standby.get_partition_uuids", json!({}), true).await.body["command_result"].clone();
+    let esp = uuids["efi system partition uuid"].as_str().unwrap().to_owned();
+    let partitions = json!({"efi system partition": "/dev/vda1", "ephemeral": "/dev/vda2", "swap": "/dev/vda3",
+        "root": "/dev/vda4"});
+    let root = "11111111-2222-3333-4444-555555555555";
+    assert_eq!(uuids, json!({"root uuid": root, "efi system partition uuid": esp, "partitions": partitions}));
+    let text = result["command_result"]["deploy_result"]["result"].as_str().unwrap();
+    let wanted =
+        format!("image (root.img) written to device /dev/vda root_uuid={root} efi_system_partition_uuid={esp}");
+    assert_eq!(text, format!("prepare_image: {wanted}"));
+    let at = (1 + 550 + 128 + 64) << 20;
+    let mut read = vec![0; image.len()];
+    File::open(lab.disk()).unwrap().read_exact_at(&mut read, at).unwrap();
+    assert!(read == image, "the root partition holds something else than the image");
+    let device = "/dev/vda".to_owned();
+    let ephemeral = (1 + 550) << 20..(1 + 550 + 128) << 20;
+    let events =
+        [Event::Claimed(device.clone()), Event::Formatted(device.clone(), ephemeral), Event::Reread(device.clone())];
+    assert_eq!(lab.rig.machine.events(), events);
+    // The command that makes it bootable takes what the reply told.
+    lab.rig.machine.set_boot_labels(&["ironic1"]);
+    let params = json!({"root_uuid": root, "efi_system_part_uuid": esp, "target_boot_mode": "uefi"});
+    let installed = lab.rest.command("image.install_bootloader", params, true).await.body;
+    assert_eq!(installed["command_status"], "SUCCEEDED", "{installed}");
+    assert_eq!(lab.rig.machine.events().last(), Some(&Event::BootEntries(device)));
+}
+
+#[tokio::test]
+async fn a_partition_image_that_cannot_be_made_bootable_leaves_no_table() {
+    let lab = Lab::new().await;
+    let image = file_system();
+    let mut info = lab.image("root.img", &image);
+    let more = json!({"image_type": "partition", "root_mb": 1024, "swap_mb": 0, "ephemeral_mb": 128,
+        "deploy_boot_mode": "uefi"});
+    info.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    lab.rig.machine.inject(hardware_sim::Fault::Format);
+    let result = lab.write(&info).await;
+    assert_eq!(result["command_error"]["type"], "ImageWriteError", "{result}");
+    assert!(lab.first_sectors().iter().all(|byte| *byte == 0), "the disk has a table");
+    info["deploy_boot_mode"] = json!("bios");
+    let result = lab.write(&info).await;
+    assert_eq!(result["command_error"]["type"], "InvalidImage", "{result}");
+    assert_eq!(
+        lab.write(&{
+            info["deploy_boot_mode"] = json!("uefi");
+            info
+        })
+        .await["command_status"],
+        "SUCCEEDED"
+    );
+}
+
 /// A server that sends the first part of an image and then nothing more.
 async fn stalling_server(bytes: Vec<u8>, length: usize) -> String {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};

@@ -38,6 +38,10 @@ pub trait Disk: Send {
     fn flush(&mut self) -> io::Result<()>;
     /// Tells the operating system that the partition table is a new one.
     fn announce(&mut self) -> io::Result<()>;
+    /// Lets somebody else open the disk, who does so only during `work`.
+    fn lend(&mut self, work: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        work()
+    }
 }
 
 impl<D: Disk + ?Sized> Disk for Box<D> {
@@ -64,6 +68,9 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
     }
     fn announce(&mut self) -> io::Result<()> {
         (**self).announce()
+    }
+    fn lend(&mut self, work: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        (**self).lend(work)
     }
 }
 

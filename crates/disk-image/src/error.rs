@@ -6,6 +6,7 @@ use crate::decompress::DecompressError;
 use crate::digest::Digest;
 use crate::disk::DiskError;
 use crate::fetch::FetchError;
+use crate::partition::PartitionError;
 use crate::qcow2::Qcow2Error;
 use crate::reader::ReadError;
 use crate::table::ImageError;
@@ -45,6 +46,9 @@ pub enum Cause {
     /// It is a qcow2 that is not written.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Error),
+    /// It is a partition image that is not written, or what is around it cannot be made.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
     /// The config drive broke while it was unpacked.
     #[error(transparent)]
     ConfigDrive(#[from] ConfigDriveError),
@@ -101,6 +105,7 @@ impl Cause {
             Self::NoSource
             | Self::Budget(_)
             | Self::Image(_)
+            | Self::Partition(_)
             | Self::ConfigDrive(_)
             | Self::Disk(_)
             | Self::ReadBack { .. }

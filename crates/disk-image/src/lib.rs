@@ -18,12 +18,15 @@
 //!    and made so while no data waits. The first and the last MiB of the image stay in memory (`target`).
 //! 5. **Verdict** (`write`): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
 //!    partition table.
-//! 6. **Seal** (`seal`): flush; config drive into its partition; backup table at the real end of the disk; flush;
+//! 6. **Seal** (`seal`): flush; of a partition image what is around it; config drive into its partition; backup table at the real end of the disk; flush;
 //!    first MiB with the final table; flush; read back. From the last but one step on the disk boots.
+//!
+//! A **partition image** is one file system, not a disk: its bytes go where the root partition begins (`layout`), and the
+//! other partitions are made around it (`partition`) before the table is.
 //!
 //! Whatever fails, and whenever: [`WriteError`] says why, and in [`WriteError::state`] what is on the disk now. It is
 //! [`DiskState::Untouched`] or [`DiskState::NoTable`], and [`DiskState::Unknown`] only if the disk refuses to be
-//! cleared.
+//! cleared. Where scratch space is preserved, [`DiskState::OnlyEphemeral`] stands for the second.
 //!
 //! # Use
 //!
@@ -53,6 +56,8 @@ pub mod disk;
 mod error;
 pub mod fetch;
 mod info;
+mod layout;
+mod partition;
 mod pipeline;
 mod progress;
 pub mod qcow2;
@@ -75,6 +80,8 @@ pub use disk::Disk;
 pub use error::{Cause, WriteError};
 pub use fetch::Patience;
 pub use info::{Info, SMALLEST_DISK, info};
+pub use layout::{Label, LayoutError, Role, Slot};
+pub use partition::{ESP_SIZE, Formatter, PartitionError, Partitioned, Partitioning};
 pub use progress::{Progress, Stage};
 pub use qcow2::Qcow2Error;
 pub use table::{ImageError, PartitionInfo};

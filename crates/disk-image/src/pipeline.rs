@@ -15,10 +15,11 @@ use crate::configdrive::ConfigDrive;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::Cause;
 use crate::fetch::{Feed, Outlets, Patience, fetch};
+use crate::partition::{PartitionError, Partitions, Superblock};
 use crate::progress::{Meters, Stage};
 use crate::qcow2::{Map, Qcow2Error};
 use crate::source::{Identity, Source};
-use crate::table::{self, ImageError, Table};
+use crate::table::{self, Geometry, ImageError, Table};
 use crate::target::Target;
 use crate::unpack::unpack;
 use std::ops::Range;
@@ -37,6 +38,8 @@ pub(crate) struct Pass {
     pub(crate) shares: Shares,
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) drive: Option<ConfigDrive>,
+    /// Of a partition image: the disk around it. Otherwise the image is the disk.
+    pub(crate) partitions: Option<Arc<Partitions>>,
     /// Of a qcow2: where its bytes go. Otherwise byte *n* of the image is byte *n* of the disk.
     pub(crate) map: Option<Arc<Map>>,
     /// What the source must still be, if it was looked at before.
@@ -119,6 +122,8 @@ fn write(
         pass: &pass,
         target: &mut target,
         announced: None,
+        base: pass.partitions.as_ref().map_or(0, |partitions| partitions.base()),
+        system: None,
         table: None,
         end: 0,
         gaps: gaps.into_iter(),
@@ -132,6 +137,10 @@ struct Writer<'a> {
     pass: &'a Pass,
     target: &'a mut Target,
     announced: Option<u64>,
+    /// Byte of the disk at which the image begins.
+    base: u64,
+    /// What a partition image says about itself.
+    system: Option<Superblock>,
     /// Known once the head of the image was judged and the disk cleared.
     table: Option<Table>,
     /// Byte behind the last one of the image that was written.
@@ -156,7 +165,7 @@ impl Writer<'_> {
             self.check_cancelled()?;
             match block {
                 Block::Announce { size, at_least } => {
-                    self.target.geometry().check_length(size, at_least)?;
+                    self.room().check_length(size, at_least)?;
                     self.announced = Some(size).filter(|_| !at_least);
                 }
                 Block::Data { mut bytes, len, offset } => {
@@ -173,8 +182,14 @@ impl Writer<'_> {
         if self.pass.cancel.is_cancelled() { Err(Cause::Cancelled) } else { Ok(()) }
     }
 
+    /// What the image may fill: the disk, or the root partition.
+    fn room(&self) -> Geometry {
+        let disk = self.target.geometry();
+        self.pass.partitions.as_ref().map_or(disk.clone(), |partitions| partitions.room(&disk))
+    }
+
     fn data(&mut self, bytes: &mut [u8], len: usize, offset: u64) -> Result<(), Cause> {
-        let geometry = self.target.geometry();
+        let geometry = self.room();
         let end = offset + len as u64;
         geometry.check_length(end, true)?;
         if self.table.is_none() {
@@ -183,7 +198,7 @@ impl Writer<'_> {
         // The last block may end within a sector; the rest of that sector becomes zero.
         let padded = len.next_multiple_of(geometry.sector as usize);
         bytes[len..padded].fill(0);
-        self.target.put(&bytes[..padded], offset)?;
+        self.target.put(&bytes[..padded], self.base + offset)?;
         self.pass.meters.written(len as u64);
         self.end = self.end.max(end);
         Ok(())
@@ -193,6 +208,14 @@ impl Writer<'_> {
     fn begin(&mut self, head: &[u8]) -> Result<(), Cause> {
         let geometry = self.target.geometry();
         let head = self.pass.map.as_ref().map_or(head, |map| &map.head);
+        if let Some(partitions) = &self.pass.partitions {
+            self.system = Some(partitions.judge(head, &geometry)?);
+            self.target.keep(partitions.kept.clone());
+            self.target.clear()?;
+            self.table = Some(partitions.table.clone());
+            self.pass.meters.stage(Stage::Write);
+            return Ok(());
+        }
         let table = table::read(head, &geometry)?;
         if let Some(size) = self.announced {
             table.check_covered(size)?;
@@ -214,7 +237,7 @@ impl Writer<'_> {
             self.gap = gap;
         }
         let len = ZEROS.min(self.gap.end - self.gap.start);
-        self.target.put_zeros(self.gap.start, len.next_multiple_of(self.target.geometry().sector.into()))?;
+        self.target.put_zeros(self.base + self.gap.start, len.next_multiple_of(self.target.geometry().sector.into()))?;
         self.pass.meters.written(len);
         self.gap.start += len;
         Ok(true)
@@ -226,12 +249,27 @@ impl Writer<'_> {
         }
         while self.zeros()? {}
         let table = self.table.take().ok_or(ImageError::Empty)?;
+        if let Some(system) = self.system {
+            let bytes = self.pass.map.as_ref().map_or(self.end, |map| map.header.size);
+            if bytes < system.size {
+                return Err(PartitionError::Truncated { bytes, needed: system.size }.into());
+            }
+        }
         let Some(map) = &self.pass.map else {
-            table.check_covered(self.end)?;
+            if self.system.is_none() {
+                table.check_covered(self.end)?;
+            }
             return Ok((self.end, table));
         };
-        // The partition table that was judged must be the one that came with the data.
-        if !self.target.ends().0.starts_with(&map.head) {
+        // The head of the image that was judged must be the one that came with the data.
+        let same = match self.base {
+            0 => self.target.ends().0.starts_with(&map.head),
+            base => {
+                let len = map.head.len().next_multiple_of(self.target.geometry().sector as usize);
+                self.target.get(base, len)?.starts_with(&map.head)
+            }
+        };
+        if !same {
             return Err(Qcow2Error::Differs { what: "first MiB of the disk", at: 0 }.into());
         }
         Ok((map.header.size, table))

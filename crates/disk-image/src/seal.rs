@@ -1,7 +1,7 @@
 //! The seal: what turns written data into a disk that boots, in the one order that is safe.
 //!
 //! 1. flush, so that all data is there before anything points to it;
-//! 2. the config drive, into its partition;
+//! 2. of a partition image, what is around it; the config drive, into its partition;
 //! 3. the backup table at the real end of the disk; flush;
 //! 4. the first MiB with the final table; flush;
 //! 5. read back both ends, the config drive and samples of the data.
@@ -13,6 +13,7 @@ use crate::budget::BLOCK;
 use crate::buffer::AlignedBuf;
 use crate::configdrive::{self, ConfigDrive, is_config_drive};
 use crate::error::Cause;
+use crate::partition::{Partitioned, Partitions, SharedDisk};
 use crate::progress::{Meters, Stage};
 use crate::table::{ImageError, PartitionInfo, Table, is_drive_name};
 use crate::target::{DiskState, Target};
@@ -24,17 +25,19 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Sealed {
     pub(crate) table: Table,
     pub(crate) drive: Option<PartitionInfo>,
+    pub(crate) partitioned: Option<Partitioned>,
 }
 
-/// Seals the disk. On failure or cancellation it has no table.
+/// Seals the disk, and makes what is `around` a partition image. On failure or cancellation the disk has no table.
 pub(crate) fn seal(
     target: &mut Target,
     table: Table,
+    around: Option<(&Partitions, &SharedDisk)>,
     drive: Option<&ConfigDrive>,
     meters: &Meters,
     cancel: &CancellationToken,
 ) -> Result<Sealed, Cause> {
-    let result = in_order(target, table, drive, meters, cancel);
+    let result = in_order(target, table, around, drive, meters, cancel);
     match result {
         Ok(_) => target.state = DiskState::Complete,
         Err(_) => target.abandon(),
@@ -45,13 +48,19 @@ pub(crate) fn seal(
 fn in_order(
     target: &mut Target,
     mut table: Table,
+    around: Option<(&Partitions, &SharedDisk)>,
     drive: Option<&ConfigDrive>,
     meters: &Meters,
     cancel: &CancellationToken,
 ) -> Result<Sealed, Cause> {
     meters.stage(Stage::Seal);
     target.flush()?;
-    let placed = drive.map(|drive| place(target, &mut table, drive, cancel).map(|place| (drive, place))).transpose()?;
+    let partitioned = around.map(|(partitions, shared)| partitions.fill(target, shared, cancel)).transpose()?;
+    let own = around.and_then(|(partitions, _)| partitions.drive());
+    let placed = match drive {
+        Some(drive) => Some((drive, place(target, &mut table, own, drive, cancel)?)),
+        None => None,
+    };
     let (head, tail) = target.ends();
     table.write_tail(tail)?;
     table.write_head(head)?;
@@ -68,18 +77,27 @@ fn in_order(
         // The disk itself is right; only who wants to mount it at once has to wait for a new scan.
         tracing::warn!(disk = target.disk.name(), %error, "the kernel did not take the new partition table yet");
     }
-    Ok(Sealed { table, drive: placed.map(|(_, partition)| partition) })
+    Ok(Sealed { table, drive: placed.map(|(_, partition)| partition), partitioned })
 }
 
-/// Writes the config drive into a partition that is labelled for it, or into a new one at the end of the disk. What
-/// the partition has beyond it is zeroed: it may hold the settings of somebody else.
+/// Writes the config drive into the partition that was made for it, one that is labelled for it, or a new one at the end
+/// of the disk. What the partition has beyond it is zeroed: it may hold the settings of somebody else.
 fn place(
     target: &mut Target,
     table: &mut Table,
+    own: Option<usize>,
     drive: &ConfigDrive,
     cancel: &CancellationToken,
 ) -> Result<PartitionInfo, Cause> {
-    let partition = match labelled(target, table)? {
+    let numbered = |table: &Table, number| {
+        let found = table.partitions().into_iter().find(|partition| partition.number == number);
+        found.ok_or(Cause::Image(ImageError::NoPartitions))
+    };
+    let there = match own {
+        Some(number) => Some(numbered(table, number)?),
+        None => labelled(target, table)?,
+    };
+    let partition = match there {
         Some(partition) if partition.size < drive.size() => {
             let (number, room) = (partition.number, partition.size);
             return Err(ImageError::DrivePartitionTooSmall { number, room, need: drive.size() }.into());
@@ -88,8 +106,7 @@ fn place(
         None => {
             let unique = Guid::from_uuid_bytes(*uuid::Uuid::new_v4().as_bytes());
             let number = table.add_drive(&target.geometry(), unique)?;
-            let added = table.partitions().into_iter().find(|partition| partition.number == number);
-            added.ok_or(Cause::Image(ImageError::NoPartitions))?
+            numbered(table, number)?
         }
     };
     let mut block = AlignedBuf::zeroed(BLOCK);

@@ -2,7 +2,7 @@
 
 use crate::buffer::{AlignedBuf, is_zero};
 use crate::disk::{self, Disk, DiskError};
-use crate::table::{Geometry, ImageError};
+use crate::table::{Geometry, ImageError, Table};
 use std::fmt;
 
 /// Bytes that are held back at each end: tables, boot code, and every place where RAID and LVM keep signatures.
@@ -17,6 +17,8 @@ pub enum DiskState {
     Untouched,
     /// Both ends are cleared: there is no partition table, no firmware boots it.
     NoTable,
+    /// Both ends are cleared but for the table entry of scratch space that is to be preserved: no firmware boots it.
+    OnlyEphemeral,
     /// Clearing failed. It may hold anything.
     Unknown,
     /// The whole verified image is there.
@@ -28,6 +30,7 @@ impl fmt::Display for DiskState {
         f.write_str(match self {
             Self::Untouched => "nothing was written to it",
             Self::NoTable => "it is left without a partition table and does not boot",
+            Self::OnlyEphemeral => "it is left with its ephemeral partition only and does not boot",
             Self::Unknown => "it could not be cleared, treat what is on it as unverified",
             Self::Complete => "the image is complete",
         })
@@ -90,6 +93,8 @@ pub(crate) struct Target {
     head: AlignedBuf,
     tail: AlignedBuf,
     samples: Samples,
+    /// The table that clearing leaves: none, but for scratch space that is to be preserved.
+    kept: Option<Table>,
     /// What zeros are written from, once some are: pages that nobody wrote to take no memory.
     zeros: Option<AlignedBuf>,
 }
@@ -98,7 +103,7 @@ impl Target {
     pub(crate) fn new(disk: Box<dyn Disk>, verify: Verify) -> Self {
         let samples = Samples { all: verify == Verify::Full, ..Samples::default() };
         let held = || AlignedBuf::zeroed(HELD as usize);
-        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples, zeros: None }
+        Self { disk, state: DiskState::Untouched, head: held(), tail: held(), samples, kept: None, zeros: None }
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -109,18 +114,36 @@ impl Target {
         self.disk.size() - HELD
     }
 
+    /// From now on, clearing leaves this table. It has no partition that could boot.
+    pub(crate) fn keep(&mut self, table: Option<Table>) {
+        self.kept = table;
+    }
+
     /// Takes from the disk everything by which it could boot or be assembled: both ends, for good. Only after this has
     /// returned may data be written.
     pub(crate) fn clear(&mut self) -> Result<(), DiskError> {
         self.state = DiskState::Unknown;
         self.head.fill(0);
         self.tail.fill(0);
+        let mut cleared = DiskState::NoTable;
+        if let Some(table) = &self.kept {
+            let written = table.write_tail(&mut self.tail).and_then(|()| table.write_head(&mut self.head));
+            if written.is_ok() {
+                cleared = DiskState::OnlyEphemeral;
+            }
+        }
         self.samples = Samples { all: self.samples.all, ..Samples::default() };
         let tail_at = self.tail_at();
         disk::write_all(&mut *self.disk, &self.head, 0)?;
+        if cleared == DiskState::OnlyEphemeral {
+            // A loss of power must leave one of the two copies.
+            disk::flush(&mut *self.disk)?;
+        }
         disk::write_all(&mut *self.disk, &self.tail, tail_at)?;
         disk::flush(&mut *self.disk)?;
-        self.state = DiskState::NoTable;
+        self.head.fill(0);
+        self.tail.fill(0);
+        self.state = cleared;
         Ok(())
     }
 

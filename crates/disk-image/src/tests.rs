@@ -5,6 +5,7 @@ mod drive;
 mod hostile;
 mod image;
 mod info;
+mod partition;
 mod qcow2;
 mod refusals;
 mod server;

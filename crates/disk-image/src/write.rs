@@ -6,6 +6,7 @@ use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Cause, WriteError};
 use crate::fetch::{FetchError, Patience};
+use crate::partition::{Partitioned, Partitioning, Partitions, SharedDisk};
 use crate::pipeline::{self, Pass, Passed};
 use crate::progress::{INTERVAL, Meters, Progress, Reporter, Stage};
 use crate::qcow2;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub digest: Option<Digest>,
     /// Goes into a partition of its own.
     pub config_drive: Option<ConfigDrive>,
+    /// The image is one file system, for which the partitions are made. `None`: it is a whole disk.
+    pub partitioning: Option<Partitioning>,
     /// Bytes of memory for windows and buffers of the image. The config drive, packed as it came, is beside it.
     pub budget: u64,
     /// How much is read back when all is written.
@@ -68,6 +71,7 @@ impl Plan {
             format: None,
             digest,
             config_drive: None,
+            partitioning: None,
             budget: BUDGET,
             verify: Verify::default(),
             patience: Patience::default(),
@@ -92,12 +96,15 @@ pub struct Written {
     pub mbr_signature: u32,
     /// Where the config drive is.
     pub config_drive: Option<PartitionInfo>,
+    /// What was made around a partition image.
+    pub partitioned: Option<Partitioned>,
 }
 
 impl Written {
-    /// `root uuid` of the agent protocol's `get_partition_uuids` for a whole disk: the signature as `0x%08x`.
+    /// `root uuid` of the agent protocol's `get_partition_uuids`: for a whole disk the signature as `0x%08x`, for a
+    /// partition image the UUID of its file system.
     pub fn root_uuid(&self) -> String {
-        format!("{:#010x}", self.mbr_signature)
+        self.partitioned.as_ref().map_or_else(|| format!("{:#010x}", self.mbr_signature), |made| made.root_uuid.clone())
     }
 }
 
@@ -145,8 +152,17 @@ async fn run(
     let name = disk.name().to_owned();
     let failed = |state, cause| WriteError { disk: name.clone(), state, cause };
     let shares = Shares::of(plan.budget).map_err(|error| failed(DiskState::Untouched, error.into()))?;
-    let mut target = Target::new(disk, plan.verify);
+    let shared = SharedDisk::new(disk);
+    let mut target = Target::new(Box::new(shared.clone()), plan.verify);
     target.check().map_err(|error| failed(DiskState::Untouched, error.into()))?;
+    let partitions = match plan.partitioning {
+        None => None,
+        Some(partitioning) => {
+            let (drive, geometry) = (plan.config_drive.as_ref(), target.geometry());
+            let placed = Partitions::new(partitioning, drive, &mut *target.disk, &geometry);
+            Some(Arc::new(placed.map_err(|cause| failed(DiskState::Untouched, cause))?))
+        }
+    };
     let mut last = failed(DiskState::Untouched, Cause::NoSource);
     for source in &plan.sources {
         let (mut restarts, mut format) = (0, plan.format);
@@ -160,11 +176,12 @@ async fn run(
                 shares,
                 algorithm: plan.digest.as_ref().map(Digest::algorithm),
                 drive: plan.config_drive.clone(),
+                partitions: partitions.clone(),
                 meters: meters.clone(),
                 cancel: cancel.clone(),
             };
             tracing::info!(disk = %name, url = source.name(), restarts, "writing image");
-            let (back, result) = attempt(pass, format, plan.digest.as_ref(), target).await;
+            let (back, result) = attempt(pass, format, plan.digest.as_ref(), target, shared.clone()).await;
             let Some(back) = back else {
                 return Err(failed(DiskState::Unknown, result.err().unwrap_or(Cause::Stage("write"))));
             };
@@ -223,14 +240,18 @@ async fn attempt(
     format: Option<Format>,
     want: Option<&Digest>,
     target: Target,
+    shared: SharedDisk,
 ) -> (Option<Target>, Result<Written, Cause>) {
+    let disk = target.geometry();
+    let room = pass.partitions.as_ref().map_or(disk.clone(), |partitions| partitions.room(&disk));
     if format == Some(Format::Qcow2)
-        && let Err(cause) = look_ahead(&mut pass, &target.geometry()).await
+        && let Err(cause) = look_ahead(&mut pass, &room).await
     {
         return (Some(target), Err(cause));
     }
     let (meters, drive, cancel) = (pass.meters.clone(), pass.drive.clone(), pass.cancel.clone());
     let source_name = pass.source.name().to_owned();
+    let partitions = pass.partitions.clone();
     let (target, passed) = pipeline::run(pass, target).await;
     let passed = passed.map_err(|cause| match cause {
         Cause::Image(ImageError::Format(found)) if format == Some(Format::Raw) => {
@@ -244,10 +265,13 @@ async fn attempt(
     let sealing = tokio::task::spawn_blocking(move || {
         let sealed = passed.and_then(|passed| {
             let Passed { bytes_in, bytes_out, digest, table } = passed;
-            let Sealed { table, drive } = seal(&mut target, table, drive.as_ref(), &meters, &cancel)?;
+            let around = partitions.as_deref().map(|partitions| (partitions, &shared));
+            let Sealed { table, drive, partitioned } =
+                seal(&mut target, table, around, drive.as_ref(), &meters, &cancel)?;
             let partitions = table.partitions();
             let (disk_guid, mbr_signature) = (table.disk_guid(), table.mbr_signature());
-            Ok(Written { bytes_in, bytes_out, digest, partitions, disk_guid, mbr_signature, config_drive: drive })
+            let config_drive = drive;
+            Ok(Written { bytes_in, bytes_out, digest, partitions, disk_guid, mbr_signature, config_drive, partitioned })
         });
         if sealed.is_err() {
             target.abandon();

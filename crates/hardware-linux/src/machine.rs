@@ -1,16 +1,18 @@
 //! The machine.
 
 use crate::erase::{self, EraseFailure};
+use crate::exec::{Exec, ExecError};
 use crate::lldp::Lldp;
 use crate::tree::Tree;
 use crate::{block, bmc, boot, cpu, interfaces, power, sys};
 use hardware::{
     BootInfo, BootMode, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine, MachineError,
-    Outcome, PowerAction, SystemVendor,
+    Outcome, PowerAction, SystemVendor, WriteGrant,
 };
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -100,6 +102,13 @@ impl LinuxMachine {
         })
     }
 }
+
+/// systemd-boot, where Debian has it.
+const BOOT_LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+/// Where mke2fs may be.
+const MAKERS: [&str; 2] = ["/sbin/mke2fs", "/usr/sbin/mke2fs"];
+/// Time for making a file system: it writes a few hundred MiB at most, and discards nothing.
+const FORMAT_TIME: Duration = Duration::from_secs(600);
 
 /// Flushes what can be flushed in time and ends the machine.
 fn end(action: PowerAction) -> io::Result<()> {
@@ -229,11 +238,59 @@ impl Machine for LinuxMachine {
         reread(&file, device)
     }
 
+    fn make_file_system(
+        &self,
+        grant: &WriteGrant,
+        bytes: Range<u64>,
+        kind: &str,
+        label: &str,
+    ) -> Result<(), MachineError> {
+        self.writing("making a file system")?;
+        let path = self.claim(grant.device())?;
+        let size = bytes.end.saturating_sub(bytes.start);
+        // What the partition held was written before or is to be preserved: it is not for mke2fs to discard. Forced, as
+        // there is no partition yet that it could see.
+        let made = Exec::new("mke2fs")
+            .args(["-q", "-F", "-t", kind, "-L", label, "-E"])
+            .arg(format!("offset={},nodiscard", bytes.start))
+            .arg(&path)
+            .arg(format!("{}k", size / 1024))
+            .deadline(FORMAT_TIME)
+            .run();
+        made.map_err(ExecError::into_machine_error)?.success()?;
+        tracing::info!(device = %grant.device(), kind, label, offset = bytes.start, size, "file system made");
+        Ok(())
+    }
+
+    fn can_make_file_system(&self, kind: &str) -> Result<(), MachineError> {
+        if MAKERS.iter().any(|maker| self.tree.path(maker).exists()) {
+            return Ok(());
+        }
+        let reason = "this ramdisk has no mke2fs; boot profile server, which has it".to_owned();
+        Err(MachineError::Unsupported { what: format!("making a file system {kind}"), reason })
+    }
+
+    fn boot_loader(&self) -> Result<Vec<u8>, MachineError> {
+        self.tree.bytes(BOOT_LOADER).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => MachineError::Unsupported {
+                what: "making a partition image bootable".to_owned(),
+                reason: format!("this ramdisk has no {BOOT_LOADER}"),
+            },
+            _ => MachineError::Read { what: BOOT_LOADER.to_owned(), source },
+        })
+    }
+
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
         self.writing("creating boot entries")?;
         let path = self.claim(device)?;
-        let sector = self.disks()?.iter().find(|disk| disk.name == device.node).and_then(|disk| disk.logical_sectors);
-        boot::install(&path, sector.unwrap_or(512), &self.tree.path("/sys/firmware/efi/efivars"))
+        let (own, others): (Vec<_>, Vec<_>) = self.disks()?.into_iter().partition(|disk| disk.name == device.node);
+        let table = |disk: &Disk| boot::Table {
+            device: self.tree.path(&disk.name),
+            sector: disk.logical_sectors.unwrap_or(512),
+        };
+        let disk = boot::Table { device: path, sector: own.first().map_or(512, |disk| table(disk).sector) };
+        let others: Vec<_> = others.iter().map(table).collect();
+        boot::install(&disk, &others, &self.tree.path("/sys/firmware/efi/efivars"))
     }
 
     fn sync(&self) -> Result<(), MachineError> {

@@ -16,9 +16,11 @@
 
 use hardware::{
     DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome, PowerAction,
+    WriteGrant,
 };
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +33,8 @@ pub enum Event {
     Erased(String),
     /// A partition table was read again.
     Reread(String),
+    /// A file system was made in these bytes of a device.
+    Formatted(String, Range<u64>),
     /// Boot entries were written for a device.
     BootEntries(String),
     /// Everything was flushed.
@@ -46,6 +50,8 @@ pub enum Fault {
     Read,
     /// Erasing this device.
     Erase(String),
+    /// Making a file system.
+    Format,
     /// Writing boot entries.
     BootEntries,
     /// Flushing.
@@ -223,6 +229,32 @@ impl Machine for SimMachine {
         state.check(device)?;
         state.events.push(Event::Reread(device.node.clone()));
         Ok(())
+    }
+
+    fn make_file_system(
+        &self,
+        grant: &WriteGrant,
+        bytes: Range<u64>,
+        _kind: &str,
+        _label: &str,
+    ) -> Result<(), MachineError> {
+        let mut state = self.state();
+        state.writing("making a file system")?;
+        state.check(grant.device())?;
+        if state.fails(&Fault::Format) {
+            let (what, source) = broken("the file system");
+            return Err(MachineError::Write { what, source });
+        }
+        state.events.push(Event::Formatted(grant.device().node.clone(), bytes));
+        Ok(())
+    }
+
+    fn can_make_file_system(&self, _kind: &str) -> Result<(), MachineError> {
+        Ok(())
+    }
+
+    fn boot_loader(&self) -> Result<Vec<u8>, MachineError> {
+        Ok(b"MZ simulated boot loader".to_vec())
     }
 
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {

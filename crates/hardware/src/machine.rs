@@ -1,7 +1,8 @@
 //! The machine that an agent runs on, as a trait: the real one (`hardware-linux`), a simulated one, or one that may only
 //! be read. Calls block; an agent runs them on a thread for blocking work.
 
-use crate::{DeviceId, Disk, EraseGrant, EraseProof, Inventory};
+use crate::{DeviceId, Disk, EraseGrant, EraseProof, Inventory, WriteGrant};
+use std::ops::Range;
 use std::path::PathBuf;
 
 /// What can go wrong on a machine. Each message names the part; the cause follows in the chain.
@@ -96,6 +97,22 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Makes the kernel read the device's partition table again.
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError>;
+
+    /// Makes an empty file system of this `kind` (`ext4`) and `label` in a range of bytes of the device. Nobody holds the
+    /// device, and it has no partition table that says so.
+    fn make_file_system(
+        &self,
+        grant: &WriteGrant,
+        bytes: Range<u64>,
+        kind: &str,
+        label: &str,
+    ) -> Result<(), MachineError>;
+
+    /// Fails, naming what is missing, unless this machine can make file systems of this `kind`.
+    fn can_make_file_system(&self, kind: &str) -> Result<(), MachineError>;
+
+    /// The EFI boot loader that this ramdisk brings for disks that have none of their own.
+    fn boot_loader(&self) -> Result<Vec<u8>, MachineError>;
 
     /// Creates UEFI boot entries for the loaders on the ESP of `device`, drops older entries of the same label, and
     /// returns the labels. Nothing on the device is executed. An empty list means that firmware variables are not there.

@@ -440,13 +440,23 @@ impl Gpt {
     /// Puts a partition into the first free slot and returns its number, from 1.
     pub fn add(&mut self, entry: Entry) -> Result<usize, GptError> {
         let slot = self.entries.iter().position(|entry| !entry.is_used()).ok_or(GptError::Full(self.entries.len()))?;
-        self.check_range(slot + 1, &entry)?;
-        let clash = self.used().find(|(_, old)| entry.first_lba <= old.last_lba && old.first_lba <= entry.last_lba);
-        if let Some((other, _)) = clash {
-            return Err(GptError::Overlap { one: slot + 1, other });
-        }
-        self.entries[slot] = entry;
+        self.put(slot + 1, entry)?;
         Ok(slot + 1)
+    }
+
+    /// Puts a partition into the slot of this number, from 1. What the slot held is replaced.
+    pub fn put(&mut self, number: usize, entry: Entry) -> Result<(), GptError> {
+        self.check_range(number, &entry)?;
+        let clash = self.used().find(|(other, old)| {
+            *other != number && entry.first_lba <= old.last_lba && old.first_lba <= entry.last_lba
+        });
+        if let Some((other, _)) = clash {
+            return Err(GptError::Overlap { one: number, other });
+        }
+        let slots = self.entries.len();
+        let slot = number.checked_sub(1).and_then(|index| self.entries.get_mut(index)).ok_or(GptError::Full(slots))?;
+        *slot = entry;
+        Ok(())
     }
 
     /// The sectors for a partition of at least `sectors` at the end of the usable range, its start aligned to `align`.

@@ -20,6 +20,16 @@ const FORGET_BUFFERS: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 
 /// zeros, else by writing them.
 const ZERO_OUT: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 127);
 
+/// Opens a device for direct I/O, or with the cache where direct I/O is not offered, so that nobody else can claim it.
+fn exclusive(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+    let fd = match rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
+        Err(Errno::INVAL) => rustix::fs::open(path, flags, Mode::empty()),
+        other => other,
+    };
+    Ok(File::from(fd?))
+}
+
 /// A whole block device, held exclusively: what is mounted, or a part of RAID or LVM, does not open.
 pub struct BlockDisk {
     file: File,
@@ -34,12 +44,7 @@ impl BlockDisk {
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let name = path.display().to_string();
         let failed = |source: io::Error| OpenError::Open { path: path.display().to_string(), source };
-        let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
-        let fd = match rustix::fs::open(path, flags | OFlags::DIRECT, Mode::empty()) {
-            Err(Errno::INVAL) => rustix::fs::open(path, flags, Mode::empty()),
-            other => other,
-        };
-        let mut file = File::from(fd.map_err(|errno| failed(errno.into()))?);
+        let mut file = exclusive(path).map_err(failed)?;
         let sector = rustix::fs::ioctl_blksszget(&file).map_err(|errno| failed(errno.into()))?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size == 0 || !size.is_multiple_of(u64::from(sector.max(512))) {
@@ -107,6 +112,19 @@ impl Disk for BlockDisk {
     fn flush(&mut self) -> io::Result<()> {
         // On a block device fsync also flushes the cache of the drive.
         self.file.sync_all()
+    }
+
+    fn lend(&mut self, work: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let path = Path::new(&self.name).to_owned();
+        // A handle that does not exclude others takes the place of the exclusive one.
+        self.file = File::open(&path)?;
+        let worked = work();
+        let mut file = exclusive(&path)?;
+        if file.seek(SeekFrom::End(0))? != self.size {
+            return Err(io::Error::other("another device is there now"));
+        }
+        self.file = file;
+        worked
     }
 
     fn announce(&mut self) -> io::Result<()> {

@@ -148,19 +148,25 @@ impl Mbr {
 
     /// Puts a partition into the first free slot and returns its number, from 1. Its CHS fields say "use LBA".
     pub fn add(&mut self, kind: u8, sectors: Range<u64>) -> Result<usize, MbrError> {
+        let slot = self.entries.iter().position(|entry| !entry.is_used()).ok_or(MbrError::Full)?;
+        self.put(slot + 1, kind, sectors)?;
+        Ok(slot + 1)
+    }
+
+    /// Puts a partition into the slot of this number, from 1. What the slot held is replaced.
+    pub fn put(&mut self, number: usize, kind: u8, sectors: Range<u64>) -> Result<(), MbrError> {
         let range = MbrError::Range { start: sectors.start, end: sectors.end };
         let first_lba = u32::try_from(sectors.start).map_err(|_| range.clone())?;
         let count = sectors.end.checked_sub(sectors.start).and_then(|count| u32::try_from(count).ok());
         let count = count.filter(|&count| count > 0 && sectors.end <= 1 << 32).ok_or(range)?;
-        if let Some((number, _)) =
-            self.used().find(|(_, old)| old.range().start < sectors.end && sectors.start < old.range().end)
-        {
-            return Err(MbrError::Overlap(number));
+        if let Some((other, _)) = self.used().find(|(other, old)| {
+            *other != number && old.range().start < sectors.end && sectors.start < old.range().end
+        }) {
+            return Err(MbrError::Overlap(other));
         }
-        let slot = self.entries.iter().position(|entry| !entry.is_used()).ok_or(MbrError::Full)?;
+        let slot = number.checked_sub(1).and_then(|index| self.entries.get_mut(index)).ok_or(MbrError::Full)?;
         let lba_only = [0xfe, 0xff, 0xff];
-        self.entries[slot] =
-            MbrEntry { status: 0, chs_first: lba_only, kind, chs_last: lba_only, first_lba, sectors: count };
-        Ok(slot + 1)
+        *slot = MbrEntry { status: 0, chs_first: lba_only, kind, chs_last: lba_only, first_lba, sectors: count };
+        Ok(())
     }
 }
