@@ -114,8 +114,9 @@ pub trait Machine: Send + Sync + 'static {
     /// The EFI boot loader that this ramdisk brings for disks that have none of their own.
     fn boot_loader(&self) -> Result<Vec<u8>, MachineError>;
 
-    /// Creates UEFI boot entries for the loaders on the ESP of `device`, drops older entries of the same label, and
-    /// returns the labels. Nothing on the device is executed. An empty list means that firmware variables are not there.
+    /// Creates UEFI boot entries for the loaders on the ESP of `device` and puts them first in the boot order. Older entries
+    /// are dropped: those of the same labels, of this ESP, and of partitions that no disk has any more. Returns the labels.
+    /// Nothing on the device is executed. An empty list means that there are no firmware variables, or no loaders.
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError>;
 
     /// Flushes all file systems and block devices.

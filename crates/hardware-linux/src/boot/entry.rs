@@ -34,12 +34,13 @@ pub(crate) struct LoadOption {
 }
 
 const ACTIVE: u32 = 1;
+/// Type of a device path node for media, and its kind for a partition.
+const MEDIA: u8 = 4;
+const HARD_DRIVE: u8 = 1;
 
 impl LoadOption {
     /// The contents of a `Boot####` variable.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        const MEDIA: u8 = 4;
-        const HARD_DRIVE: u8 = 1;
         const FILE_PATH: u8 = 4;
         const END: [u8; 4] = [0x7f, 0xff, 4, 0];
         let partition = &self.partition;
@@ -80,6 +81,26 @@ pub(crate) fn label(option: &[u8]) -> Option<String> {
     Some(String::from_utf16_lossy(&units))
 }
 
+/// The partition that a `Boot####` variable boots from, if it is one.
+pub(crate) fn partition(option: &[u8]) -> Option<PartitionName> {
+    let length = usize::from(u16::from_le_bytes(option.get(4..6)?.try_into().ok()?));
+    let description = option.get(6..)?.chunks_exact(2).position(|unit| unit == [0, 0])? * 2 + 2;
+    let mut path = option.get(6 + description..)?.get(..length)?;
+    loop {
+        let node = usize::from(u16::from_le_bytes(path.get(2..4)?.try_into().ok()?));
+        let (this, rest) = path.split_at_checked(node.max(4))?;
+        if this[..2] == [MEDIA, HARD_DRIVE] {
+            let signature: [u8; 16] = this.get(24..40)?.try_into().ok()?;
+            return match this.get(41)? {
+                1 => Some(PartitionName::Mbr([signature[0], signature[1], signature[2], signature[3]])),
+                2 => Some(PartitionName::Gpt(signature)),
+                _ => None,
+            };
+        }
+        path = rest;
+    }
+}
+
 fn ucs2(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
@@ -102,5 +123,16 @@ mod tests {
         assert_eq!(option.to_bytes(), wanted);
         assert_eq!(label(&option.to_bytes()).as_deref(), Some("ab"));
         assert_eq!(label(&[1, 0]), None);
+        assert_eq!(partition(&option.to_bytes()), Some(option.partition.name.clone()));
+        let dos = LoadOption {
+            partition: PartitionPath { name: PartitionName::Mbr([1, 2, 3, 4]), ..option.partition.clone() },
+            ..option.clone()
+        };
+        assert_eq!(partition(&dos.to_bytes()), Some(PartitionName::Mbr([1, 2, 3, 4])));
+        // Cut anywhere, it is no partition and no panic.
+        let whole = option.to_bytes();
+        for length in 0..whole.len() {
+            assert_eq!(partition(&whole[..length]), None);
+        }
     }
 }

@@ -44,23 +44,23 @@ impl Variables {
             .collect()
     }
 
-    /// Deletes entries with this label and takes them out of the boot order. Returns how many.
-    pub(crate) fn remove_labelled(&self, label: &str) -> Result<usize, MachineError> {
-        let mut removed = Vec::new();
+    /// Deletes the entries for whose contents `is_old` says so, and takes them out of the boot order. Returns their labels.
+    pub(crate) fn remove(&self, is_old: impl Fn(&[u8]) -> bool) -> Result<Vec<String>, MachineError> {
+        let (mut removed, mut labels) = (Vec::new(), Vec::new());
         for number in self.numbers() {
             let name = format!("Boot{number:04X}");
             let value = crate::tree::bytes(&self.path(&name)).unwrap_or_default();
-            if value.get(4..).and_then(entry::label).as_deref() == Some(label) {
-                self.delete(&name)?;
-                removed.push(number);
-            }
+            let Some(option) = value.get(4..).filter(|option| is_old(option)) else { continue };
+            self.delete(&name)?;
+            removed.push(number);
+            labels.push(entry::label(option).unwrap_or_default());
         }
         if !removed.is_empty() {
             let mut order = self.order();
             order.retain(|number| !removed.contains(number));
             self.set_order(&order)?;
         }
-        Ok(removed.len())
+        Ok(labels)
     }
 
     /// Creates an entry under the lowest free number.
@@ -147,12 +147,13 @@ mod tests {
         std::fs::write(folder.path().join(format!("BootOrder-{GLOBAL}")), [7, 0, 0, 0, 5, 0, 0, 0]).unwrap();
         std::fs::write(folder.path().join(format!("Boot0000-{GLOBAL}")), [7, 0, 0, 0]).unwrap();
         let variables = Variables::at(folder.path()).unwrap();
-        assert_eq!(variables.remove_labelled("ironic1").unwrap(), 0);
+        let ours = |option: &[u8]| entry::label(option).as_deref() == Some("ironic1");
+        assert!(variables.remove(ours).unwrap().is_empty());
         assert_eq!(variables.create(&option("ironic1")).unwrap(), 1);
         variables.put_first(&[1]).unwrap();
         assert_eq!(variables.order(), [1, 5, 0]);
 
-        assert_eq!(variables.remove_labelled("ironic1").unwrap(), 1);
+        assert_eq!(variables.remove(ours).unwrap(), ["ironic1"]);
         assert_eq!(variables.numbers(), [0]);
     }
 }
