@@ -5,11 +5,12 @@
     VENV/bin/python ci/record/ironic_api.py crates/driver/testdata/ironic
 
 VENV is a folder outside the checkout. Starts `ironic` (API and conductor in one process, SQLite, fake-hardware, no
-authentication) on a free loopback port with a temporary folder, and stops it at the end. Takes about two minutes and needs
-no privileges. Volatile values (ports, times, generated identifiers, tokens) are replaced, so two runs give the same
+authentication) on a free loopback port with a temporary folder, and stops it at the end. Takes about three minutes and needs
+no privileges. What a RAID configuration is made of goes to src/api/raid_properties.json beside testdata. Volatile values (ports, times, generated identifiers, tokens) are replaced, so two runs give the same
 files.
 """
 
+import json
 import os
 import pathlib
 import signal
@@ -30,6 +31,10 @@ CHASSIS = "55555555-5555-4555-8555-555555555555"
 GROUP = "66666666-6666-4666-8666-666666666666"
 RECORD = "77777777-7777-4777-8777-777777777777"
 FURTHER = "88888888-8888-4888-8888-888888888888"
+HOST = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
+HOST_PORT = "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb"
+HOST_MAC = "52:54:00:aa:bb:01"
+INSTANCE = "cccccccc-cccc-4ccc-8ccc-cccccccccccc"
 NOBODY = "99999999-9999-4999-8999-999999999999"
 MAC = "52:54:00:12:34:56"
 TOKEN_NAME = "TOKEN-OF-43-CHARACTERS"
@@ -97,8 +102,10 @@ NEWEST = at(115)
 
 class Recording:
     def __init__(self, port, folder, output):
-        self.ironic = Recorder(port, HEADERS, {NODE, SECOND, OLD, PORT, CHASSIS, GROUP, RECORD, FURTHER, NOBODY}, {folder: "STATE-PATH"})
-        self.output = output
+        self.ironic = Recorder(port, HEADERS, {
+            NODE, SECOND, OLD, PORT, CHASSIS, GROUP, RECORD, FURTHER, NOBODY, HOST, HOST_PORT, INSTANCE,
+        }, {folder: "STATE-PATH"})
+        self.output = output.resolve()
 
     def save(self, name):
         note = f"ironic {version('ironic')}, ci/record/ironic_api.py"
@@ -698,6 +705,113 @@ def deletion(ask):
     ask.save("deletion")
 
 
+def passthru(ask):
+    """RAID properties of drivers, and calls of vendors' methods, which the fake interfaces have."""
+    ask("RAID properties", "GET", "/v1/drivers/fake-hardware/raid/logical_disk_properties")
+    # What any RAID interface of Ironic describes: served by ferricd from this copy.
+    with open(ask.output.parents[1] / "src/api/raid_properties.json", "w", encoding="utf-8") as out:
+        json.dump(ask.ironic.exchanges[-1]["response"]["body"], out, indent=1, ensure_ascii=False)
+        out.write("\n")
+    ask("RAID properties at 1.11", "GET", "/v1/drivers/fake-hardware/raid/logical_disk_properties", headers=at(11))
+    ask("RAID properties of no driver", "GET", "/v1/drivers/nothing/raid/logical_disk_properties")
+    ask.must("POST", "/v1/nodes", {"uuid": HOST, "driver": "fake-hardware", "vendor_interface": "no-vendor"})
+    node = f"/v1/nodes/{HOST}/vendor_passthru"
+    ask("methods of a node", "GET", f"{node}/methods")
+    for method in ("GET", "POST", "PUT", "PATCH", "DELETE"):
+        ask(f"{method} a method of a node", method, f"{node}/erase", None if method == "GET" else {})
+        ask(f"{method} a method of a node by the query", method, f"{node}?method=erase", None if method == "GET" else {})
+    ask("no method of a node", "POST", node, {})
+    driver = "/v1/drivers/fake-hardware/vendor_passthru"
+    ask("POST a method of a driver", "POST", f"{driver}/erase", {})
+    ask("POST a method of a driver by the query", "POST", f"{driver}?method=erase", {})
+    ask("no method of a driver", "POST", driver, {})
+    ask.must("DELETE", f"/v1/nodes/{HOST}")
+    ask.save("passthru")
+
+
+def metal3(ask):
+    """What Metal3's operator asks for a host from its registration to its end, in its order and at its version."""
+    def bmo(name, method, path, body=None):
+        ask(name, method, path, body, headers=at(89))
+
+    def reach(state, *also):
+        """Unrecorded waits; what is recorded is what was there then."""
+        until(f"{HOST} {state}", lambda: ask.state(HOST) == state)
+        ask.free(HOST)
+        fields = ",".join(["provision_state", "target_provision_state", "last_error", "maintenance", *also])
+        bmo(f"wait: {state}", "GET", f"/v1/nodes/{HOST}?fields={fields}")
+
+    node = f"/v1/nodes/{HOST}"
+    bmo("which versions there are", "GET", "/v1")
+    bmo("whether the driver is ready", "GET", "/v1/drivers")
+    bmo("the host by its UUID, before it is there", "GET", node)
+    bmo("the host by its name, before it is there", "GET", "/v1/nodes/metal3~host-1")
+    bmo("who has its address", "GET", f"/v1/ports?address={HOST_MAC}&fields=node_uuid,address")
+    bmo("register", "POST", "/v1/nodes", {
+        "uuid": HOST, "name": "metal3~host-1", "driver": "fake-hardware", "bios_interface": "no-bios",
+        "boot_interface": "fake", "deploy_interface": "fake", "firmware_interface": "no-firmware",
+        "inspect_interface": "fake", "management_interface": "fake", "power_interface": "fake",
+        "raid_interface": "no-raid", "vendor_interface": "no-vendor",
+        "driver_info": {"fake_address": "192.0.2.7", "fake_password": "secret", "force_persistent_boot_device": "Default"},
+        "properties": {"capabilities": "boot_mode:uefi", "cpu_arch": "x86_64"},
+    })
+    bmo("register again", "POST", "/v1/nodes", {"name": "metal3~host-1", "driver": "fake-hardware"})
+    bmo("a newer field than the version", "POST", "/v1/nodes", {"driver": "fake-hardware", "disable_power_off": True})
+    bmo("a port", "POST", "/v1/ports", {"uuid": HOST_PORT, "node_uuid": HOST, "address": HOST_MAC, "pxe_enabled": True})
+    bmo("ports of the host", "GET", f"/v1/ports?node_uuid={HOST}")
+    bmo("who has its address now", "GET", f"/v1/ports?address={HOST_MAC}&fields=node_uuid,address")
+    bmo("the host by its name", "GET", "/v1/nodes/metal3~host-1")
+    bmo("validate", "GET", f"{node}/validate")
+    bmo("manage", "PUT", f"{node}/states/provision", {"target": "manage"})
+    reach("manageable", "power_state")
+    bmo("update", "PATCH", node, [
+        {"op": "add", "path": "/properties/root_device", "value": {"serial": "s== 1"}},
+        {"op": "add", "path": "/automated_clean", "value": False},
+        {"op": "replace", "path": "/driver_info/fake_address", "value": "192.0.2.8"},
+    ])
+    bmo("the inventory, before there is one", "GET", f"{node}/inventory")
+    bmo("inspect", "PUT", f"{node}/states/provision", {"target": "inspect"})
+    reach("manageable")
+    bmo("BIOS settings", "GET", f"{node}/bios?detail=true")
+    bmo("firmware", "GET", f"{node}/firmware")
+    bmo("RAID, which there is not", "PUT", f"{node}/states/raid", {"logical_disks": []})
+    bmo("network data", "PATCH", node, [{"op": "add", "path": "/network_data", "value": {"links": [], "networks": [], "services": []}}])
+    bmo("clean without steps", "PUT", f"{node}/states/provision", {"target": "clean"})
+    bmo("provide", "PUT", f"{node}/states/provision", {"target": "provide"})
+    reach("available")
+    bmo("what to deploy", "PATCH", node, [
+        {"op": "add", "path": "/instance_info/image_source", "value": "http://192.0.2.1/image.raw"},
+        {"op": "add", "path": "/instance_info/image_os_hash_algo", "value": "sha256"},
+        {"op": "add", "path": "/instance_info/image_os_hash_value", "value": "0" * 64},
+        {"op": "add", "path": "/instance_info/image_checksum", "value": "0" * 64},
+        {"op": "add", "path": "/instance_info/image_disk_format", "value": "raw"},
+        {"op": "add", "path": "/instance_info/capabilities", "value": {}},
+        {"op": "add", "path": "/instance_uuid", "value": INSTANCE},
+    ])
+    bmo("validate before the deployment", "GET", f"{node}/validate")
+    bmo("deploy", "PUT", f"{node}/states/provision", {"target": "active", "configdrive": {
+        "meta_data": {"uuid": HOST, "local-hostname": "host-1"}, "user_data": "#cloud-config\n", "network_data": {}}})
+    reach("active", "power_state", "instance_info", "instance_uuid")
+    bmo("deploy what is deployed", "PUT", f"{node}/states/provision", {"target": "active"})
+    bmo("service without steps", "PUT", f"{node}/states/provision", {"target": "service"})
+    bmo("soft power off", "PUT", f"{node}/states/power", {"target": "soft power off", "timeout": 180})
+    until("power off", lambda: ask("", "GET", f"{node}/states", keep=False)[1]["power_state"] == "power off")
+    reach("active", "power_state")
+    bmo("power on", "PUT", f"{node}/states/power", {"target": "power on"})
+    until("power on", lambda: ask("", "GET", f"{node}/states", keep=False)[1]["power_state"] == "power on")
+    reach("active", "power_state")
+    bmo("maintenance on", "PUT", f"{node}/maintenance", {"reason": "unhealthy"})
+    bmo("maintenance off", "DELETE", f"{node}/maintenance")
+    bmo("deprovision", "PUT", f"{node}/states/provision", {"target": "deleted"})
+    reach("available", "instance_info", "instance_uuid")
+    bmo("adopt what is no more", "PUT", f"{node}/states/provision", {"target": "adopt"})
+    bmo("virtual media, which came later", "GET", f"{node}/vmedia")
+    bmo("maintenance before the end", "PUT", f"{node}/maintenance", {"reason": "deleted"})
+    bmo("delete", "DELETE", node)
+    bmo("delete it again", "DELETE", node)
+    ask.save("metal3")
+
+
 def main(output):
     binaries = pathlib.Path(sys.executable).parent
     with tempfile.TemporaryDirectory(prefix="record-ironic-") as folder:
@@ -717,7 +831,8 @@ def main(output):
             ask = Recording(port, folder, pathlib.Path(output))
             until("ironic with a conductor",
                   lambda: ask("", "GET", "/v1/drivers", keep=False)[1].get("drivers"), 120)
-            for part in (roots, versions, others, nodes, ports, errors, resources, devices, provision, agent, continue_inspection, deletion, locked):
+            for part in (roots, versions, others, nodes, ports, errors, resources, devices, provision, agent, continue_inspection, deletion, locked,
+                         passthru, metal3):
                 print(part.__name__, file=sys.stderr)
                 part(ask)
         except BaseException:

@@ -6,6 +6,7 @@
 use crate::conductor::{AddPorts, KeepLogs, Settings as ConductorSettings};
 use crate::effect::cmdline::Parameters;
 use crate::hardware_type::{Enabled, Interface, Refused};
+use crate::rules::Rule;
 use clap::Parser;
 use lifecycle::provision::Deadlines;
 use serde::Deserialize;
@@ -288,6 +289,8 @@ settings! {
         deploy_logs_dir ["FERRIC_DEPLOY_LOGS_DIR"]: PathBuf, like "\"/var/log/ferric/deploy\"";
         /// Name under which this driver owns nodes; the machine's host name when unset.
         hostname ["FERRIC_HOSTNAME"]: String, like "\"ferric-1\"";
+        /// File of inspection rules that run besides those of the API: JSON, a list of rules as the API takes them.
+        built_in_inspection_rules ["FERRIC_BUILT_IN_INSPECTION_RULES"]: PathBuf, like "\"/etc/ferric/inspection-rules.json\"";
         /// Hardware types that nodes may have: names with commas between them; all that there are when unset.
         enabled_hardware_types ["FERRIC_ENABLED_HARDWARE_TYPES"]: String, like "\"fake-hardware,redfish\"";
         /// Bios interfaces that nodes may have; all that their hardware types support when unset.
@@ -397,11 +400,21 @@ impl Config {
             return invalid("api_url", format!("\"{url}\" does not begin with http:// or https://"));
         }
         self.hardware()?;
+        self.inspection_rules()?;
         self.ports_setting()?;
         self.clean_step_priorities()?;
         self.keep_logs()?;
         self.limits()?;
         Ok(())
+    }
+
+    fn inspection_rules(&self) -> Result<Vec<Rule>, ConfigError> {
+        let Some(path) = &self.built_in_inspection_rules else { return Ok(Vec::new()) };
+        let text = std::fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+        crate::api::read_rules(&text).map_err(|reason| ConfigError::Invalid {
+            setting: "built_in_inspection_rules",
+            reason: format!("{}: {reason}", path.display()),
+        })
     }
 
     fn hardware(&self) -> Result<Enabled, ConfigError> {
@@ -465,6 +478,7 @@ impl Config {
         let hostname = self.hostname.clone().unwrap_or_else(hostname);
         let mut settings = ConductorSettings::new(hostname, &self.data_dir, &self.agent_url(address)?);
         settings.hardware = self.hardware()?;
+        settings.inspection_rules = self.inspection_rules()?;
         settings.media.ramdisk_dir = self.ramdisk_dir.clone();
         settings.media.kernel_append_params = Parameters::parse(&self.kernel_append_params)
             .map_err(|error| ConfigError::Invalid { setting: "kernel_append_params", reason: error.to_string() })?;
@@ -616,6 +630,32 @@ mod tests {
         let error = load("enabled_boot_interfaces = \"ipxe\"", &[]).unwrap_err();
         let text = transport::client::chain(&error);
         assert!(text.contains("enabled_boot_interfaces") && text.contains("ipxe"), "{text}");
+    }
+
+    #[test]
+    fn rules_of_the_site_are_read_and_what_is_wrong_with_one_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("rules.json");
+        let file = format!("built_in_inspection_rules = {path:?}");
+        let rules = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let settings = load(&file, &[])?.conductor("127.0.0.1:1".parse().unwrap())?;
+            Ok::<_, ConfigError>(settings.inspection_rules)
+        };
+        let read = rules(r#"[{"priority": -5, "actions": [{"op": "fail", "args": {"msg": "no"}}]}]"#).unwrap();
+        assert_eq!((read[0].uuid.as_str(), read[0].priority), ("00000000-0000-0000-0000-000000000000", -5));
+        for (text, word) in [
+            ("{}", "list"),
+            ("[1]", "rule 0"),
+            (r#"[{"actions": []}]"#, "actions"),
+            (r#"[{"actions": [{"op": "jump", "args": {}}]}]"#, "jump"),
+            (r#"[{"colour": 1, "actions": [{"op": "fail", "args": ["x"]}]}]"#, "colour"),
+        ] {
+            let error = rules(text).unwrap_err().to_string();
+            assert!(error.contains("built_in_inspection_rules") && error.contains(word), "{text}: {error}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        assert!(matches!(load(&file, &[]), Err(ConfigError::Read { .. })));
     }
 
     #[test]

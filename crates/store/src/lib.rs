@@ -235,7 +235,7 @@ pub trait Store: Send + Sync + 'static {
         page: &Page,
     ) -> impl Future<Output = Result<Vec<Arc<Port>>, StoreError>> + Send;
 
-    /// Changes a port.
+    /// Changes a port, when it still has this version; returns it with its new version.
     fn update_port(&self, epoch: Epoch, port: Port) -> impl Future<Output = Result<Port, StoreError>> + Send;
 
     /// Removes a port.

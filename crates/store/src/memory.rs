@@ -238,10 +238,13 @@ impl Store for MemoryStore {
         self.lock().tables.ports(filter, page)
     }
 
-    async fn update_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+    async fn update_port(&self, epoch: Epoch, mut port: Port) -> Result<Port, StoreError> {
         let mut content = self.lock();
         content.fence(epoch)?;
-        content.tables.port(port.uuid)?;
+        if content.tables.port(port.uuid)?.version != port.version {
+            return Err(StoreError::RecordConflict { what: "port", uuid: port.uuid });
+        }
+        port.version += 1;
         content.check_port(&port)?;
         content.tables.put_port(Arc::new(port.clone()));
         Ok(port)

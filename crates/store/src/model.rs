@@ -251,6 +251,9 @@ impl Node {
 pub struct Port {
     /// UUID.
     pub uuid: Uuid,
+    /// Grows with every change; 0 as it was created. Ports that an older build saved have none.
+    #[serde(default)]
+    pub version: u64,
     /// The node.
     pub node_uuid: Uuid,
     /// MAC address, lower case, unique.
@@ -284,6 +287,7 @@ impl Port {
     pub fn new(uuid: Uuid, node_uuid: Uuid, address: &str, now: Timestamp) -> Self {
         Self {
             uuid,
+            version: 0,
             node_uuid,
             address: address.to_owned(),
             name: None,

@@ -387,7 +387,8 @@ impl Store for SqliteStore {
         self.shared.ask(|image| image.tables.ports(filter, page)).await
     }
 
-    async fn update_port(&self, epoch: Epoch, port: Port) -> Result<Port, StoreError> {
+    async fn update_port(&self, epoch: Epoch, mut port: Port) -> Result<Port, StoreError> {
+        port.version += 1;
         let port = Arc::new(port);
         self.write(epoch, Write::UpdatePort(port.clone())).await?;
         Ok(Arc::unwrap_or_clone(port))

@@ -4,8 +4,10 @@ use super::request::{Call, short};
 use super::resource::Resource;
 use super::versions::INSPECTION_RULE_FIELDS;
 use crate::fault::Fault;
+use crate::rules::{ACTIONS, OPERATORS, Rule, Signature, check_regex};
 use serde_json::{Map, Value, json};
 use store::RecordKind;
+use uuid::Uuid;
 
 pub(super) const RESOURCE: Resource = Resource {
     kind: RecordKind::InspectionRule,
@@ -25,61 +27,64 @@ const MAX_PRIORITY: i64 = 9999;
 /// Most conditions and most actions of a rule.
 const MAX_ENTRIES: usize = 1000;
 
-/// An operator with the names of its arguments: those that are required, then the others.
-type Operator = (&'static str, &'static [&'static str], &'static [&'static str]);
-
-/// Operators of conditions. Source: Ironic 39, `ironic/common/inspection_rules/operators.py`.
-const CONDITIONS: &[Operator] = &[
-    ("eq", &["values"], &["force_strings"]),
-    ("lt", &["values"], &["force_strings"]),
-    ("gt", &["values"], &["force_strings"]),
-    ("is-empty", &["value"], &[]),
-    ("in-net", &["address", "subnet"], &[]),
-    ("matches", &["value", "regex"], &[]),
-    ("contains", &["value", "regex"], &[]),
-    ("one-of", &["value"], &["values"]),
-    ("is-none", &["value"], &[]),
-    ("is-true", &["value"], &[]),
-    ("is-false", &["value"], &[]),
-];
-
-/// Operators of actions. Source: Ironic 39, `ironic/common/inspection_rules/actions.py`.
-const ACTIONS: &[Operator] = &[
-    ("log", &["msg"], &["level"]),
-    ("fail", &["msg"], &[]),
-    ("set-attribute", &["path", "value"], &[]),
-    ("extend-attribute", &["path", "value"], &["unique"]),
-    ("del-attribute", &["path"], &[]),
-    ("add-trait", &["name"], &[]),
-    ("remove-trait", &["name"], &[]),
-    ("set-capability", &["name", "value"], &[]),
-    ("unset-capability", &["name"], &[]),
-    ("set-plugin-data", &["path", "value"], &["plugin_data"]),
-    ("extend-plugin-data", &["path", "value"], &["plugin_data", "unique"]),
-    ("unset-plugin-data", &["path"], &["plugin_data"]),
-    ("set-port-attribute", &["port_id", "path", "value"], &[]),
-    ("extend-port-attribute", &["port_id", "path", "value"], &["unique"]),
-    ("del-port-attribute", &["port_id", "path"], &[]),
-    ("api-call", &["url"], &["headers", "proxies", "timeout", "retries", "backoff_factor"]),
-];
-
 fn invalid(why: impl std::fmt::Display) -> Fault {
     Fault::Invalid(format!("Validation failed for inspection rule: {why}"))
 }
 
-fn check(_: &Call, fields: &Map<String, Value>) -> Result<(), Fault> {
-    if let Some(phase) = fields.get("phase").and_then(Value::as_str).filter(|phase| *phase != "main") {
-        return Err(invalid(format_args!("Invalid phase: {}. Valid phases are: main", short(phase))));
+/// Reads rules that a site has in a file: a list of them as the API takes them. Their priority may be any number.
+///
+/// # Errors
+/// What is wrong, and with which of them.
+pub(crate) fn read_rules(text: &[u8]) -> Result<Vec<Rule>, String> {
+    let list = match wire::json::read(text) {
+        Ok(Value::Array(list)) => list,
+        Ok(_) => return Err("it is not a list of rules".to_owned()),
+        Err(error) => return Err(format!("it is not JSON: {error}")),
+    };
+    let mut rules = Vec::with_capacity(list.len());
+    for (number, rule) in list.into_iter().enumerate() {
+        let wrong = |reason: String| format!("rule {number}: {reason}");
+        let Value::Object(mut fields) = rule else { return Err(wrong("it is not an object".to_owned())) };
+        if let Some(stranger) = fields.keys().find(|key| !KEYS.contains(&key.as_str())) {
+            return Err(wrong(format!("'{}' is unexpected", short(stranger))));
+        }
+        let uuid = match fields.remove("uuid") {
+            Some(Value::String(uuid)) => uuid,
+            None => Uuid::from_u128(number as u128).to_string(),
+            Some(_) => return Err(wrong("'uuid' must be a string".to_owned())),
+        };
+        if fields.get("priority").is_some_and(|priority| !priority.is_i64()) {
+            return Err(wrong("'priority' must be a whole number".to_owned()));
+        }
+        if fields.get("actions").is_none_or(|actions| !actions.as_array().is_some_and(|list| !list.is_empty())) {
+            return Err(wrong("'actions' is required and must be a list that is not empty".to_owned()));
+        }
+        check_entries(&fields).map_err(|fault| wrong(fault.to_string()))?;
+        rules.push(Rule::read(uuid, &fields));
     }
+    Ok(rules)
+}
+
+/// What a rule of a file has.
+const KEYS: &[&str] = &["uuid", "priority", "description", "sensitive", "phase", "actions", "conditions"];
+
+fn check(_: &Call, fields: &Map<String, Value>) -> Result<(), Fault> {
     let priority = fields.get("priority").and_then(Value::as_i64).unwrap_or_default();
     if !(0..=MAX_PRIORITY).contains(&priority) {
         return Err(invalid(format_args!("priority must be between 0 and {MAX_PRIORITY}, not {priority}")));
     }
-    entries("conditions", fields, CONDITIONS, &["op", "args", "loop", "multiple"])?;
+    check_entries(fields)
+}
+
+fn check_entries(fields: &Map<String, Value>) -> Result<(), Fault> {
+    if let Some(phase) = fields.get("phase").and_then(Value::as_str).filter(|phase| *phase != "main") {
+        return Err(invalid(format_args!("Invalid phase: {}. Valid phases are: main", short(phase))));
+    }
+    entries("conditions", fields, OPERATORS, &["op", "args", "loop", "multiple"])?;
     entries("actions", fields, ACTIONS, &["op", "args", "loop"])
 }
 
-fn entries(what: &str, fields: &Map<String, Value>, known: &[Operator], keys: &[&str]) -> Result<(), Fault> {
+fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &[&str]) -> Result<(), Fault> {
     let entries = fields.get(what).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     if entries.len() > MAX_ENTRIES {
         return Err(invalid(format_args!("more than {MAX_ENTRIES} {what}")));
@@ -95,8 +100,8 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Operator], keys: &[
         };
         // A condition may be turned around: `!eq`, `! eq`.
         let bare = if what == "conditions" { op.strip_prefix('!').unwrap_or(op).trim() } else { op };
-        let Some((_, required, optional)) = known.iter().find(|(name, ..)| *name == bare) else {
-            let names: Vec<&str> = known.iter().map(|(name, ..)| *name).collect();
+        let Some(Signature { required, optional, .. }) = known.iter().find(|known| known.name == bare) else {
+            let names: Vec<&str> = known.iter().map(|known| known.name).collect();
             let (op, names) = (short(op), names.join(", "));
             return Err(invalid(format_args!("'{op}' of {place} is no operator; there are: {names}")));
         };
@@ -113,6 +118,14 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Operator], keys: &[
                 }
             }
             _ => return Err(invalid(format_args!("'args' of {place} is required and must be a list or an object"))),
+        }
+        let regex = match entry.get("args") {
+            Some(Value::Object(args)) => args.get("regex"),
+            Some(Value::Array(list)) if required.get(1) == Some(&"regex") => list.get(1),
+            _ => None,
+        };
+        if let Some(regex) = regex.and_then(Value::as_str) {
+            check_regex(regex).map_err(|reason| invalid(format_args!("{place}: {reason}")))?;
         }
         if let Some(multiple) = entry.get("multiple")
             && !["any", "all", "first", "last"].iter().any(|known| multiple == known)

@@ -35,6 +35,7 @@ mod versions;
 mod volumes;
 mod why;
 
+pub(crate) use inspection_rules::read_rules;
 pub(crate) use node_parts::is_trait;
 pub(crate) use request::mac;
 pub use routes::Audience;

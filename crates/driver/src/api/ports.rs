@@ -34,7 +34,8 @@ impl<S: Store> Api<S> {
         let port = self.conductor.create_port(port).await?;
         let location = format!("{}/v1/ports/{}", call.base, port.uuid);
         let document = document::port(self.context(&call), &port, &Wanted::All);
-        Ok(reply::located(reply::json(StatusCode::CREATED, &document), &location))
+        let response = reply::json(StatusCode::CREATED, &document);
+        Ok(reply::tagged(reply::located(response, &location), port.version))
     }
 
     /// `GET /v1/ports`, `GET /v1/ports/detail`
@@ -119,7 +120,8 @@ impl<S: Store> Api<S> {
         let wanted = list::wanted(&mut query, PORT_FIELDS, call.version)?;
         query.finish()?;
         let port = self.conductor.store().port(port_uuid(&call)?).await?;
-        Ok(reply::json(StatusCode::OK, &document::port(self.context(&call), &port, &wanted)))
+        let document = document::port(self.context(&call), &port, &wanted);
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), port.version))
     }
 
     /// `PATCH /v1/ports/<port>`
@@ -128,6 +130,7 @@ impl<S: Store> Api<S> {
         let uuid = port_uuid(&call)?;
         let operations = patch::read(&call, "port", PORT_FIELDS)?;
         let port = self.conductor.store().port(uuid).await?;
+        call.check_version(port.version)?;
         let mut fields = Map::new();
         for field in PORT_FIELDS.iter().filter(|field| field.patch.is_some()) {
             let value = document::port(self.context(&call), &port, &Wanted::Only(vec![field.name.to_owned()]));
@@ -145,6 +148,7 @@ impl<S: Store> Api<S> {
         }
         self.need_portgroup(node, fields.get("portgroup_uuid")).await?;
         let mut changed = Port::new(port.uuid, node, &port.address, port.created_at);
+        changed.version = port.version;
         changed.internal_info = port.internal_info;
         // What this version does not know is not touched.
         changed.attributes = port.attributes;
@@ -166,13 +170,18 @@ impl<S: Store> Api<S> {
         changed.updated_at = Some(Timestamp::now());
         set(&mut changed, fields);
         let port = self.conductor.update_port(changed).await?;
-        Ok(reply::json(StatusCode::OK, &document::port(self.context(&call), &port, &Wanted::All)))
+        let document = document::port(self.context(&call), &port, &Wanted::All);
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), port.version))
     }
 
     /// `DELETE /v1/ports/<port>`
     pub(super) async fn delete_port(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        self.conductor.delete_port(port_uuid(&call)?).await?;
+        let uuid = port_uuid(&call)?;
+        if call.expected_versions().is_some() {
+            call.check_version(self.conductor.store().port(uuid).await?.version)?;
+        }
+        self.conductor.delete_port(uuid).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
 

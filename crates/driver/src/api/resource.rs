@@ -275,6 +275,7 @@ impl<S: Store> Api<S> {
     async fn delete_record(&self, mut call: Call, resource: &Resource) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         let record = self.find_record(&call, resource).await?;
+        call.check_version(record.version)?;
         self.conductor.delete_record(record).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }

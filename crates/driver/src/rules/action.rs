@@ -11,7 +11,8 @@ const MAX_TRAITS: usize = 50;
 /// Deepest path.
 const MAX_PARTS: usize = 32;
 
-const ACTIONS: &[Signature] = &[
+/// The actions. Source: Ironic 39, `ironic/common/inspection_rules/actions.py`.
+pub(crate) const ACTIONS: &[Signature] = &[
     Signature { name: "fail", required: &["msg"], optional: &[], formatted: &[] },
     Signature { name: "log", required: &["msg"], optional: &["level"], formatted: &["msg"] },
     sets("set-attribute"),
@@ -21,9 +22,19 @@ const ACTIONS: &[Signature] = &[
     Signature { name: "unset-capability", required: &["name"], optional: &[], formatted: &[] },
     Signature { name: "add-trait", required: &["name"], optional: &[], formatted: &[] },
     Signature { name: "remove-trait", required: &["name"], optional: &[], formatted: &[] },
-    sets("set-plugin-data"),
-    extends("extend-plugin-data"),
-    Signature { name: "unset-plugin-data", required: &["path"], optional: &[], formatted: &[] },
+    Signature {
+        name: "set-plugin-data",
+        required: &["path", "value"],
+        optional: &["plugin_data"],
+        formatted: &["value"],
+    },
+    Signature {
+        name: "extend-plugin-data",
+        required: &["path", "value"],
+        optional: &["plugin_data", "unique"],
+        formatted: &["value"],
+    },
+    Signature { name: "unset-plugin-data", required: &["path"], optional: &["plugin_data"], formatted: &[] },
     Signature {
         name: "set-port-attribute",
         required: &["port_id", "path", "value"],

@@ -5,10 +5,10 @@ use super::{Facts, context};
 use serde_json::{Map, Value};
 
 /// What an operator or action takes.
-pub(super) struct Signature {
-    pub(super) name: &'static str,
-    pub(super) required: &'static [&'static str],
-    pub(super) optional: &'static [&'static str],
+pub(crate) struct Signature {
+    pub(crate) name: &'static str,
+    pub(crate) required: &'static [&'static str],
+    pub(crate) optional: &'static [&'static str],
     /// Those whose place-holders are filled in; in a loop all are.
     pub(super) formatted: &'static [&'static str],
 }

@@ -11,7 +11,8 @@ use std::net::IpAddr;
 /// Largest regular expression, compiled, in bytes.
 const MAX_REGEX: usize = 1 << 20;
 
-const OPERATORS: &[Signature] = &[
+/// The operators. Source: Ironic 39, `ironic/common/inspection_rules/operators.py`.
+pub(crate) const OPERATORS: &[Signature] = &[
     compares("eq"),
     compares("lt"),
     compares("gt"),
@@ -181,11 +182,15 @@ fn matches(value: &Value, expression: &str) -> Result<bool, String> {
     Ok(regex(&format!("\\A(?:{expression}{end})"))?.is_match(&python::text(value)))
 }
 
-/// Checks a regular expression and compiles it.
+/// Whether a regular expression can be used.
 ///
 /// # Errors
 /// What is wrong with it; look-around and references back are not offered, since nothing bounds their time.
-pub(super) fn regex(expression: &str) -> Result<regex::Regex, String> {
+pub(crate) fn check_regex(expression: &str) -> Result<(), String> {
+    regex(expression).map(drop)
+}
+
+fn regex(expression: &str) -> Result<regex::Regex, String> {
     RegexBuilder::new(expression)
         .size_limit(MAX_REGEX)
         .build()

@@ -9,7 +9,10 @@ mod arguments;
 mod condition;
 mod python;
 
+pub(crate) use action::ACTIONS;
 pub use action::ApiCall;
+pub(crate) use arguments::Signature;
+pub(crate) use condition::{OPERATORS, check_regex};
 
 use serde_json::{Map, Value};
 use store::{Record, RecordKind};

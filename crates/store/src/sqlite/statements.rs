@@ -22,6 +22,7 @@ pub(super) enum Write {
     },
     DeleteNode(Uuid, u64),
     CreatePort(Arc<Port>),
+    /// Of a port whose version before was one less.
     UpdatePort(Arc<Port>),
     DeletePort(Uuid),
     CreateRecord(Record),
@@ -87,10 +88,16 @@ pub(super) async fn carry_out(connection: &mut SqliteConnection, write: &Write) 
             write_port(connection, "add a port", insert, port).await.map(drop)
         }
         Write::UpdatePort(port) => {
-            let update = "UPDATE ports SET node_uuid = ?, created_at = ?, updated_at = ?, document = ? WHERE uuid = ?";
-            match write_port(connection, "change a port", update, port).await? {
-                0 => Err(StoreError::not_found("port", port.uuid)),
-                _ => Ok(()),
+            let update = "UPDATE ports SET node_uuid = ?1, created_at = ?2, updated_at = ?3, document = ?4 \
+                          WHERE uuid = ?5 AND coalesce(json_extract(document, '$.version'), 0) + 1 = \
+                          json_extract(?4, '$.version')";
+            if write_port(connection, "change a port", update, port).await? > 0 {
+                return Ok(());
+            }
+            let found = sqlx::query("SELECT 1 FROM ports WHERE uuid = ?").bind(port.uuid.to_string());
+            match found.fetch_optional(connection).await.map_err(failed("read a port"))? {
+                Some(_) => Err(StoreError::RecordConflict { what: "port", uuid: port.uuid }),
+                None => Err(StoreError::not_found("port", port.uuid)),
             }
         }
         Write::DeletePort(port) => {

@@ -220,8 +220,12 @@ async fn ports_are_filtered_sorted_and_changed<P: Place>(place: P) {
         assert_eq!(values(store.ports(&PortFilter::default(), &page).await.unwrap()), expected, "{key}");
     }
     let changed = Port { address: "52:54:00:00:00:04".to_owned(), node_uuid: second, ..ports[0].clone() };
-    assert_eq!(store.update_port(epoch, changed.clone()).await.unwrap(), changed);
-    assert_eq!(store.port(changed.uuid).await.unwrap(), changed);
+    let expected = Port { version: changed.version + 1, ..changed.clone() };
+    assert_eq!(store.update_port(epoch, changed.clone()).await.unwrap(), expected);
+    assert_eq!(store.port(changed.uuid).await.unwrap(), expected);
+    let stale = store.update_port(epoch, changed.clone()).await.unwrap_err();
+    assert!(matches!(stale, StoreError::RecordConflict { what: "port", uuid } if uuid == changed.uuid), "{stale}");
+    assert_eq!(store.port(changed.uuid).await.unwrap(), expected);
     store.delete_port(epoch, changed.uuid).await.unwrap();
     assert_eq!(of(PortFilter::default()).await, ports[1..]);
 }
