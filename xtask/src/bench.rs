@@ -5,6 +5,7 @@ use anyhow::Result;
 use std::path::PathBuf;
 use std::process::Command;
 
+mod driver;
 mod image;
 mod serve;
 
@@ -36,12 +37,15 @@ enum What {
     },
     /// Writing an image, by `ferric image write` and by curl, zstd, dd and qemu-img
     Image(image::Args),
+    /// Heartbeats, look-ups and lists of ferricd and of a real Ironic; ends with 1 when a bar is missed
+    Driver(driver::Args),
 }
 
 pub fn run(args: &Args) -> Result<()> {
     let (ramdisk, ipa, peer_kernel, peer_initrd, runs) = match &args.what {
         What::Boot { ramdisk, ipa, peer_kernel, peer_initrd, runs } => (ramdisk, ipa, peer_kernel, peer_initrd, runs),
         What::Image(args) => return image::run(args),
+        What::Driver(args) => return driver::run(args),
     };
     setup::packages()?;
     let mut bench = Command::new(release::programs(&["-p", "e2e", "--bin", "bench-boot"])?.join("bench-boot"));

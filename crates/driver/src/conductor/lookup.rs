@@ -14,6 +14,9 @@ use store::{Node, Page, PortFilter, Store};
 use uuid::Uuid;
 use wire::ramdisk::{Lookup, LookupConfig, LookupNode, MASK};
 
+/// Key of an agent's token in `driver_internal_info`.
+const TOKEN: &str = "agent_secret_token";
+
 fn not_found() -> Fault {
     Fault::NotFound("Resource could not be found.".to_owned())
 }
@@ -41,6 +44,12 @@ impl<S: Store> Conductor<S> {
                     if restrict && !draft.node.provision_state.allows_lookup(fast_track) {
                         return Err(not_found());
                     }
+                    let known = draft.node.driver_internal_info.contains_key(TOKEN);
+                    if known || !request.token {
+                        draft.durability = None;
+                    } else {
+                        tracing::info!(node = %uuid, peer = ?request.peer, "an agent gets its token");
+                    }
                     Ok(give_token(draft, request.token))
                 })
                 .await;
@@ -48,7 +57,7 @@ impl<S: Store> Conductor<S> {
                 Fault::NotFound(_) => not_found(),
                 other => other,
             })?;
-            tracing::info!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
+            tracing::debug!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
             Ok(this.lookup_answer(&node, token))
         })
         .await
@@ -98,7 +107,7 @@ impl<S: Store> Conductor<S> {
 /// The token for the answer: a new one the first time, a mask when there is one already, and what there is for agents
 /// that are older than tokens.
 pub(super) fn give_token(draft: &mut Draft, may_make: bool) -> Option<String> {
-    let stored = draft.node.driver_internal_info.get("agent_secret_token").and_then(Value::as_str);
+    let stored = draft.node.driver_internal_info.get(TOKEN).and_then(Value::as_str);
     let pregenerated = draft.node.driver_internal_info.contains_key("agent_secret_token_pregenerated");
     match (stored, may_make) {
         (Some(_), true) => Some(MASK.to_owned()),
@@ -108,7 +117,7 @@ pub(super) fn give_token(draft: &mut Draft, may_make: bool) -> Option<String> {
         (None, false) => None,
         (None, true) => {
             let token = new_token();
-            draft.node.driver_internal_info.insert("agent_secret_token".to_owned(), Value::from(token.as_str()));
+            draft.node.driver_internal_info.insert(TOKEN.to_owned(), Value::from(token.as_str()));
             Some(token)
         }
     }

@@ -1,3 +1,4 @@
-//! Benchmarks: ours beside a named peer in the same run. They print; they do not judge.
+//! Benchmarks: ours beside a named peer in the same run.
 
 pub mod boot;
+pub mod driver;

@@ -44,6 +44,12 @@ impl Process {
         }
     }
 
+    /// Its process ID; unset when it has ended.
+    #[must_use]
+    pub fn id(&self) -> Option<i32> {
+        self.child.id().map(u32::cast_signed)
+    }
+
     /// SIGKILL, and waits until the process is gone.
     ///
     /// # Errors
