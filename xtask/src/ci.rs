@@ -2,8 +2,9 @@
 //!
 //! A stage goes on after a failure, so that one run shows all that is broken; the last line is `N passed, N failed`.
 
+use crate::e2e::{self, Parts};
 use crate::interop::{self, Peer};
-use crate::{cmd, e2e, fuzz, setup};
+use crate::{cmd, fuzz, setup};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -46,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("docs", || docs(true));
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
         checks.check("build fuzz targets", fuzz::build);
-        checks.check("parts of the stories", || e2e::prepare(&evidence).map(drop));
+        checks.check("parts of the stories", || e2e::prepare(&evidence, Parts::Usual).map(drop));
     });
     report.stage("unit, contract and fuzz", 8 * MINUTE, |checks| {
         checks.tests();
@@ -60,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.all {
         report.stage("all: other stories", 40 * MINUTE, |checks| {
             checks.at_once("", others(&["e2e", "--list"], &[&E2E[..], &INTEROP]), || {
-                let (program, artifacts) = e2e::prepare(&evidence)?;
+                let (program, artifacts) = e2e::prepare(&evidence, Parts::All)?;
                 let mut stories = Command::new(program);
                 stories.arg("run").args(artifacts);
                 Ok(stories)
@@ -68,12 +69,13 @@ pub fn run(args: &Args) -> Result<()> {
         });
         report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
             checks.at_once("ironic ", others(&["interop", "ironic", "--list"], &[&IRONIC]), || {
-                interop::prepare(Peer::Ironic, &evidence)
+                interop::prepare(Peer::Ironic, &evidence, Parts::All)
             });
         });
         report.stage("all: ironic-python-agent under ferricd", 30 * MINUTE, |checks| {
-            checks
-                .at_once("ipa ", others(&["interop", "ipa", "--list"], &[]), || interop::prepare(Peer::Ipa, &evidence));
+            checks.at_once("ipa ", others(&["interop", "ipa", "--list"], &[]), || {
+                interop::prepare(Peer::Ipa, &evidence, Parts::Usual)
+            });
         });
         report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
@@ -370,7 +372,10 @@ impl Report {
         let started = Instant::now();
         let mut checks = Checks::default();
         run(&mut checks);
-        self.stages.push((name, budget, started.elapsed(), checks));
+        let used = started.elapsed();
+        let minutes = used.as_secs_f64() / 60.0;
+        eprintln!("[ci] === {name}: {} passed, {} failed in {minutes:.1} min", checks.passed, checks.failed);
+        self.stages.push((name, budget, used, checks));
     }
 
     fn finish(&self) -> Result<()> {

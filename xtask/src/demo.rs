@@ -18,7 +18,7 @@ pub struct Args {
 
 /// Becomes the demo: a signal to this process is one to it.
 pub fn run(args: &Args) -> Result<()> {
-    let (program, artifacts) = e2e::prepare(&args.evidence)?;
+    let (program, artifacts) = e2e::prepare(&args.evidence, e2e::Parts::Usual)?;
     let mut demo = Command::new(program);
     demo.arg("demo").args(artifacts);
     if args.keep {

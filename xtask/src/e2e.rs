@@ -1,7 +1,7 @@
 //! `cargo xtask e2e [STORY…]`: makes what stories need and starts the `e2e` program.
 
 use crate::python::{self, System};
-use crate::{cmd, image, release, setup};
+use crate::{cmd, image, release, root_image, setup};
 use anyhow::{Context as _, Result};
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -24,7 +24,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&[]);
     }
-    let (program, artifacts) = prepare(&args.evidence)?;
+    let all = args.stories.is_empty() || args.stories.iter().any(|story| story == "partition_image");
+    let (program, artifacts) = prepare(&args.evidence, if all { Parts::All } else { Parts::Usual })?;
     // From here on this process is the stories: a signal to it reaches what they started.
     Err(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories).exec().into())
 }
@@ -36,9 +37,18 @@ pub fn list(arguments: &[&str]) -> Result<()> {
     cmd::run(&mut list)
 }
 
+/// Which parts are made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Parts {
+    /// What nearly every story needs.
+    Usual,
+    /// And those that only stories of partition images need: such an image, and a ramdisk with mke2fs.
+    All,
+}
+
 /// Installs, builds and downloads whatever the stories and the demo need, and returns the `e2e` program and the
 /// arguments that tell it where everything is. What is there already costs nothing.
-pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
+pub fn prepare(evidence: &PathBuf, parts: Parts) -> Result<(PathBuf, Vec<OsString>)> {
     setup::packages()?;
     let sushy = python::environment("sushy-emulator", System::Visible)?;
     let baremetal = python::environment("baremetal", System::Hidden)?;
@@ -46,7 +56,16 @@ pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
     eprintln!("[build] ramdisk");
     let ramdisk = cmd::root().join("target/ramdisk");
     let xtask = std::env::current_exe().context("find this program")?;
-    cmd::run(Command::new(xtask).args(["ramdisk", "--profile", "vm", "--out"]).arg(&ramdisk))?;
+    let build = |profile: &str, out: &PathBuf| {
+        cmd::run(Command::new(&xtask).args(["ramdisk", "--profile", profile, "--out"]).arg(out))
+    };
+    build("vm", &ramdisk)?;
+    let mut more = Vec::new();
+    if parts == Parts::All {
+        let server = cmd::root().join("target/ramdisk-server");
+        build("server", &server)?;
+        more.extend([("--server-ramdisk", server), ("--debian-root", root_image::debian()?)]);
+    }
     eprintln!("[build] ferricd and the stories");
     let release = release::programs(&[
         "-p",
@@ -69,7 +88,8 @@ pub fn prepare(evidence: &PathBuf) -> Result<(PathBuf, Vec<OsString>)> {
         ("--baremetal", baremetal),
         ("--evidence", evidence),
     ];
-    let arguments = paths.into_iter().flat_map(|(name, path)| [OsString::from(name), path.into()]).collect();
+    let arguments =
+        paths.into_iter().chain(more).flat_map(|(name, path)| [OsString::from(name), path.into()]).collect();
     Ok((release.join("e2e"), arguments))
 }
 

@@ -1,7 +1,8 @@
 //! `cargo xtask interop PEER [STORY…]`: stories with a program that people run today in place of one of ours.
 
+use crate::e2e::{self, Parts};
 use crate::python::{self, System};
-use crate::{e2e, peer, sdk, setup};
+use crate::{peer, sdk, setup};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -49,12 +50,13 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return e2e::list(&["--peer", args.peer.name()]);
     }
-    let mut stories = prepare(args.peer, &args.evidence)?;
+    let all = args.stories.is_empty() || args.stories.iter().any(|story| ["partition", "vlan_bond"].contains(&story.as_str()));
+    let mut stories = prepare(args.peer, &args.evidence, if all { Parts::All } else { Parts::Usual })?;
     Err(stories.arg("--").args(&args.stories).exec().into())
 }
 
 /// The command that tells stories with `peer`, with all that it needs made; names of stories follow `--`.
-pub fn prepare(peer: Peer, evidence: &PathBuf) -> Result<Command> {
+pub fn prepare(peer: Peer, evidence: &PathBuf, parts: Parts) -> Result<Command> {
     let name = peer.name();
     let place = match peer {
         Peer::Ipa => {
@@ -63,7 +65,7 @@ pub fn prepare(peer: Peer, evidence: &PathBuf) -> Result<Command> {
         }
         Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
     };
-    let (program, artifacts) = e2e::prepare(evidence)?;
+    let (program, artifacts) = e2e::prepare(evidence, parts)?;
     // Built beside the stories.
     let manager = program.with_file_name("interop-manager");
     let mut stories = Command::new(program);

@@ -15,6 +15,7 @@ mod peer;
 mod python;
 mod ramdisk;
 mod release;
+mod root_image;
 mod sdk;
 mod setup;
 

@@ -22,6 +22,12 @@ pub struct Artifacts {
     /// Python environment that holds the `baremetal` command
     #[arg(long)]
     pub baremetal: PathBuf,
+    /// Folder with the output of `cargo xtask ramdisk --profile server`, for the stories of partition images
+    #[arg(long)]
+    pub server_ramdisk: Option<PathBuf>,
+    /// Debian's root file system as a partition image, for the stories of those
+    #[arg(long)]
+    pub debian_root: Option<PathBuf>,
     /// Python environment that holds Ironic, for the stories with Ironic as the peer
     #[arg(long)]
     pub ironic: Option<PathBuf>,
@@ -48,7 +54,12 @@ impl Artifacts {
             ("--baremetal", &self.baremetal),
             ("--evidence", &self.evidence),
         ];
-        let interop = [("--ironic", &self.ironic), ("--interop-manager", &self.interop_manager)];
+        let interop = [
+            ("--server-ramdisk", &self.server_ramdisk),
+            ("--debian-root", &self.debian_root),
+            ("--ironic", &self.ironic),
+            ("--interop-manager", &self.interop_manager),
+        ];
         let interop = interop.into_iter().filter_map(|(name, path)| Some((name, path.as_deref()?)));
         pairs.into_iter().chain(interop).flat_map(|(name, path)| [name.into(), path.into()]).collect()
     }

@@ -3,7 +3,7 @@
 use crate::api::Api;
 use crate::lab::{GATEWAY, Lab, Process, tail};
 use anyhow::{Context as _, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
@@ -36,16 +36,30 @@ impl Ferricd {
     /// # Errors
     /// As [`Self::start`].
     pub async fn start_with(lab: &Lab, settings: &[(&'static str, &'static str)]) -> Result<Self> {
-        let mut ferricd = Self {
+        let mut ferricd = Self::of(lab, settings);
+        ferricd.start_again().await?;
+        Ok(ferricd)
+    }
+
+    /// As [`Self::start`], with another ramdisk for its nodes.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_ramdisk(lab: &Lab, ramdisk: &Path) -> Result<Self> {
+        let mut ferricd = Self { ramdisk: ramdisk.to_owned(), ..Self::of(lab, &[]) };
+        ferricd.start_again().await?;
+        Ok(ferricd)
+    }
+
+    fn of(lab: &Lab, settings: &[(&'static str, &'static str)]) -> Self {
+        Self {
             program: lab.artifacts().ferricd.clone(),
             ramdisk: lab.artifacts().ramdisk.clone(),
             data: lab.dir().join("ferricd"),
             log: lab.logs().join("ferricd.log"),
             settings: settings.to_vec(),
             process: None,
-        };
-        ferricd.start_again().await?;
-        Ok(ferricd)
+        }
     }
 
     /// Starts it over the data folder that the last run left.

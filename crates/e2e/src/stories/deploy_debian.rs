@@ -108,7 +108,7 @@ fn memory_at_most(server: &VirtualServer, field: &str, limit: u64) -> Result<u64
 }
 
 /// Logs in until it works, and returns the host name that the system calls itself.
-async fn first_login(world: &mut World, server: &VirtualServer, key: &std::path::Path) -> Result<String> {
+pub(super) async fn first_login(world: &mut World, server: &VirtualServer, key: &std::path::Path) -> Result<String> {
     let deadline = Instant::now() + BOOT_LIMIT;
     loop {
         // Just `hostname`: more than that takes longer than an attempt may, while the system still boots.
@@ -150,7 +150,7 @@ fn printable_whole(line: &str) -> String {
 }
 
 /// Runs one command on the installed system.
-async fn ssh(server: &VirtualServer, key: &std::path::Path, command: &[&str]) -> Result<String> {
+pub(super) async fn ssh(server: &VirtualServer, key: &std::path::Path, command: &[&str]) -> Result<String> {
     let mut ssh = Command::new("ssh");
     ssh.args(SSH_OPTIONS).arg("-i").arg(key).arg(format!("debian@{}", server.address)).arg("--").args(command);
     output(&mut ssh).await

@@ -8,6 +8,7 @@ pub mod interop;
 pub mod lab_works;
 pub mod machine_reset;
 mod operator;
+pub mod partition_image;
 pub mod wrong_checksum;
 
 pub use operator::{Image, Service, World};
@@ -44,6 +45,10 @@ pub const STORIES: &[Story] = &[
         name: "machine_reset",
         about: "the machine is reset in the middle of the write: it boots nothing, and the next deploy works",
     },
+    Story {
+        name: "partition_image",
+        about: "a root file system becomes a Debian that boots; a rebuild preserves its ephemeral partition",
+    },
 ];
 
 /// Tells one story in `world`.
@@ -59,6 +64,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "driver_killed" => driver_killed::run(world).await,
         "image_server_gone" => image_server_gone::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
+        "partition_image" => partition_image::run(world).await,
         _ => match name.strip_prefix(interop::IRONIC_PREFIX) {
             Some(name) => interop::tell(name, world).await,
             None => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),

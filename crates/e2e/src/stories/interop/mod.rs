@@ -6,6 +6,7 @@ pub mod deploy;
 pub(super) mod disk;
 pub mod failure;
 pub mod fast_track;
+pub mod partition;
 pub mod pxe;
 pub mod qcow2;
 pub mod rebuild;
@@ -31,6 +32,7 @@ pub const IRONIC: &[Story] = &[
     Story { name: "service", about: "a service step on a node that is in use" },
     Story { name: "fast_track", about: "one boot of the ramdisk for inspection, cleaning and deploy" },
     Story { name: "abort", about: "abort in every state that waits for the agent" },
+    Story { name: "partition", about: "a partition image with swap space and config drive; a rebuild of it" },
     Story { name: "pxe", about: "a BIOS, iPXE and Ironic's own boot scripts: inspection, cleaning, deploy" },
     Story { name: "rescue", about: "abort while Ironic waits for a rescue, and back to the installed system" },
     Story { name: "failure", about: "a wrong checksum: the error, the agent's logs, a disk that boots nothing" },
@@ -49,6 +51,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "service" => service::run(world).await,
         "fast_track" => fast_track::run(world).await,
         "abort" => abort::run(world).await,
+        "partition" => partition::run(world).await,
         "pxe" => pxe::run(world).await,
         "rescue" => rescue::run(world).await,
         "failure" => failure::run(world).await,
