@@ -2,14 +2,11 @@
 
 use crate::command::{AgentError, Class};
 use crate::prepare::{Checksum, is_url};
-use crate::write::{Job, download_error};
-use bytes::Bytes;
+use crate::write::{Job, download_error, patience};
 use disk_image::Digest;
-use disk_image::source::Access;
-use disk_image::sums::{MAX_FILE, base_name, find};
-use http::Request;
-use http_body_util::Full;
-use transport::client::{self, Client};
+use disk_image::source::{self, Access};
+use disk_image::sums::{self, SumsError};
+use transport::client;
 
 /// The digest of the image, fetched where it is given as the URL of a file.
 pub async fn resolve(job: &Job<'_>, access: &Access) -> Result<Digest, AgentError> {
@@ -17,37 +14,26 @@ pub async fn resolve(job: &Job<'_>, access: &Access) -> Result<Digest, AgentErro
         Checksum::Named { algorithm, value } => (Some(algorithm.as_str()), value.as_str()),
         Checksum::Guessed(value) => (None, value.as_str()),
     };
-    let fetched;
-    let value = if is_url(value) {
-        let text = fetch(value, access)
-            .await
-            .map_err(|reason| download_error(&job.info.id, &format!("the checksum could not be fetched: {reason}")))?;
-        let names: Vec<&str> = job.info.urls.iter().map(|url| base_name(url)).collect();
-        fetched = find(&text, &names).ok_or_else(|| {
-            let details = format!("the checksum file holds no digest for {}", names.join(" or "));
-            download_error(&job.info.id, &details)
-        })?;
-        fetched.as_str()
-    } else {
-        value
-    };
-    let digest = Digest::read(algorithm, value, job.settings.md5_enabled);
-    digest.map_err(|error| AgentError::new(Class::InvalidImage, format!("image {}: {error}", job.info.id)))
+    let (image, md5) = (&job.info.id, job.settings.md5_enabled);
+    let invalid = |error| AgentError::new(Class::InvalidImage, format!("image {image}: {error}"));
+    if !is_url(value) {
+        return Digest::read(algorithm, value, md5).map_err(invalid);
+    }
+    let text = fetch(value, job, access)
+        .await
+        .map_err(|reason| download_error(image, &format!("the checksum could not be fetched: {reason}")))?;
+    let urls: Vec<&str> = job.info.urls.iter().map(String::as_str).collect();
+    sums::find(&text, &urls, algorithm, md5).map_err(|error| match error {
+        SumsError::Digest(error) => invalid(error),
+        error => download_error(image, &format!("the checksum file cannot be used: {error}")),
+    })
 }
 
-async fn fetch(url: &str, access: &Access) -> Result<String, String> {
-    let settings = client::Settings { body_limit: MAX_FILE, ..client::Settings::default() };
-    let client = match &access.client {
-        Some(client) => client.clone(),
-        None => Client::new(settings).map_err(|error| client::chain(&error))?,
-    };
-    let request = Request::get(url).body(Full::new(Bytes::new())).map_err(|error| error.to_string())?;
-    let reply = client.send(request).await.map_err(|error| client::chain(&error))?;
-    if !reply.status.is_success() {
-        return Err(format!("{} answered {}", reply.url, reply.status));
-    }
-    if reply.body.len() > MAX_FILE {
-        return Err(format!("{} has more than {MAX_FILE} bytes", reply.url));
-    }
-    String::from_utf8(reply.body.to_vec()).map_err(|_| format!("{} is not text", reply.url))
+/// Reads the file as the image itself is read. The image's credentials are for the image's own server alone.
+async fn fetch(url: &str, job: &Job<'_>, access: &Access) -> Result<String, String> {
+    let at_home = job.info.urls.iter().any(|image| source::same_origin(image, url));
+    let authorization = access.authorization.clone().filter(|_| at_home);
+    let access = Access { authorization, ..access.clone() };
+    let source = source::from_url(url, &access).map_err(|error| client::chain(&error))?;
+    sums::read(&*source, &patience(job.settings)).await.map_err(|error| client::chain(&error))
 }

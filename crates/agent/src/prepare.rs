@@ -111,7 +111,7 @@ fn named_checksum(fields: &Map<String, Value>) -> Result<Option<Checksum>, Agent
 
 /// Whether a checksum is the address of one.
 pub fn is_url(text: &str) -> bool {
-    text.starts_with("http://") || text.starts_with("https://")
+    ["http://", "https://", "file://"].into_iter().any(|scheme| text.starts_with(scheme))
 }
 
 /// Writes an image to the root disk and returns the sentence that the protocol wants.

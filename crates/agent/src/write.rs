@@ -70,7 +70,8 @@ pub async fn write(
         config_drive,
         partitioning: job.partitioning.clone(),
         budget,
-        verify: Verify::Sampled,
+        verify: if job.settings.image_verify_full { Verify::Full } else { Verify::Sampled },
+        new_disk_guid: job.settings.image_new_disk_guid,
         patience,
     };
     let stop = CancellationToken::new();
@@ -118,7 +119,7 @@ fn report(control: &dyn StepControl, progress: disk_image::Progress) {
     });
 }
 
-fn patience(settings: &Settings) -> Patience {
+pub(crate) fn patience(settings: &Settings) -> Patience {
     Patience {
         connect: settings.image_timeout,
         stall: settings.image_timeout,

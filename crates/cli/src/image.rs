@@ -3,12 +3,15 @@
 mod access;
 mod target;
 
+use crate::exit::Exit;
 use crate::output::{Output, mib};
 use access::Where;
 use clap::ValueEnum;
+use disk_image::decompress::Compression;
 use disk_image::disk::OpenError;
-use disk_image::source::SourceError;
-use disk_image::{BUDGET, Cause, Info, PartitionInfo, Patience, Plan, VerifyError, WriteError, Written};
+use disk_image::source::{Source, SourceError};
+use disk_image::sums::{ReadSumsError, SumsError};
+use disk_image::{BUDGET, Cause, Info, PartitionInfo, Plan, VerifyError, WriteError, Written};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -41,6 +44,9 @@ impl Verb {
 struct Image {
     #[command(flatten)]
     from: Where,
+    /// Memory for windows, tables and buffers of the image
+    #[arg(long, value_name = "MIB", default_value_t = BUDGET >> 20, value_parser = clap::value_parser!(u64).range(1..1 << 20))]
+    budget: u64,
     /// One JSON object a line on standard output; `event` is progress, error, or done
     #[arg(long)]
     json: bool,
@@ -52,9 +58,16 @@ struct Expected {
     /// What the image is declared to be, and must be; without it, what its first bytes say
     #[arg(long, value_enum)]
     format: Option<Format>,
-    /// Digest of the image as it is transported: sha256:HEX (sha384, sha512), or the URL of a file of digests
+    /// How the image is declared to be packed, and must be; without it, how its first bytes say
+    #[arg(long, value_enum)]
+    packing: Option<Packing>,
+    /// Digest of the image as it is transported: sha256:HEX (sha384, sha512), or the URL of a file of digests, with
+    /// `sha256:` in front where that algorithm has to be the one
     #[arg(long)]
     checksum: Option<String>,
+    /// Accept MD5 digests. Anybody can make another image with the same one
+    #[arg(long)]
+    allow_md5: bool,
 }
 
 /// Arguments of `write`.
@@ -72,6 +85,9 @@ pub(crate) struct WriteArgs {
     /// Overwrite a target that exists
     #[arg(long)]
     yes: bool,
+    /// Give the disk a GUID of its own in a GUID partition table, in place of the image's; partitions keep theirs
+    #[arg(long)]
+    new_disk_guid: bool,
     /// Size of a file that is made, bytes
     #[arg(long, value_name = "BYTES")]
     size: Option<u64>,
@@ -102,6 +118,14 @@ enum Format {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum Packing {
+    None,
+    Gzip,
+    Xz,
+    Zstd,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Verify {
     Sampled,
     Full,
@@ -121,13 +145,17 @@ pub(crate) enum Error {
         cause: Box<Cause>,
     },
     #[error("read the digests in {url}")]
+    ReadSums {
+        url: String,
+        #[source]
+        cause: Box<ReadSumsError>,
+    },
+    #[error("use the digests in {url}")]
     Sums {
         url: String,
         #[source]
-        cause: Box<Cause>,
+        source: SumsError,
     },
-    #[error("{url} holds no digest for {name}")]
-    NoSum { url: String, name: String },
     #[error("use --checksum {given:?}")]
     Checksum {
         given: String,
@@ -151,6 +179,32 @@ pub(crate) enum Error {
 }
 
 impl Error {
+    /// How the program ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Access(_) | Self::Checksum { .. } | Self::Exists { .. } | Self::SizeGiven { .. } => Exit::Usage,
+            Self::Source(error) => match error {
+                SourceError::Address { .. } | SourceError::NotAllowed { .. } => Exit::Usage,
+                SourceError::File { .. }
+                | SourceError::Status { .. }
+                | SourceError::Reply { .. }
+                | SourceError::Connection { .. }
+                | SourceError::Changed { .. }
+                | SourceError::NoResume { .. } => Exit::Source,
+            },
+            Self::Info { cause, .. } => Exit::from(&**cause),
+            Self::ReadSums { cause, .. } => match &**cause {
+                ReadSumsError::Fetch(cause) => Exit::from(cause),
+                ReadSumsError::TooLong => Exit::Source,
+            },
+            Self::Sums { .. } => Exit::Source,
+            Self::Open(_) => Exit::Target,
+            Self::Write(error) | Self::WriteNew(error) => Exit::from(&**error),
+            Self::Verify(error) => Exit::from(&**error),
+            Self::Cancelled => Exit::Cancelled,
+        }
+    }
+
     /// What is on the target of a write that failed, in words; none for what never writes.
     pub(crate) fn target_state(&self) -> Option<String> {
         match self {
@@ -199,13 +253,14 @@ async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<
 }
 
 async fn write(args: WriteArgs, output: &Output, cancel: CancellationToken) -> Result<(), Error> {
-    let WriteArgs { image, target, expected, verify, yes, size } = args;
+    let WriteArgs { image, target, expected, verify, yes, new_disk_guid, size } = args;
     let mut plan = until(&cancel, plan(&image, &expected, output)).await?;
     plan.verify = match verify {
         Verify::Sampled => disk_image::Verify::Sampled,
         Verify::Full => disk_image::Verify::Full,
     };
-    let target = until(&cancel, target::open(&image.from, &target, yes, size)).await?;
+    plan.new_disk_guid = new_disk_guid;
+    let target = until(&cancel, target::open(&image, &target, yes, size)).await?;
     let target::Target { disk, made } = target;
     let name = disk.name().to_owned();
     let result = disk_image::write(plan, disk, |progress| output.progress(&progress), cancel).await;
@@ -227,19 +282,27 @@ async fn verify(args: VerifyArgs, output: &Output, cancel: CancellationToken) ->
 }
 
 async fn plan(image: &Image, expected: &Expected, output: &Output) -> Result<Plan, Error> {
-    let source = image.from.source()?;
+    let (source, mirrors) = (image.from.source()?, image.from.mirrors()?);
     let digest = match &expected.checksum {
-        Some(given) => Some(access::digest(&image.from, given).await?),
+        Some(given) => Some(access::digest(&image.from, given, expected.allow_md5).await?),
         None => {
             output.note("no --checksum is given: nothing vouches for the content of the image");
             None
         }
     };
     let mut plan = Plan::new(source, digest);
+    plan.sources.extend(mirrors);
     plan.format = expected.format.map(|format| match format {
         Format::Raw => disk_image::Format::Raw,
         Format::Qcow2 => disk_image::Format::Qcow2,
     });
+    plan.packing = expected.packing.map(|packing| match packing {
+        Packing::None => Compression::None,
+        Packing::Gzip => Compression::Gzip,
+        Packing::Xz => Compression::Xz,
+        Packing::Zstd => Compression::Zstd,
+    });
+    (plan.budget, plan.patience) = (image.budget << 20, image.from.patience());
     Ok(plan)
 }
 
@@ -260,14 +323,25 @@ fn report(what: &str, name: &str, written: &Written, output: &Output) {
 }
 
 /// What an image says about itself.
-async fn inspect(from: &Where) -> Result<Info, Error> {
-    let source = from.source()?;
-    let info = disk_image::info(&*source, &Patience::default(), BUDGET).await;
-    info.map_err(|cause| Error::Info { url: source.name().to_owned(), cause: Box::new(cause) })
+async fn inspect(image: &Image) -> Result<Info, Error> {
+    let (patience, budget) = (image.from.patience(), image.budget << 20);
+    let look = async |source: &dyn Source| {
+        let info = disk_image::info(source, &patience, budget).await;
+        info.map_err(|cause| Error::Info { url: source.name().to_owned(), cause: Box::new(cause) })
+    };
+    let mut found = look(&*image.from.source()?).await;
+    for mirror in image.from.mirrors()? {
+        // Only another server can do better; another copy of what is no image cannot.
+        if !found.as_ref().is_err_and(|error| error.exit() == Exit::Source) {
+            break;
+        }
+        found = look(&*mirror).await;
+    }
+    found
 }
 
 async fn info(args: InfoArgs, output: &Output) -> Result<(), Error> {
-    let info = inspect(&args.image.from).await?;
+    let info = inspect(&args.image).await?;
     let json = json!({"event": "done", "format": info.format.name(), "packing": info.compression.name(),
                       "transported": info.transported, "virtual_size": info.virtual_size, "needed": info.needed,
                       "sector_size": info.sector_size, "disk_guid": info.disk_guid,

@@ -1,5 +1,6 @@
-//! `ferric`: writes, explains and verifies disk images without a node. Exit codes: 0 done, 1 failed, 2 wrong usage.
+//! `ferric`: writes, explains and verifies disk images without a node. Its exit codes are in `exit.rs`.
 
+mod exit;
 mod image;
 mod output;
 
@@ -7,10 +8,8 @@ use clap::Parser;
 use std::process::ExitCode;
 
 /// The image pipeline of Ferric, usable alone.
-///
-/// Exit codes: 0 done, 1 failed (the message says in which state the target is), 2 wrong usage.
 #[derive(Debug, Parser)]
-#[command(name = "ferric", version)]
+#[command(name = "ferric", version, after_help = exit::Exit::HELP)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -31,7 +30,7 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output.error(&error);
-            ExitCode::FAILURE
+            ExitCode::from(error.exit() as u8)
         }
     }
 }

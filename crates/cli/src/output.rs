@@ -65,7 +65,9 @@ impl Output {
         self.bar.finish_and_clear();
         let text = transport::client::chain(error);
         if self.json {
-            emit(&json!({"event": "error", "error": text, "target": error.target_state()}));
+            let exit = error.exit();
+            emit(&json!({"event": "error", "kind": exit.word(), "exit": exit as u8, "error": text,
+                         "target": error.target_state()}));
         }
         eprintln!("ferric: {text}");
     }
@@ -78,14 +80,20 @@ fn emit(value: &Value) {
 
 fn progress_json(progress: &Progress) -> Value {
     let Progress { stage, done, total, written, written_total, rate, eta, stalled } = progress;
-    json!({"event": "progress", "stage": stage.as_str(), "done": done, "total": total, "written": written,
-           "written_total": written_total, "rate": rate, "eta": eta, "stalled": stalled})
+    json!({"event": "progress", "stage": stage.as_str(), "done": done, "total": total, "percent": percent(*done, *total),
+           "written": written, "written_total": written_total, "rate": rate, "eta": eta, "stalled": stalled})
+}
+
+/// How much of the transfer is done, where its length is known.
+fn percent(done: u64, total: Option<u64>) -> Option<u64> {
+    let total = total.filter(|total| *total > 0)?;
+    u64::try_from(u128::from(done) * 100 / u128::from(total)).ok()
 }
 
 fn sentence(progress: &Progress) -> String {
     let mut text = format!("{}: {}", progress.stage, mib(progress.done));
-    if let Some(total) = progress.total.filter(|total| *total > 0) {
-        text += &format!(" of {} ({} %)", mib(total), u128::from(progress.done) * 100 / u128::from(total));
+    if let (Some(total), Some(percent)) = (progress.total, percent(progress.done, progress.total)) {
+        text += &format!(" of {} ({percent} %)", mib(total));
     }
     text += &format!(", {}/s", mib(progress.rate));
     if let Some(eta) = progress.eta {

@@ -78,7 +78,7 @@ fn a_packed_image_becomes_a_file_of_its_size_and_verifies() {
     spoilt[3 * MIB + 5] ^= 1;
     std::fs::write(&target, spoilt).unwrap();
     let differs = ferric(&["verify", &url, show(&target), "--checksum", &digest]);
-    assert_exit(&differs, 1);
+    assert_exit(&differs, 6);
     assert!(text(&differs.stderr).contains("differs from the image at byte 3145733"), "{}", text(&differs.stderr));
 }
 
@@ -102,7 +102,7 @@ fn a_qcow2_is_told_and_written() {
     assert_exit(&ferric(&["write", &url, show(&target), "--format", "qcow2"]), 0);
     assert!(std::fs::read(&target).unwrap() == plain);
     let declared = ferric(&["write", &url, show(&target), "--yes", "--format", "raw"]);
-    assert_exit(&declared, 1);
+    assert_exit(&declared, 4);
     assert!(text(&declared.stderr).contains("declared as raw, but is qcow2"), "{}", text(&declared.stderr));
 }
 
@@ -113,14 +113,17 @@ fn a_wrong_digest_leaves_no_table_on_what_existed_and_no_file_that_was_made() {
     let (url, _) = lab.serve("disk.raw", &plain);
     let (_, wrong) = lab.serve("other", b"something else");
     let (made, old) = (lab.path("made"), lab.path("old"));
-    assert_exit(&ferric(&["write", &url, show(&made), "--checksum", &wrong]), 1);
+    assert_exit(&ferric(&["write", &url, show(&made), "--checksum", &wrong]), 4);
     assert!(!made.exists());
     std::fs::write(&old, &plain).unwrap();
     let failed = ferric(&["write", &url, show(&old), "--yes", "--checksum", &wrong, "--json"]);
-    assert_exit(&failed, 1);
+    assert_exit(&failed, 4);
     let stderr = text(&failed.stderr);
     assert!(stderr.contains("it is left without a partition table") && stderr.contains("expected was"), "{stderr}");
-    assert!(text(&failed.stdout).contains("\"event\":\"error\""));
+    let last = text(&failed.stdout).lines().last().unwrap().to_owned();
+    for part in ["\"event\":\"error\"", "\"exit\":4", "\"kind\":\"image\""] {
+        assert!(last.contains(part), "{part}: {last}");
+    }
     let bytes = std::fs::read(&old).unwrap();
     assert!(bytes[..MIB].iter().chain(&bytes[7 * MIB..]).all(|byte| *byte == 0));
 }
@@ -132,7 +135,7 @@ fn what_exists_is_overwritten_only_on_request() {
     let target = lab.path("disk");
     std::fs::write(&target, vec![9; 8 * MIB]).unwrap();
     let refused = ferric(&["write", &url, show(&target), "--checksum", &digest]);
-    assert_exit(&refused, 1);
+    assert_exit(&refused, 2);
     assert!(text(&refused.stderr).contains("Give --yes"), "{}", text(&refused.stderr));
     assert!(std::fs::read(&target).unwrap().iter().all(|byte| *byte == 9));
     assert_exit(&ferric(&["write", &url]), 2);
@@ -147,7 +150,7 @@ fn a_checksum_may_be_the_address_of_a_file_of_digests() {
     assert_exit(&ferric(&["write", &url, show(&lab.path("disk")), "--checksum", &sums]), 0);
     let (others, _) = lab.serve("OTHERS", format!("{}  other\n{}  x\n", "0".repeat(64), "1".repeat(64)).as_bytes());
     let failed = ferric(&["write", &url, show(&lab.path("new")), "--checksum", &others]);
-    assert_exit(&failed, 1);
+    assert_exit(&failed, 3);
     assert!(text(&failed.stderr).contains("holds no digest for disk.raw"), "{}", text(&failed.stderr));
 }
 
@@ -181,7 +184,7 @@ fn a_signal_in_the_middle_ends_in_order_and_says_what_is_on_the_target() {
     assert!(kill.unwrap().success());
     let last = lines.last().unwrap();
     let output = write.wait_with_output().unwrap();
-    assert_exit(&output, 1);
+    assert_exit(&output, 7);
     let stderr = text(&output.stderr);
     assert!(stderr.contains("without a partition table and does not boot: cancelled"), "{stderr}");
     assert!(last.contains("\"target\":\"it is left without"), "{last}");

@@ -31,6 +31,22 @@ impl Algorithm {
         Self::TRUSTED.into_iter().chain(md5.then_some(Self::MD5))
     }
 
+    /// The algorithm of this name, in any case. MD5 is one only if `md5` says so.
+    pub(crate) fn named(name: &str, md5: bool) -> Result<Self, DigestError> {
+        let known = Self::all(md5).find(|(_, known, _)| known.eq_ignore_ascii_case(name));
+        known.map(|(algorithm, _, _)| algorithm).ok_or_else(|| DigestError::Algorithm(cut(name)))
+    }
+
+    /// The algorithm whose digests have so many hexadecimal digits.
+    pub(crate) fn of_length(digits: usize) -> Option<Self> {
+        Self::all(true).find(|(_, _, bytes)| bytes * 2 == digits).map(|(algorithm, _, _)| algorithm)
+    }
+
+    /// Those that may vouch for an image, the best first.
+    pub(crate) fn strongest_first(md5: bool) -> impl Iterator<Item = Self> {
+        [Self::Sha512, Self::Sha384, Self::Sha256].into_iter().chain(md5.then_some(Self::Md5))
+    }
+
     /// The name as in `os_hash_algo`, such as `sha256`.
     pub fn name(self) -> &'static str {
         match self {

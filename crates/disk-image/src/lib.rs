@@ -19,7 +19,7 @@
 //! 5. **Verdict** (`write`): all bytes have come, hash and plan agree. Otherwise it ends here, and the disk has no
 //!    partition table.
 //! 6. **Seal** (`seal`): flush; of a partition image what is around it; config drive into its partition; backup table at the real end of the disk; flush;
-//!    first MiB with the final table; flush; read back. From the last but one step on the disk boots.
+//!    first MiB with the final table, its first sector last; flush; read back. From that sector on the disk boots.
 //!
 //! A **partition image** is one file system, not a disk: its bytes go where the root partition begins (`layout`), and the
 //! other partitions are made around it (`partition`) before the table is.

@@ -38,6 +38,7 @@ pub(crate) struct Pass {
     pub(crate) shares: Shares,
     pub(crate) algorithm: Option<Algorithm>,
     pub(crate) drive: Option<ConfigDrive>,
+    pub(crate) new_disk_guid: bool,
     /// Of a partition image: the disk around it. Otherwise the image is the disk.
     pub(crate) partitions: Option<Arc<Partitions>>,
     /// Of a qcow2: where its bytes go. Otherwise byte *n* of the image is byte *n* of the disk.

@@ -3,11 +3,11 @@
 //! 1. flush, so that all data is there before anything points to it;
 //! 2. of a partition image, what is around it; the config drive, into its partition;
 //! 3. the backup table at the real end of the disk; flush;
-//! 4. the first MiB with the final table; flush;
+//! 4. the first MiB with the final table but for its first sector; flush; the first sector; flush;
 //! 5. read back both ends, the config drive and samples of the data.
 //!
-//! A loss of power at any point before 4 leaves a first MiB of zeros, which no firmware boots. A failure at any point
-//! clears both ends again.
+//! A loss of power at any point before the end of 4 leaves a first sector of zeros, from which no firmware boots: a table
+//! in the next sectors counts only with the protective one in the first. A failure at any point clears both ends again.
 
 use crate::budget::BLOCK;
 use crate::buffer::AlignedBuf;

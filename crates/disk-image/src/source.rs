@@ -10,7 +10,8 @@ mod file;
 mod http;
 
 pub use file::FileSource;
-pub use http::HttpSource;
+pub(crate) use file::percent_decode;
+pub use http::{HttpSource, content_range};
 
 /// Something that can be read from any offset, several times.
 pub trait Source: Send + Sync {
@@ -189,6 +190,12 @@ pub fn from_url(url: &str, access: &Access) -> Result<Arc<dyn Source>, SourceErr
         Some("file") => Ok(Arc::new(FileSource::from_url(url, &access.file_roots)?)),
         _ => Err(bad("it must start with http://, https:// or file:///")),
     }
+}
+
+/// Whether two http or https addresses have the same scheme, host and port, and so may have the same credentials.
+pub fn same_origin(one: &str, other: &str) -> bool {
+    let uri = |url: &str| url.parse::<::http::Uri>().ok().filter(|uri| uri.authority().is_some());
+    matches!((uri(one), uri(other)), (Some(one), Some(other)) if http::same_origin(&one, &other))
 }
 
 /// An address as it may be shown: no query, no credentials, no more than fits in a line.

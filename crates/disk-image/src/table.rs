@@ -218,7 +218,7 @@ pub(crate) const QCOW2: &str = "qcow2";
 
 /// Names the formats that are not raw, by their first bytes.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
-    let formats: [(usize, &[u8], &str); 13] = [
+    let formats: [(usize, &[u8], &str); 16] = [
         (0, b"QFI\xfb\0\0\0\x01", "qcow (version 1)"),
         (0, b"QFI\xfb", QCOW2),
         (0, b"LUKS\xba\xbe", "LUKS"),
@@ -232,6 +232,9 @@ pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
         (64, b"\x7f\x10\xda\xbe", "vdi"),
         (0, b"QED\0", "qed"),
         (0, b"<!DOCTYPE", "an HTML page"),
+        (0, b"hsqs", "a squashfs file system"),
+        (0, b"070701", "a cpio archive"),
+        (257, b"ustar", "a tar archive (an OVA is one)"),
     ];
     let has = |at: usize, magic: &[u8]| head.get(at..at + magic.len()) == Some(magic);
     let known = formats.into_iter().find(|(at, magic, _)| has(*at, magic)).map(|(_, _, name)| name);
@@ -285,6 +288,14 @@ impl Table {
         match self {
             Self::Gpt { gpt, .. } => Some(gpt.disk_guid.to_string()),
             Self::Mbr { .. } => None,
+        }
+    }
+
+    /// Gives the disk a new identity in a GUID partition table. A DOS table has none but the signature that names its
+    /// partitions, so it stays as it is.
+    pub(crate) fn renew_disk_guid(&mut self) {
+        if let Self::Gpt { gpt, .. } = self {
+            gpt.disk_guid = Guid::from_uuid_bytes(*uuid::Uuid::new_v4().as_bytes());
         }
     }
 

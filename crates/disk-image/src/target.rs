@@ -221,10 +221,14 @@ impl Target {
         disk::write_all(&mut *self.disk, &self.tail, tail_at)
     }
 
-    /// The first MiB goes to the disk.
+    /// The first MiB goes to the disk, its first sector after all else is safe there: boot code and protective table are
+    /// what firmware begins with, and a loss of power may leave any part of a larger write.
     pub(crate) fn release_head(&mut self) -> Result<(), DiskError> {
         self.state = DiskState::Unknown;
-        disk::write_all(&mut *self.disk, &self.head, 0)
+        let sector = self.disk.sector_size() as usize;
+        disk::write_all(&mut *self.disk, &self.head[sector..], sector as u64)?;
+        disk::flush(&mut *self.disk)?;
+        disk::write_all(&mut *self.disk, &self.head[..sector], 0)
     }
 
     /// Reads both ends and the sampled blocks back, but those that touch `overwritten`. Returns the offset of the

@@ -3,7 +3,7 @@
 mod disk_faults;
 mod drive;
 mod hostile;
-mod image;
+pub(crate) mod image;
 mod info;
 mod partition;
 mod qcow2;

@@ -49,6 +49,9 @@ pub struct Plan {
     pub budget: u64,
     /// How much is read back when all is written.
     pub verify: Verify,
+    /// Whether the disk gets a new GUID in a GUID partition table, so that two disks of one image can be told apart.
+    /// Its partitions keep theirs: images find their file systems by them (`PARTUUID`).
+    pub new_disk_guid: bool,
     /// Patience with the source.
     pub patience: Patience,
 }
@@ -74,6 +77,7 @@ impl Plan {
             partitioning: None,
             budget: BUDGET,
             verify: Verify::default(),
+            new_disk_guid: false,
             patience: Patience::default(),
         }
     }
@@ -177,6 +181,7 @@ async fn run(
                 algorithm: plan.digest.as_ref().map(Digest::algorithm),
                 drive: plan.config_drive.clone(),
                 partitions: partitions.clone(),
+                new_disk_guid: plan.new_disk_guid,
                 meters: meters.clone(),
                 cancel: cancel.clone(),
             };
@@ -250,6 +255,7 @@ async fn attempt(
         return (Some(target), Err(cause));
     }
     let (meters, drive, cancel) = (pass.meters.clone(), pass.drive.clone(), pass.cancel.clone());
+    let new_disk_guid = pass.new_disk_guid;
     let source_name = pass.source.name().to_owned();
     let partitions = pass.partitions.clone();
     let (target, passed) = pipeline::run(pass, target).await;
@@ -264,7 +270,10 @@ async fn attempt(
     let Some(mut target) = target else { return (None, passed.and(Err(Cause::Stage("write")))) };
     let sealing = tokio::task::spawn_blocking(move || {
         let sealed = passed.and_then(|passed| {
-            let Passed { bytes_in, bytes_out, digest, table } = passed;
+            let Passed { bytes_in, bytes_out, digest, mut table } = passed;
+            if new_disk_guid {
+                table.renew_disk_guid();
+            }
             let around = partitions.as_deref().map(|partitions| (partitions, &shared));
             let Sealed { table, drive, partitioned } =
                 seal(&mut target, table, around, drive.as_ref(), &meters, &cancel)?;

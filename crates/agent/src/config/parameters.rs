@@ -164,6 +164,8 @@ pub const OTHERS: &[(&str, &str)] = &[
     ("ferric.console=<level>", "`error`, `warn`, `info`, `debug` or `off`: what of the log goes to the console. Unless said, `loglevel=` decides as it does for the kernel; `quiet` alone does not, as it is there to leave the console to the agent"),
     ("ferric.on-exit=<what>", "`reboot`, `poweroff` or `hold` after a failure that cannot be lived with"),
     ("ferric.image-root=<folder>", "`file://` images below it may be read"),
+    ("ferric.image-verify=full", "read back all of an image after it was written; without it, both ends and samples of the rest"),
+    ("ferric.image-disk-guid=new", "give the disk a GUID of its own in a GUID partition table, in place of the image's; partitions keep theirs"),
 ];
 
 /// The parameter of that name on the kernel command line or in files; every name in this crate is one.

@@ -139,6 +139,10 @@ pub struct Settings {
     pub image_budget: u64,
     /// Folders from which `file://` images may be read; none unless `ferric.image-root=` names one.
     pub image_roots: Vec<PathBuf>,
+    /// Whether all of an image is read back after it was written, and not samples of it.
+    pub image_verify_full: bool,
+    /// Whether a disk gets a GUID of its own in place of that of the image.
+    pub image_new_disk_guid: bool,
     /// User and password for image servers, where an image has no credentials of its own.
     pub image_server_login: Option<Login>,
     /// Whether MD5 digests are accepted.
@@ -241,6 +245,8 @@ impl Settings {
             image_max_duration: Some(image_max_duration).filter(|duration| !duration.is_zero()),
             image_budget: disk_image::BUDGET,
             image_roots: words.get("ferric.image-root").map(PathBuf::from).into_iter().collect(),
+            image_verify_full: reader.one_or_other("ferric.image-verify", ["sampled", "full"]),
+            image_new_disk_guid: reader.one_or_other("ferric.image-disk-guid", ["keep", "new"]),
             image_server_login: reader.image_server_login(),
             md5_enabled: reader.truth("md5_enabled"),
             permitted_image_formats: reader.list("permitted_image_formats"),
@@ -488,6 +494,15 @@ impl Reader<'_> {
         self.read("ironic_api_version", "of the form 1.N", |text| text.strip_prefix("1.")?.parse().ok())
     }
 
+    /// Whether a word of the kernel command line says the second of two things; the first is what no word says.
+    fn one_or_other(&mut self, word: &str, [usual, other]: [&str; 2]) -> bool {
+        let said = self.words.get(word);
+        if let Some(text) = said.filter(|text| ![usual, other].contains(text)) {
+            self.problems.push(format!("{word}={text} is neither {usual} nor {other}; it is taken as {usual}"));
+        }
+        said == Some(other)
+    }
+
     /// `ferric.console=`, else `loglevel=` with the kernel's meaning: what is below that number is shown
     /// (`Documentation/admin-guide/kernel-parameters.txt`; errors are 3, warnings 4, information 6, debugging 7).
     fn console(&mut self) -> Option<LevelFilter> {
@@ -640,6 +655,15 @@ mod tests {
         assert_eq!(settings("loglevel=3 ferric.console=debug").console, Some(LevelFilter::DEBUG));
         let odd = settings("ferric.console=loud");
         assert_eq!((odd.console, odd.problems.len()), (None, 1));
+    }
+
+    #[test]
+    fn an_image_is_read_back_whole_and_its_disk_named_anew_only_on_request() {
+        let both = |settings: &Settings| (settings.image_verify_full, settings.image_new_disk_guid);
+        assert_eq!(both(&settings("")), (false, false));
+        assert_eq!(both(&settings("ferric.image-verify=full ferric.image-disk-guid=new")), (true, true));
+        let odd = settings("ferric.image-verify=all");
+        assert!(!odd.image_verify_full && odd.problems[0].contains("neither sampled nor full"), "{:?}", odd.problems);
     }
 
     #[test]

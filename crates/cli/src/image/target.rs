@@ -1,7 +1,6 @@
 //! Where an image goes: what exists is overwritten only on request, what does not exist is made as a file.
 
-use super::access::Where;
-use super::{Error, inspect};
+use super::{Error, Image, inspect};
 use disk_image::disk::{self, FileDisk};
 use disk_image::{Disk, SMALLEST_DISK};
 use std::path::{Path, PathBuf};
@@ -18,7 +17,7 @@ pub(crate) struct Target {
 }
 
 /// Opens the target, or makes it.
-pub(crate) async fn open(image: &Where, path: &Path, yes: bool, size: Option<u64>) -> Result<Target, Error> {
+pub(crate) async fn open(image: &Image, path: &Path, yes: bool, size: Option<u64>) -> Result<Target, Error> {
     let target = path.display().to_string();
     if path.exists() {
         if !yes {

@@ -17,6 +17,8 @@ pub(crate) struct State {
     pub(crate) log: Vec<Event>,
     /// Writes that touch a byte at or behind this offset fail with this error number, this many times.
     pub(crate) fail_write: Option<(u64, i32, u32)>,
+    /// Reads that touch a byte at or behind this offset fail with this error number.
+    pub(crate) fail_read: Option<(u64, i32)>,
     /// Flushes succeed this many times, then fail.
     pub(crate) flushes: Option<u32>,
     /// No write or read moves more than this.
@@ -90,6 +92,11 @@ impl Disk for FakeDisk {
         self.check(bytes.len(), offset);
         let state = self.state.lock().unwrap();
         let len = bytes.len().min(state.at_most.unwrap_or(usize::MAX));
+        if let Some((from, errno)) = state.fail_read
+            && offset + len as u64 > from
+        {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
         bytes[..len].copy_from_slice(&state.bytes[offset as usize..offset as usize + len]);
         Ok(len)
     }

@@ -102,7 +102,7 @@ async fn read(file: Arc<File>, at: u64) -> io::Result<Option<(Bytes, u64)>> {
     }))
 }
 
-fn percent_decode(text: &str) -> Option<PathBuf> {
+pub(crate) fn percent_decode(text: &str) -> Option<PathBuf> {
     let (mut out, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&byte, tail)) = rest.split_first() {
         (out, rest) = if byte == b'%' {

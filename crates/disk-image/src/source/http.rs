@@ -161,15 +161,16 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
-/// First byte and full length of `bytes 5-9/10`.
-fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
+/// First byte and full length of a `Content-Range` such as `bytes 5-9/10`; the length may be unknown, `*` (RFC 9110,
+/// section 14.4). `None` for anything else.
+pub fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
     let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
     let start = range.split_once('-')?.0.trim().parse().ok()?;
     let length = if length == "*" { None } else { Some(length.trim().parse().ok()?) };
     Some((start, length))
 }
 
-fn same_origin(one: &Uri, other: &Uri) -> bool {
+pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
     let port = |uri: &Uri| uri.port_u16().or(if uri.scheme_str() == Some("https") { Some(443) } else { Some(80) });
     let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)

@@ -35,7 +35,7 @@ async fn a_disk_that_cannot_be_cleared_is_said_to_be_so() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_that_fails_never_leaves_a_table() {
     let image = gpt_image(6, 512);
-    for flushes in 0..4 {
+    for flushes in 0..5 {
         let disk = FakeDisk::new(old_disk(9), 512);
         disk.set(|state| state.flushes = Some(flushes));
         let error = write(plan(&image), disk.clone()).await.unwrap_err();
@@ -43,7 +43,7 @@ async fn a_flush_that_fails_never_leaves_a_table() {
         assert!(!has_table(&disk.bytes()), "flush {flushes}");
     }
     let disk = FakeDisk::new(old_disk(9), 512);
-    disk.set(|state| state.flushes = Some(4));
+    disk.set(|state| state.flushes = Some(5));
     write(plan(&image), disk).await.unwrap();
 }
 
@@ -89,10 +89,10 @@ async fn full_verification_finds_every_lost_write() {
     }
 }
 
-/// Every prefix of what was sent to the disk, as a loss of power would leave it on a disk that keeps the order. Until
-/// the last write of the first MiB there is nothing at the start that boots; and before that write comes a flush.
+/// Every prefix of what was sent to the disk, as a loss of power would leave it on a disk that keeps the order. Until the
+/// last write of the first sector there is nothing in it; and before that write comes a flush.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_first_mib_comes_last_and_after_a_flush() {
+async fn the_first_sector_comes_last_and_after_a_flush() {
     let image = gpt_image(6, 512);
     let old = old_disk(9);
     let disk = FakeDisk::new(old.clone(), 512);
@@ -103,62 +103,141 @@ async fn the_first_mib_comes_last_and_after_a_flush() {
     let last = log.iter().rposition(at_head).unwrap();
     assert_eq!(clear, 0, "clearing comes before everything else");
     assert_eq!(log.iter().filter(|event| at_head(event)).count(), 2);
+    assert!(
+        matches!(&log[last], Event::Write { bytes, .. } if bytes.len() == 512),
+        "the first sector is written alone"
+    );
     assert_eq!((&log[2], &log[last - 1], &log[last + 1]), (&Event::Flush, &Event::Flush, &Event::Flush));
-    assert_eq!(last + 2, log.len(), "nothing is written after the first MiB");
+    assert_eq!(last + 2, log.len(), "nothing is written after the first sector");
     let mut bytes = old;
     for event in &log[..last] {
         if let Event::Write { offset, bytes: written } = event {
             bytes[*offset as usize..*offset as usize + written.len()].copy_from_slice(written);
         }
-        assert!(bytes[..MIB].iter().all(|&byte| byte == 0));
+        assert!(bytes[..512].iter().all(|&byte| byte == 0));
     }
     // The data is on the disk, and safe, before the backup table is written.
     let backup = log.iter().rposition(|event| matches!(event, Event::Write { offset, .. } if *offset == 8 << 20));
     assert_eq!(log[backup.unwrap() - 1], Event::Flush);
 }
 
-/// A loss of power leaves any subset of the writes since the last flush, each of them whole, in part or not at all.
-/// On a disk that held a bootable system before, none of these states has a table, unless the image is complete.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_loss_of_power_leaves_a_disk_that_boots_before_it_is_complete() {
-    let (image, old) = (gpt_image(6, 512), old_disk(9));
-    let lab = super::qcow2::Lab::new(image.clone());
-    for plan in [plan(&image), plan(&lab.convert("cluster_size=256k", true))] {
-        let disk = FakeDisk::new(old.clone(), 512);
-        write(plan, disk.clone()).await.unwrap();
-        let log = disk.state.lock().unwrap().log.clone();
-        let (mut safe, mut since, mut dice, mut cleared) = (old.clone(), Vec::new(), 7_u32, false);
-        for event in &log {
-            match event {
-                Event::Write { offset, bytes } => since.push((*offset as usize, bytes)),
-                Event::Flush => {
-                    for (offset, bytes) in since.drain(..) {
-                        safe[offset..offset + bytes.len()].copy_from_slice(bytes);
-                    }
-                    // Before the first flush, the old system may still be there.
-                    cleared = true;
-                    continue;
+/// Numbers that look random and are the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end
+    }
+}
+
+/// The states in which a loss of power can leave a disk on which these events had begun: all that came before the last
+/// flush, and of every later write any of its sectors.
+fn cut_states(old: &[u8], log: &[Event], each: usize, mut look: impl FnMut(bool, &[u8])) {
+    let (mut safe, mut since, mut dice, mut cleared) = (old.to_vec(), Vec::new(), Dice(7), false);
+    for event in log {
+        match event {
+            Event::Write { offset, bytes } => since.push((*offset as usize, bytes)),
+            Event::Flush => {
+                for (offset, bytes) in since.drain(..) {
+                    safe[offset..offset + bytes.len()].copy_from_slice(bytes);
                 }
-            }
-            for _ in 0..8 {
-                let mut state = safe.clone();
-                for (offset, bytes) in &since {
-                    dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                    let sectors = bytes.len() / 512;
-                    let len = match dice >> 30 {
-                        0 => 0,
-                        1 => (dice as usize >> 8) % (sectors + 1) * 512,
-                        _ => bytes.len(),
-                    };
-                    state[*offset..*offset + len].copy_from_slice(&bytes[..len]);
-                }
-                let boots = has_table(&state) || state[..MIB].iter().any(|&byte| byte != 0);
-                if cleared && boots {
-                    assert!(state[MIB..5 * MIB] == image[MIB..5 * MIB], "a table came before the data");
-                }
+                cleared = true;
+                continue;
             }
         }
-        assert!(has_table(&safe) && safe[MIB..5 * MIB] == image[MIB..5 * MIB]);
+        for _ in 0..each {
+            let mut state = safe.clone();
+            for (offset, bytes) in &since {
+                let sectors = bytes.len() / 512;
+                match dice.below(4) {
+                    0 => {}
+                    1 => state[*offset..*offset + bytes.len()].copy_from_slice(bytes),
+                    2 => {
+                        let len = dice.below(sectors + 1) * 512;
+                        state[*offset..*offset + len].copy_from_slice(&bytes[..len]);
+                    }
+                    _ => {
+                        for sector in (0..sectors).filter(|_| dice.below(2) == 0).map(|sector| sector * 512) {
+                            state[*offset + sector..*offset + sector + 512]
+                                .copy_from_slice(&bytes[sector..sector + 512]);
+                        }
+                    }
+                }
+            }
+            look(cleared, &state);
+        }
+    }
+    look(true, &safe);
+}
+
+/// On a disk that held a bootable system before, no loss of power after the first flush leaves one that boots, unless it
+/// is the whole new one. Before that flush, the old system may still be there as it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_loss_of_power_leaves_a_disk_that_boots_before_it_is_complete() {
+    let (gpt, dos, old) = (gpt_image(6, 512), mbr_image(6, 2), old_disk(80));
+    let lab = super::qcow2::Lab::new(gpt.clone());
+    let drive = crate::ConfigDrive::from_bytes(crate::configdrive::tests::iso(400_000, "config-2").into()).unwrap();
+    let with_drive = crate::Plan { config_drive: Some(drive), ..plan(&gpt) };
+    let qcow2 = plan(&lab.convert("cluster_size=256k", true));
+    for plan in [plan(&gpt), qcow2, plan(&zstd(&dos)), with_drive] {
+        let disk = FakeDisk::new(old.clone(), 512);
+        write(plan.clone(), disk.clone()).await.unwrap();
+        let (log, complete) = (disk.state.lock().unwrap().log.clone(), disk.bytes());
+        let (mut seen, mut torn) = (0, Vec::new());
+        cut_states(&old, &log, 4, |cleared, state| {
+            seen += 1;
+            if cleared && state[..512].iter().any(|&byte| byte != 0) {
+                assert!(state == complete, "the first sector is there before all else");
+            } else if cleared && seen % 60 == 1 {
+                torn.push(state.to_vec());
+            }
+        });
+        assert!(seen > 40 && !torn.is_empty(), "{seen}");
+        // Whatever is left, the next attempt succeeds.
+        for state in torn.into_iter().take(3) {
+            let disk = FakeDisk::new(state, 512);
+            write(plan.clone(), disk.clone()).await.unwrap();
+            assert!(disk.bytes() == complete || plan.config_drive.is_some());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_cannot_be_read_back_leaves_no_table() {
+    let image = gpt_image(6, 512);
+    for at_mib in [0, 3, 8] {
+        let disk = FakeDisk::new(old_disk(9), 512);
+        disk.set(|state| state.fail_read = Some((at_mib << 20, EIO)));
+        let error = write(crate::Plan { verify: crate::Verify::Full, ..plan(&image) }, disk.clone()).await.unwrap_err();
+        let Cause::Disk(cause) = &error.cause else { panic!("{error:?}") };
+        assert_eq!(cause.source.raw_os_error(), Some(EIO));
+        assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false), "{at_mib}");
+        disk.set(|state| state.fail_read = None);
+        write(plan(&image), disk.clone()).await.unwrap();
+        assert_holds(&disk.bytes(), &image, 2);
+    }
+}
+
+/// Short writes and errors in any mixture, wherever they hit: never a table, and the next attempt succeeds.
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_at_random_places_leave_no_table_and_the_next_attempt_succeeds() {
+    let image = gpt_image(6, 512);
+    let lab = super::qcow2::Lab::new(image.clone());
+    let mut dice = Dice(3);
+    for transported in [image.clone(), zstd(&image), lab.convert("", true)] {
+        for _ in 0..8 {
+            let disk = FakeDisk::new(old_disk(9), 512);
+            let errno = [EIO, ENOSPC][dice.below(2)];
+            let place = (dice.below(9 * 2048) * 512) as u64;
+            let at_most = [512, 4096, 1 << 20][dice.below(3)];
+            disk.set(|state| (state.fail_write, state.at_most) = (Some((place, errno, 1)), Some(at_most)));
+            let error = write(plan(&transported), disk.clone()).await.unwrap_err();
+            assert!(matches!(error.cause, Cause::Disk(_)), "{place}: {error:?}");
+            assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false), "{place}");
+            write(plan(&transported), disk.clone()).await.unwrap();
+            assert_holds(&disk.bytes(), &image, 2);
+        }
     }
 }
 

@@ -100,7 +100,7 @@ pub(super) fn impatient(plan: &mut Plan) {
 }
 
 /// A source in memory: pieces of a size that is no power of two.
-pub(super) struct Memory(pub(super) Bytes);
+pub(crate) struct Memory(pub(crate) Bytes);
 
 impl Source for Memory {
     fn name(&self) -> &str {

@@ -98,6 +98,10 @@ impl Variables {
                 // One write call is one SetVariable; the file must not be truncated, which would delete the variable.
                 let mut file = OpenOptions::new().write(true).create(true).truncate(false).open(&path)?;
                 let written = file.write(&bytes)?;
+                // efivarfs takes the size of the new value; any other file system keeps the end of a longer old one.
+                if file.metadata()?.len() > bytes.len() as u64 {
+                    file.set_len(bytes.len() as u64)?;
+                }
                 if written == bytes.len() { Ok(()) } else { Err(io::Error::from(io::ErrorKind::WriteZero)) }
             })
             .map_err(|source| MachineError::Write { what: format!("firmware variable {name}"), source })
