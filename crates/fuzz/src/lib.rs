@@ -7,6 +7,8 @@ use agent::config::Words;
 use agent::{Agent, Settings, Token};
 use axum::Router;
 use axum::body::Body;
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
 use http::{Request, StatusCode};
 use std::sync::Arc;
 use tower::ServiceExt as _;
@@ -15,7 +17,7 @@ use tower::ServiceExt as _;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 14] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -26,6 +28,10 @@ pub const TARGETS: [Target; 10] = [
     ("boot_program", boot_program),
     ("network_data", network_data),
     ("image", image),
+    ("qcow2", qcow2),
+    ("packed_image", packed_image),
+    ("checksum_file", checksum_file),
+    ("content_range", content_range),
 ];
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -122,6 +128,71 @@ pub fn boot_program(data: &[u8]) {
 /// `network_data.json` of virtual media.
 pub fn network_data(data: &[u8]) {
     let _ = agent::net::NetParams::from_network_data(data);
+}
+
+/// An image in memory.
+struct Memory(bytes::Bytes);
+
+impl disk_image::source::Source for Memory {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    fn open<'a>(
+        &'a self,
+        at: u64,
+        _: Option<&'a disk_image::source::Identity>,
+    ) -> BoxFuture<'a, Result<disk_image::source::Opened, disk_image::source::SourceError>> {
+        let at = usize::try_from(at).unwrap_or(usize::MAX).min(self.0.len());
+        let (rest, length) = (self.0.slice(at..), Some(self.0.len() as u64));
+        let identity = disk_image::source::Identity { length, ..Default::default() };
+        let stream = futures::stream::iter((!rest.is_empty()).then_some(Ok(rest))).boxed();
+        Box::pin(std::future::ready(Ok(disk_image::source::Opened { identity, stream })))
+    }
+}
+
+/// What an image says about itself, within a small budget. Nothing is written, so this is many times faster than [`image`].
+#[expect(clippy::unwrap_used, reason = "without a runtime a target cannot run at all")]
+fn look(image: Vec<u8>) {
+    thread_local!(static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap());
+    let (source, patience) = (Memory(image.into()), disk_image::Patience { retries: 0, ..Default::default() });
+    let info = RUNTIME.with(|runtime| runtime.block_on(disk_image::info(&source, &patience, 8 << 20)));
+    if let Ok(info) = info {
+        assert!(info.partitions.iter().all(|partition| partition.offset.checked_add(partition.size).is_some()));
+    }
+}
+
+/// Header, L1 and L2 tables, and the clusters that the partition table lies in, of what claims to be a qcow2.
+pub fn qcow2(data: &[u8]) {
+    look([b"QFI\xfb", data].concat());
+}
+
+/// Frames of gzip, xz and zstd: the first byte says which it claims to be.
+pub fn packed_image(data: &[u8]) {
+    let Some((kind, rest)) = data.split_first() else { return };
+    let magic: &[u8] = match kind % 3 {
+        0 => b"\x1f\x8b\x08",
+        1 => b"\xfd7zXZ\0",
+        _ => b"\x28\xb5\x2f\xfd",
+    };
+    look([magic, rest].concat());
+}
+
+/// A file of digests of anybody. What is found is a digest of the wanted algorithm.
+pub fn checksum_file(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let urls = ["https://images.example/a/disk.raw?x", "file:///b/my%20disk.raw"];
+    for algorithm in [None, Some("sha256"), Some("sha512")] {
+        let Ok(digest) = disk_image::sums::find(&text, &urls, algorithm, false) else { continue };
+        assert!(text.to_ascii_lowercase().contains(&digest.hex()));
+        assert!(algorithm.is_none_or(|wanted| digest.to_string().starts_with(wanted)));
+    }
+}
+
+/// The header of a reply to a resumed request.
+pub fn content_range(data: &[u8]) {
+    let _ = disk_image::source::content_range(&String::from_utf8_lossy(data));
 }
 
 /// Bytes that a disk held before, among them what firmware takes for a boot sector.
