@@ -24,6 +24,7 @@ pub mod isolate;
 mod lab;
 mod server;
 pub mod stories;
+mod varstore;
 mod wait;
 mod witness;
 

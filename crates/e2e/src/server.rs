@@ -64,6 +64,8 @@ pub struct VirtualServer {
     pub disk: PathBuf,
     /// What it wrote to its first serial port, over all of its boots.
     pub serial: PathBuf,
+    /// What its firmware remembers.
+    vars: PathBuf,
 }
 
 impl VirtualServer {
@@ -82,16 +84,16 @@ impl VirtualServer {
             memory_mib: spec.memory_mib,
             disk: lab.disks().join(format!("{}.raw", spec.name)),
             serial: lab.logs().join(format!("{}.serial.log", spec.name)),
+            vars: lab.dir().join(format!("{}.vars.fd", spec.name)),
         };
         File::create(&server.disk)?.set_len(spec.disk_mib << 20)?;
         fs::write(&server.serial, "")?;
         // `rom`: whether the network card has one, for starting from the network.
         let (loader, rom) = match spec.firmware {
             Firmware::Ovmf => {
-                let vars = lab.dir().join(format!("{}.vars.fd", spec.name));
-                fs::copy(OVMF_VARS, &vars).with_context(|| format!("copy {OVMF_VARS}"))?;
+                fs::copy(OVMF_VARS, &server.vars).with_context(|| format!("copy {OVMF_VARS}"))?;
                 let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>";
-                (format!("{loader}<nvram>{}</nvram>", vars.display()), "no")
+                (format!("{loader}<nvram>{}</nvram>", server.vars.display()), "no")
             }
             // sushy-emulator tells the boot mode by the type.
             Firmware::SeaBios => {
@@ -194,6 +196,15 @@ impl VirtualServer {
         let mut bytes = vec![0; length];
         disk.read_exact(&mut bytes).with_context(|| format!("read {length} bytes of {} at {offset}", self.name))?;
         Ok(bytes)
+    }
+
+    /// The boot entries that its firmware remembers, in boot order: number and label. It has to be off.
+    ///
+    /// # Errors
+    /// When its variables cannot be read.
+    pub fn boot_order(&self) -> Result<Vec<(u16, String)>> {
+        let flash = fs::read(&self.vars).with_context(|| format!("read {}", self.vars.display()))?;
+        crate::varstore::boot_order(&flash)
     }
 
     /// Bytes of its disk that take space.
