@@ -5,6 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Parser, Subcommand};
 use e2e::isolate::{self, Ended, KEPT};
 use e2e::stories::interop::{IRONIC, IRONIC_PREFIX};
+use e2e::stories::ipa::{IPA, IPA_PREFIX};
 use e2e::stories::{STORIES, Story, World, tell};
 use e2e::{Accelerator, Artifacts, demo};
 use std::ffi::OsString;
@@ -24,6 +25,8 @@ struct Cli {
 enum Peer {
     /// Ironic, in place of ferricd
     Ironic,
+    /// ironic-python-agent, in place of ours
+    Ipa,
 }
 
 /// The stories that a command is about.
@@ -31,6 +34,7 @@ fn stories(peer: Option<Peer>) -> &'static [Story] {
     match peer {
         None => STORIES,
         Some(Peer::Ironic) => IRONIC,
+        Some(Peer::Ipa) => IPA,
     }
 }
 
@@ -136,6 +140,10 @@ async fn tell_all(peer: Option<Peer>, names: &[String], artifacts: &Artifacts) -
             bail!("there is no story {name}; there are {}", known.join(", "));
         }
     }
+    let artifacts = &match peer {
+        Some(Peer::Ipa) => artifacts.with_ipa()?,
+        None | Some(Peer::Ironic) => artifacts.clone(),
+    };
     artifacts.check()?;
     let wanted = all.iter().filter(|story| names.is_empty() || names.iter().any(|name| name == story.name));
     let mut results = Vec::new();
@@ -145,6 +153,7 @@ async fn tell_all(peer: Option<Peer>, names: &[String], artifacts: &Artifacts) -
         let name = match peer {
             None => story.name.to_owned(),
             Some(Peer::Ironic) => format!("{IRONIC_PREFIX}{}", story.name),
+            Some(Peer::Ipa) => format!("{IPA_PREFIX}{}", story.name),
         };
         let ended = isolated(&name, false, artifacts).await?.0;
         if ended == Ended::Interrupted {

@@ -3,8 +3,11 @@
 pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
+pub mod driver_killed_often;
+pub mod fast_track;
 pub mod image_server_gone;
 pub mod interop;
+pub mod ipa;
 pub mod lab_works;
 pub mod machine_reset;
 mod operator;
@@ -24,7 +27,8 @@ pub struct Story {
     pub about: &'static str,
 }
 
-/// All stories with our own driver, in the order in which they run. Those with a peer in its place are in [`interop`].
+/// All stories with our own programs, in the order in which they run. Those with a peer in place of one of them are in
+/// [`interop`] and [`ipa`].
 pub const STORIES: &[Story] = &[
     Story {
         name: "lab_works",
@@ -37,6 +41,11 @@ pub const STORIES: &[Story] = &[
     Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
     Story { name: "client_lifecycle", about: "the real client through the whole life of a node without hardware" },
     Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
+    Story {
+        name: "driver_killed_often",
+        about: "kill -9 of ferricd at random times in inspection, cleaning, deploy and service",
+    },
+    Story { name: "fast_track", about: "inspection, cleaning and deploy with one pass of the firmware" },
     Story {
         name: "image_server_gone",
         about: "the image server is away for half a minute in the middle of the write; the deploy goes on from there",
@@ -62,12 +71,19 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "deploy_debian" => deploy_debian::run(world).await,
         "wrong_checksum" => wrong_checksum::run(world).await,
         "driver_killed" => driver_killed::run(world).await,
+        "driver_killed_often" => driver_killed_often::run(world).await,
+        "fast_track" => fast_track::run(world).await,
         "image_server_gone" => image_server_gone::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,
-        _ => match name.strip_prefix(interop::IRONIC_PREFIX) {
-            Some(name) => interop::tell(name, world).await,
-            None => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),
-        },
+        _ => {
+            if let Some(name) = name.strip_prefix(interop::IRONIC_PREFIX) {
+                return interop::tell(name, world).await;
+            }
+            match name.strip_prefix(ipa::IPA_PREFIX) {
+                Some(name) => ipa::tell(name, world).await,
+                None => bail!("there is no story {name}; `cargo xtask e2e --list` shows them"),
+            }
+        }
     }
 }
