@@ -66,6 +66,7 @@ pub async fn write(
     let plan = Plan {
         sources,
         format: job.format,
+        packing: None,
         digest: Some(digest),
         config_drive,
         partitioning: job.partitioning.clone(),

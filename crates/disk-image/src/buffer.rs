@@ -42,11 +42,13 @@ pub(crate) fn is_aligned(bytes: &[u8]) -> bool {
     bytes.as_ptr().addr().is_multiple_of(ALIGN)
 }
 
-/// Whether every byte is zero.
+/// Whether every byte is zero. Data is found out at its first bytes that are not.
 pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Whole words first: the compiler turns this into vector instructions.
-    let (words, rest) = bytes.as_chunks::<8>();
-    words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0 && rest.iter().all(|&byte| byte == 0)
+    bytes.chunks(ALIGN).all(|part| {
+        // Whole words first: the compiler turns this into vector instructions.
+        let (words, rest) = part.as_chunks::<8>();
+        words.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0 && rest.iter().all(|&byte| byte == 0)
+    })
 }
 
 #[cfg(test)]
@@ -64,7 +66,7 @@ mod tests {
 
     #[test]
     fn one_bit_anywhere_is_not_zero() {
-        for len in [0, 1, 7, 8, 9, 64, 100] {
+        for len in [0, 1, 7, 8, 9, 64, 100, ALIGN + 9] {
             assert!(is_zero(&vec![0; len]));
             for at in 0..len {
                 let mut bytes = vec![0; len];

@@ -1,11 +1,15 @@
 //! Decompress: what the content itself says it is, never its name.
 
-use self::zstd::{Frame, Zstd, frame_header};
+use self::zstd::{Frame, admit, frame_header};
 use std::io;
 
+mod frames;
 mod gzip;
 mod xz;
 mod zstd;
+
+pub(crate) use self::frames::{Place, Scanner};
+pub(crate) use self::zstd::Zstd;
 
 /// Bytes from which every compression is recognised, and a zstd frame header is complete (RFC 8878, 3.1.1.1).
 pub(crate) const PROBE: usize = 18;
@@ -41,6 +45,14 @@ pub enum DecompressError {
     /// Recognised, not supported.
     #[error("the image is packed with {0}, which is not supported; serve it raw, or packed with zstd, xz or gzip")]
     Unsupported(&'static str),
+    /// Packed in another way than was declared.
+    #[error("the image is declared to be packed with {declared}, but is with {found}; declare what it is")]
+    Declared {
+        /// As declared; `none`: not packed.
+        declared: &'static str,
+        /// As found.
+        found: &'static str,
+    },
     /// The window does not fit the memory budget.
     #[error(
         "the {packing} data at byte {at} needs {need} bytes of memory, the budget leaves {left}; raise the budget by at \
@@ -108,6 +120,8 @@ pub(crate) struct Detected {
     pub(crate) compression: Compression,
     /// Bytes of the unpacked image, at least: what the first frame announces.
     pub(crate) unpacked: Option<u64>,
+    /// Of zstd: what the first frame needs to be unpacked, bytes of memory.
+    pub(crate) need: u64,
     pub(crate) decoder: Box<dyn Decoder>,
 }
 
@@ -119,21 +133,25 @@ pub(crate) fn detect(head: &[u8], memory: u64) -> Result<Detected, DecompressErr
     }
     if head.starts_with(gzip::MAGIC) {
         let decoder = Box::new(gzip::Gzip::new(memory)?);
-        return Ok(Detected { compression: Compression::Gzip, unpacked: None, decoder });
+        return Ok(Detected { compression: Compression::Gzip, unpacked: None, need: 0, decoder });
     }
     if head.starts_with(xz::MAGIC) {
-        return Ok(Detected { compression: Compression::Xz, unpacked: None, decoder: Box::new(xz::Xz::new(memory)?) });
+        let decoder = Box::new(xz::Xz::new(memory)?);
+        return Ok(Detected { compression: Compression::Xz, unpacked: None, need: 0, decoder });
     }
     match frame_header(head) {
         // Fewer bytes than a magic number has, and no more to come: nothing is packed that short.
         frame if frame == Frame::Other || head.len() < 4 => {
-            Ok(Detected { compression: Compression::None, unpacked: None, decoder: Box::new(Stored) })
+            Ok(Detected { compression: Compression::None, unpacked: None, need: 0, decoder: Box::new(Stored) })
         }
         frame => {
-            let unpacked = if let Frame::Data { content, .. } = frame { content } else { None };
-            let decoder = Zstd::new(memory)?;
-            decoder.admit(frame)?;
-            Ok(Detected { compression: Compression::Zstd, unpacked, decoder: Box::new(decoder) })
+            let (unpacked, window) = match frame {
+                Frame::Data { content, window, .. } => (content, window),
+                Frame::Skippable | Frame::Incomplete | Frame::Other => (None, 0),
+            };
+            admit(frame, 0, memory)?;
+            let (need, decoder) = (window + zstd::EXTRA, Box::new(Zstd::new(memory)?));
+            Ok(Detected { compression: Compression::Zstd, unpacked, need, decoder })
         }
     }
 }

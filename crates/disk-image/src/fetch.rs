@@ -2,23 +2,27 @@
 //!
 //! The only asynchronous stage. Each byte comes once: after a break the next request starts behind the last byte that
 //! arrived, and hash and decompressor go on as if nothing had happened.
+//!
+//! What arrives, in parts as small as the network makes them, is collected in buffers of a fixed pool: other threads are
+//! woken once a MiB and not once a packet, the client's own buffer is free again at once, and a piece of a raw image can
+//! go to the disk as it is.
 
+use crate::budget::BLOCK;
+use crate::buffer::AlignedBuf;
 use crate::pipeline::Pass;
 use crate::progress::Meters;
 use crate::source::{Identity, Opened, Remedy, Source, SourceError};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::StreamExt;
 use std::io;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-/// Largest piece that is passed on.
-const PIECE: usize = 256 << 10;
-/// What a piece costs at least in the queue, so that very small ones are bounded too.
-const LEAST_COST: usize = 512;
+/// How long bytes wait for more before a piece is passed on that is not full.
+const LINGER: Duration = Duration::from_millis(5);
 
 /// Patience with a source. The defaults are those of the agent protocol's `ipa-image-download-*` parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,10 +123,28 @@ impl FetchError {
     }
 }
 
-/// A piece of the transported bytes. Its share of the queue is free again when both hash and decompressor are done.
+/// A piece of the transported bytes, at most a block. Its buffer goes back to the pool when nobody holds it any more.
 pub(crate) struct Piece {
-    pub(crate) bytes: Bytes,
-    _room: OwnedSemaphorePermit,
+    buffer: Option<AlignedBuf>,
+    len: usize,
+    pool: UnboundedSender<AlignedBuf>,
+}
+
+impl Deref for Piece {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.buffer.as_ref().map_or(&[], |buffer| &buffer[..self.len])
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            // If the fetch is over, nobody needs it.
+            let _ = self.pool.send(buffer);
+        }
+    }
 }
 
 /// What stages receive. A channel that closes without [`Feed::End`] was abandoned.
@@ -131,30 +153,88 @@ pub(crate) enum Feed {
     End,
 }
 
-/// Where pieces go: the decompressor, and the hash if there is one.
+/// Where pieces go: the decompressor, and the hash if there is one. No more bytes than the pool has wait for them.
 pub(crate) struct Outlets {
-    pub(crate) senders: Vec<UnboundedSender<Feed>>,
-    pub(crate) room: Arc<Semaphore>,
+    senders: Vec<UnboundedSender<Feed>>,
+    free: UnboundedReceiver<AlignedBuf>,
+    pool: UnboundedSender<AlignedBuf>,
+    /// The piece that is being filled, and when it is passed on as it is.
+    filling: Option<(Piece, Instant)>,
+    /// Bytes taken in so far.
+    at: u64,
 }
 
 impl Outlets {
+    /// Outlets to these channels, with a pool of so many blocks.
+    pub(crate) fn new(senders: Vec<UnboundedSender<Feed>>, blocks: usize) -> Self {
+        let (pool, free) = unbounded_channel();
+        for _ in 0..blocks {
+            // Its receiver lives: this cannot fail.
+            let _ = pool.send(AlignedBuf::zeroed(BLOCK));
+        }
+        Self { senders, free, pool, filling: None, at: 0 }
+    }
+
     /// Returns when a later stage has given up; a silent source must not delay its error.
-    async fn abandoned(&self) {
-        match self.senders.first() {
-            Some(sender) => sender.closed().await,
+    fn abandoned(&self) -> impl Future<Output = ()> + use<> {
+        let first = self.senders.first().cloned();
+        async move {
+            match first {
+                Some(sender) => sender.closed().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Takes bytes in, as soon as there is room for them.
+    async fn take(&mut self, mut bytes: Bytes) -> Result<(), FetchError> {
+        while !bytes.is_empty() {
+            let (piece, _) = match &mut self.filling {
+                Some(filling) => filling,
+                None => {
+                    let buffer = self.free.recv().await.ok_or(FetchError::Stopped)?;
+                    let piece = Piece { buffer: Some(buffer), len: 0, pool: self.pool.clone() };
+                    self.filling.insert((piece, Instant::now() + LINGER))
+                }
+            };
+            // A piece ends where a block of a raw image does, even if one before it was passed on early.
+            let room = BLOCK - (self.at % BLOCK as u64) as usize;
+            let len = room.min(bytes.len());
+            if let Some(buffer) = &mut piece.buffer {
+                buffer[piece.len..piece.len + len].copy_from_slice(&bytes[..len]);
+            }
+            piece.len += len;
+            self.at += len as u64;
+            bytes.advance(len);
+            if len == room {
+                self.pass()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when the piece that is being filled has waited long enough.
+    async fn due(&self) {
+        match &self.filling {
+            Some((_, due)) => sleep_until(*due).await,
             None => std::future::pending().await,
         }
     }
 
-    async fn pass(&self, mut bytes: Bytes) -> Result<(), FetchError> {
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            let cost = piece.len().max(LEAST_COST) as u32;
-            let room = self.room.clone().acquire_many_owned(cost).await.map_err(|_| FetchError::Stopped)?;
-            let piece = Arc::new(Piece { bytes: piece, _room: room });
-            for sender in &self.senders {
-                sender.send(Feed::Piece(piece.clone())).map_err(|_| FetchError::Stopped)?;
-            }
+    /// Passes on what there is.
+    fn pass(&mut self) -> Result<(), FetchError> {
+        let Some((piece, _)) = self.filling.take() else { return Ok(()) };
+        let piece = Arc::new(piece);
+        for sender in &self.senders {
+            sender.send(Feed::Piece(piece.clone())).map_err(|_| FetchError::Stopped)?;
+        }
+        Ok(())
+    }
+
+    fn end(&mut self) -> Result<(), FetchError> {
+        self.pass()?;
+        for sender in &self.senders {
+            sender.send(Feed::End).map_err(|_| FetchError::Stopped)?;
         }
         Ok(())
     }
@@ -162,29 +242,27 @@ impl Outlets {
 
 /// Brings all bytes of the source to the outlets and returns how many there were.
 ///
-/// `vouched` says that a digest will judge the result: then a source without any validator may be resumed too.
-pub(crate) async fn fetch(pass: &Pass, vouched: bool, outlets: Outlets) -> Result<u64, FetchError> {
-    let Pass { source, patience, meters, cancel, known, .. } = pass;
-    let (source, outlets) = (&**source, &outlets);
+/// If a digest will judge the result, a source without any validator may be resumed too.
+pub(crate) async fn fetch(pass: &Pass, mut outlets: Outlets) -> Result<u64, FetchError> {
+    let Pass { source, patience, meters, cancel, known, algorithm, .. } = pass;
+    let vouched = algorithm.is_some();
+    let (source, abandoned, outlets) = (&**source, outlets.abandoned(), &mut outlets);
     let mut transfer = Transfer { source, patience, vouched, outlets, meters, at: 0, identity: None, known };
     let run = async {
-        match patience.total {
+        let fetched = match patience.total {
             Some(limit) => timeout(limit, transfer.run()).await.unwrap_or(Err(FetchError::TooLong(limit))),
             None => transfer.run().await,
-        }
+        }?;
+        transfer.outlets.end()?;
+        Ok(fetched)
     };
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => Err(FetchError::Cancelled),
-        () = outlets.abandoned() => Err(FetchError::Stopped),
+        () = abandoned => Err(FetchError::Stopped),
         result = run => result,
     };
     meters.waiting(None);
-    if result.is_ok() {
-        for sender in &outlets.senders {
-            sender.send(Feed::End).map_err(|_| FetchError::Stopped)?;
-        }
-    }
     result
 }
 
@@ -192,7 +270,7 @@ struct Transfer<'a> {
     source: &'a dyn Source,
     patience: &'a Patience,
     vouched: bool,
-    outlets: &'a Outlets,
+    outlets: &'a mut Outlets,
     meters: &'a Meters,
     at: u64,
     identity: Option<Identity>,
@@ -212,7 +290,9 @@ impl Transfer<'_> {
         let mut failures = 0;
         loop {
             let before = self.at;
-            let error = match self.connection().await {
+            let end = self.connection().await;
+            self.outlets.pass()?;
+            let error = match end {
                 End::Complete => return Ok(self.at),
                 End::Final(error) => return Err(error),
                 End::Failed(error) => error,
@@ -249,7 +329,15 @@ impl Transfer<'_> {
     async fn drain(&mut self, mut opened: Opened) -> End {
         let announced = self.identity.as_ref().and_then(|identity| identity.length);
         loop {
-            match timeout(self.patience.stall, opened.stream.next()).await {
+            let arrived = tokio::select! {
+                biased;
+                arrived = timeout(self.patience.stall, opened.stream.next()) => arrived,
+                () = self.outlets.due() => match self.outlets.pass() {
+                    Ok(()) => continue,
+                    Err(error) => return End::Final(error),
+                },
+            };
+            match arrived {
                 Err(_) => return self.broken(AttemptError::Stalled(self.patience.stall)),
                 Ok(Some(Err(error))) => return self.broken(AttemptError::Broken(error)),
                 Ok(None) => match announced {
@@ -266,7 +354,7 @@ impl Transfer<'_> {
                     self.meters.waiting(None);
                     self.meters.transported(len);
                     self.at += len;
-                    if let Err(error) = self.outlets.pass(bytes).await {
+                    if let Err(error) = self.outlets.take(bytes).await {
                         return End::Final(error);
                     }
                 }

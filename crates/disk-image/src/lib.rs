@@ -5,12 +5,15 @@
 //! 1. **Source** ([`source`]): a connection or a file gives it as part of a `Bytes`. [`fetch`] makes one stream out of
 //!    as many connections as it takes: after a break the next request asks for the first byte that has not arrived
 //!    (`Range`, bound by `If-Range` to the same content), so no byte is transported twice. This is the only
-//!    asynchronous stage. A bounded queue holds it back when the rest is slower.
+//!    asynchronous stage. It collects what arrives in pieces of 1 MiB, memory that direct I/O accepts, from a fixed pool;
+//!    that pool is empty, and the connection waits, when the rest is slower.
 //! 2. **Hash** ([`digest`]): the piece, shared and not copied, goes to the thread that hashes the *transported* bytes,
-//! 3. **Unpack** (`unpack`, [`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from a fixed
-//!    pool (`blocks`). What the packing is, its own first bytes say. A window that the memory budget does not cover is
-//!    refused. Byte *n* of a raw image is byte *n* of the disk. Of a [`qcow2`], a map says where a byte belongs: it was
-//!    read first, by byte ranges (`reader`), and each table that it was made from is compared as it streams past.
+//! 3. **Unpack** (`unpack`, [`decompress`]): and to the thread that unpacks it, directly into a 1 MiB block from another
+//!    fixed pool (`blocks`); of an image that is not packed, the piece itself goes on. How it is packed, its own first
+//!    bytes say. A window that the memory budget does not cover is refused. The frames of a zstd image of many are
+//!    unpacked at the same time (`unpack::frames`). Byte *n* of a raw image is byte *n* of the disk. Of a [`qcow2`], a map
+//!    says where a byte belongs: it was read first, by byte ranges (`reader`), and each table that it was made from is
+//!    compared as it streams past.
 //! 4. **Write** (`pipeline`): the first block shows the partition table. Only when image and disk are found to suit
 //!    each other (`table`) are the first and the last MiB of the disk cleared and flushed; with them go the old tables,
 //!    boot code, RAID and LVM signatures. Then blocks are written at their offsets ([`disk`]), zeros included (by the

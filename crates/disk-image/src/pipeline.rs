@@ -1,20 +1,21 @@
 //! One pass of the bytes from source to disk: four stages at once, each on its own thread but the first.
 //!
 //! ```text
-//! fetch (async) ─┬─▶ hash          whole pieces, shared, never copied
-//!                └─▶ unpack ─▶ write     blocks of 1 MiB from a fixed pool
+//! fetch (async) ─┬─▶ hash               pieces of 1 MiB from a fixed pool, shared, never copied
+//!                └─▶ unpack ─▶ write     those pieces if nothing is packed, else blocks of 1 MiB from another pool
 //! ```
 //!
 //! A stage that fails drops its ends of the channels; the others notice and stop. The error of the stage farthest
 //! down is the one that counts, since it stopped the others.
 
-use crate::blocks::{Block, Circle};
+use crate::blocks::{Block, Circle, Content};
 use crate::budget::{BLOCK, Shares};
 use crate::buffer::AlignedBuf;
 use crate::configdrive::ConfigDrive;
+use crate::decompress::Compression;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::Cause;
-use crate::fetch::{Feed, Outlets, Patience, fetch};
+use crate::fetch::{Feed, FetchError, Outlets, Patience, fetch};
 use crate::partition::{PartitionError, Partitions, Superblock};
 use crate::progress::{Meters, Stage};
 use crate::qcow2::{Map, Qcow2Error};
@@ -25,10 +26,10 @@ use crate::unpack::unpack;
 use std::ops::Range;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::sync::{Arc, Mutex};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 /// What a pass needs.
 #[derive(Clone)]
@@ -37,10 +38,12 @@ pub(crate) struct Pass {
     pub(crate) patience: Patience,
     pub(crate) shares: Shares,
     pub(crate) algorithm: Option<Algorithm>,
+    /// How the image has to be packed, if that is declared.
+    pub(crate) packing: Option<Compression>,
     pub(crate) drive: Option<ConfigDrive>,
-    pub(crate) new_disk_guid: bool,
     /// Of a partition image: the disk around it. Otherwise the image is the disk.
     pub(crate) partitions: Option<Arc<Partitions>>,
+    pub(crate) new_disk_guid: bool,
     /// Of a qcow2: where its bytes go. Otherwise byte *n* of the image is byte *n* of the disk.
     pub(crate) map: Option<Arc<Map>>,
     /// What the source must still be, if it was looked at before.
@@ -73,14 +76,16 @@ pub(crate) async fn run(pass: Pass, target: Target) -> (Option<Target>, Result<P
         let _ = pool_in.send(AlignedBuf::zeroed(BLOCK));
     }
     let circle = Circle { blocks: blocks_in, pool: Mutex::new(pool_out) };
-    let (map, memory, meters) = (pass.map.clone(), pass.shares.window, pass.meters.clone());
-    let unpacking = spawn_blocking(move || unpack(decode_out, &circle, map.as_deref(), memory, &meters));
+    let packed_pass = pass.clone();
+    let unpacking = spawn_blocking(move || unpack(decode_out, &circle, &packed_pass));
     let writer_pass = pass.clone();
     let writing = spawn_blocking(move || write(writer_pass, target, &blocks_out, &pool_in));
 
-    let outlets = Outlets { senders, room: Arc::new(Semaphore::new(pass.shares.queue)) };
-    let vouched = pass.algorithm.is_some();
-    let fetched = fetch(&pass, vouched, outlets).await;
+    let outlets = Outlets::new(senders, pass.shares.queue / BLOCK);
+    // A task of its own runs beside the connection's, so that the two wake each other without a change of threads. It
+    // ends with the others: when they give up, and when it is cancelled.
+    let fetching = tokio::spawn(async move { fetch(&pass, outlets).await }.in_current_span());
+    let fetched = fetching.await.unwrap_or(Err(FetchError::Stopped));
     let unpacked = unpacking.await;
     let digest = match hashing {
         Some(hashing) => hashing.await.map_err(|_| Cause::Stage("hash")),
@@ -101,7 +106,7 @@ fn hash(algorithm: Algorithm, mut feed: UnboundedReceiver<Feed>) -> Option<Diges
     let mut hasher = Hasher::new(algorithm);
     while let Some(item) = feed.blocking_recv() {
         match item {
-            Feed::Piece(piece) => hasher.update(&piece.bytes),
+            Feed::Piece(piece) => hasher.update(&piece),
             Feed::End => return Some(hasher.finish()),
         }
     }
@@ -118,7 +123,6 @@ fn write(
     blocks: &Receiver<Block>,
     pool: &SyncSender<AlignedBuf>,
 ) -> (Target, Result<Option<(u64, Table)>, Cause>) {
-    let gaps = pass.map.as_ref().map(|map| map.gaps.clone()).unwrap_or_default();
     let mut writer = Writer {
         pass: &pass,
         target: &mut target,
@@ -127,7 +131,7 @@ fn write(
         system: None,
         table: None,
         end: 0,
-        gaps: gaps.into_iter(),
+        gaps: 0,
         gap: 0..0,
     };
     let result = writer.run(blocks, pool);
@@ -146,8 +150,8 @@ struct Writer<'a> {
     table: Option<Table>,
     /// Byte behind the last one of the image that was written.
     end: u64,
-    /// What is to be zero, and how far that is done.
-    gaps: std::vec::IntoIter<Range<u64>>,
+    /// How many gaps of the map are made zero, and what is left of the last one.
+    gaps: usize,
     gap: Range<u64>,
 }
 
@@ -169,10 +173,12 @@ impl Writer<'_> {
                     self.room().check_length(size, at_least)?;
                     self.announced = Some(size).filter(|_| !at_least);
                 }
-                Block::Data { mut bytes, len, offset } => {
-                    self.data(&mut bytes, len, offset)?;
-                    // The unpacker may be done already.
-                    let _ = pool.send(bytes);
+                Block::Data { mut content, len, offset } => {
+                    self.data(&mut content, len, offset)?;
+                    if let Content::Own(bytes) = content {
+                        // The unpacker may be done already.
+                        let _ = pool.send(bytes);
+                    }
                 }
                 Block::End => return self.finish().map(Some),
             }
@@ -189,17 +195,16 @@ impl Writer<'_> {
         self.pass.partitions.as_ref().map_or(disk.clone(), |partitions| partitions.room(&disk))
     }
 
-    fn data(&mut self, bytes: &mut [u8], len: usize, offset: u64) -> Result<(), Cause> {
+    fn data(&mut self, content: &mut Content, len: usize, offset: u64) -> Result<(), Cause> {
         let geometry = self.room();
         let end = offset + len as u64;
         geometry.check_length(end, true)?;
+        // The last block may end within a sector; the rest of that sector becomes zero.
+        let bytes = content.padded(len, geometry.sector as usize);
         if self.table.is_none() {
             self.begin(&bytes[..len])?;
         }
-        // The last block may end within a sector; the rest of that sector becomes zero.
-        let padded = len.next_multiple_of(geometry.sector as usize);
-        bytes[len..padded].fill(0);
-        self.target.put(&bytes[..padded], self.base + offset)?;
+        self.target.put(bytes, self.base + offset)?;
         self.pass.meters.written(len as u64);
         self.end = self.end.max(end);
         Ok(())
@@ -234,11 +239,13 @@ impl Writer<'_> {
     fn zeros(&mut self) -> Result<bool, Cause> {
         self.check_cancelled()?;
         if self.gap.is_empty() {
-            let Some(gap) = self.gaps.next() else { return Ok(false) };
-            self.gap = gap;
+            let Some(gap) = self.pass.map.as_ref().and_then(|map| map.gaps.get(self.gaps)) else { return Ok(false) };
+            self.gap = gap.clone();
+            self.gaps += 1;
         }
         let len = ZEROS.min(self.gap.end - self.gap.start);
-        self.target.put_zeros(self.base + self.gap.start, len.next_multiple_of(self.target.geometry().sector.into()))?;
+        self.target
+            .put_zeros(self.base + self.gap.start, len.next_multiple_of(self.target.geometry().sector.into()))?;
         self.pass.meters.written(len);
         self.gap.start += len;
         Ok(true)

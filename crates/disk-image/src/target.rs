@@ -9,6 +9,8 @@ use std::fmt;
 pub(crate) const HELD: u64 = 1 << 20;
 /// How many written blocks are read back.
 const SAMPLES: usize = 64;
+/// Bytes of the very last block that are read back: a multiple of every sector size.
+const LAST: usize = 64 << 10;
 
 /// What an aborted or finished write leaves on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,9 +71,12 @@ struct Samples {
 impl Samples {
     fn add(&mut self, offset: u64, bytes: &[u8]) {
         let every = self.every.max(1);
-        let sample = Sample { offset, len: bytes.len(), crc: crc32fast::hash(bytes) };
+        let sample = |start: usize| {
+            let bytes = &bytes[start..];
+            Sample { offset: offset + start as u64, len: bytes.len(), crc: crc32fast::hash(bytes) }
+        };
         if self.count.is_multiple_of(every) {
-            self.kept.push(sample);
+            self.kept.push(sample(0));
         }
         self.count += 1;
         if !self.all && self.kept.len() > SAMPLES {
@@ -82,7 +87,8 @@ impl Samples {
             });
             self.every = every * 2;
         }
-        self.last = Some(sample);
+        // Each block is the last one once; of that, its end is enough.
+        self.last = Some(sample(bytes.len().saturating_sub(LAST)));
     }
 }
 
@@ -243,13 +249,16 @@ impl Target {
             }
         }
         let samples: Vec<_> = self.samples.kept.iter().chain(&self.samples.last).copied().collect();
+        let longest = samples.iter().map(|sample| sample.len).max().unwrap_or(0);
+        let mut found = AlignedBuf::zeroed(longest);
         for sample in samples {
             let end = sample.offset + sample.len as u64;
             if overwritten.as_ref().is_some_and(|range| sample.offset < range.end && range.start < end) {
                 continue;
             }
-            let found = disk::read_some(&mut *self.disk, sample.len, sample.offset)?;
-            if crc32fast::hash(&found) != sample.crc {
+            let found = &mut found[..sample.len];
+            disk::read_all(&mut *self.disk, found, sample.offset)?;
+            if crc32fast::hash(found) != sample.crc {
                 return Ok(Some(sample.offset));
             }
         }

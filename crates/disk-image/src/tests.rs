@@ -2,6 +2,7 @@
 
 mod disk_faults;
 mod drive;
+mod frames;
 mod hostile;
 pub(crate) mod image;
 mod info;

@@ -2,6 +2,7 @@
 
 use crate::budget::Shares;
 use crate::configdrive::ConfigDrive;
+use crate::decompress::Compression;
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Cause, WriteError};
@@ -39,6 +40,8 @@ pub struct Plan {
     pub sources: Vec<Arc<dyn Source>>,
     /// What the image is declared to be; it must be that. `None`: what its first bytes say.
     pub format: Option<Format>,
+    /// How the image is declared to be packed; it must be that. `None`: how its first bytes say.
+    pub packing: Option<Compression>,
     /// Digest of the transported bytes: of a packed image, the packed ones. `None`: nothing vouches for the content.
     pub digest: Option<Digest>,
     /// Goes into a partition of its own.
@@ -72,6 +75,7 @@ impl Plan {
         Self {
             sources: vec![source],
             format: None,
+            packing: None,
             digest,
             config_drive: None,
             partitioning: None,
@@ -179,6 +183,7 @@ async fn run(
                 patience: plan.patience.clone(),
                 shares,
                 algorithm: plan.digest.as_ref().map(Digest::algorithm),
+                packing: plan.packing,
                 drive: plan.config_drive.clone(),
                 partitions: partitions.clone(),
                 new_disk_guid: plan.new_disk_guid,

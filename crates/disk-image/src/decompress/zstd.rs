@@ -4,9 +4,9 @@ use super::{Decoder, DecompressError};
 use zstd::stream::raw::{DParameter, InBuffer, Operation, OutBuffer};
 
 /// What zstd allocates beside the window: one block of output, one of input, its tables.
-const EXTRA: u64 = 512 << 10;
+pub(super) const EXTRA: u64 = 512 << 10;
 const MAGIC: u32 = 0xfd2f_b528;
-const PACKING: &str = "zstd";
+pub(super) const PACKING: &str = "zstd";
 
 /// The start of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +63,20 @@ fn parse_data_header(b: &[u8]) -> Option<Frame> {
     Some(Frame::Data { window: window.or(content).unwrap_or(0), content, dictionary })
 }
 
-pub(super) struct Zstd {
+/// Whether a frame that starts at byte `at` may be unpacked with so much memory.
+pub(super) fn admit(frame: Frame, at: u64, memory: u64) -> Result<(), DecompressError> {
+    match frame {
+        Frame::Data { dictionary, .. } if dictionary != 0 => Err(DecompressError::Dictionary { at, id: dictionary }),
+        Frame::Data { window, .. } if window.saturating_add(EXTRA) > memory => {
+            let need = window.saturating_add(EXTRA);
+            Err(DecompressError::Window { packing: PACKING, at, need, left: memory })
+        }
+        Frame::Other => Err(DecompressError::Trailing { packing: PACKING, at }),
+        Frame::Data { .. } | Frame::Skippable | Frame::Incomplete => Ok(()),
+    }
+}
+
+pub(crate) struct Zstd {
     context: zstd::stream::raw::Decoder<'static>,
     memory: u64,
     /// Transported bytes taken so far.
@@ -76,7 +89,7 @@ pub(super) struct Zstd {
 }
 
 impl Zstd {
-    pub(super) fn new(memory: u64) -> Result<Self, DecompressError> {
+    pub(crate) fn new(memory: u64) -> Result<Self, DecompressError> {
         let corrupt = |source| DecompressError::Corrupt { packing: PACKING, at: 0, source };
         let mut context = zstd::stream::raw::Decoder::new().map_err(corrupt)?;
         // Each frame is judged by its header; this is the library's own limit, rounded up so that it never judges
@@ -86,20 +99,14 @@ impl Zstd {
         Ok(Self { context, memory, at: 0, header: Vec::new(), given: 0, in_frame: false, frames: 0 })
     }
 
-    /// Whether a frame that starts at the current place may be unpacked.
-    pub(super) fn admit(&self, frame: Frame) -> Result<(), DecompressError> {
-        let at = self.at - self.header.len() as u64;
-        match frame {
-            Frame::Data { dictionary, .. } if dictionary != 0 => {
-                Err(DecompressError::Dictionary { at, id: dictionary })
-            }
-            Frame::Data { window, .. } if window.saturating_add(EXTRA) > self.memory => {
-                let need = window.saturating_add(EXTRA);
-                Err(DecompressError::Window { packing: PACKING, at, need, left: self.memory })
-            }
-            Frame::Other => Err(DecompressError::Trailing { packing: PACKING, at }),
-            Frame::Data { .. } | Frame::Skippable | Frame::Incomplete => Ok(()),
-        }
+    /// The next frame starts at byte `at` of the transported bytes.
+    pub(crate) fn go_to(&mut self, at: u64) {
+        self.at = at;
+    }
+
+    /// How many frames are unpacked; `None` within one.
+    pub(crate) fn frames(&self) -> Option<u64> {
+        (!self.in_frame && self.header.is_empty()).then_some(self.frames)
     }
 
     /// Collects the header of the next frame. Returns how much of `input` it took.
@@ -110,7 +117,7 @@ impl Zstd {
             match frame_header(&self.header) {
                 Frame::Incomplete => {}
                 frame => {
-                    self.admit(frame)?;
+                    admit(frame, self.at - self.header.len() as u64, self.memory)?;
                     self.in_frame = true;
                     self.given = 0;
                     return Ok(i + 1);
@@ -167,7 +174,7 @@ impl Decoder for Zstd {
     }
 
     fn finish(&mut self) -> Result<(), DecompressError> {
-        if self.in_frame || !self.header.is_empty() || self.frames == 0 {
+        if self.frames().is_none_or(|frames| frames == 0) {
             return Err(DecompressError::Truncated { packing: PACKING, at: self.at });
         }
         Ok(())

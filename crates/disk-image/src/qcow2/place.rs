@@ -5,7 +5,7 @@ use super::Qcow2Error;
 use super::cluster::Inflater;
 use super::header::Header;
 use super::map::{Extent, Map, Table};
-use crate::blocks::{BlockWriter, Gone};
+use crate::blocks::{BlockWriter, Gone, Part};
 use crate::budget::BLOCK;
 use sha2::{Digest as _, Sha256};
 use std::io;
@@ -105,18 +105,19 @@ impl<'a> Placer<'a> {
     }
 
     /// The next bytes of the file.
-    pub(crate) fn feed(&mut self, mut bytes: &[u8]) -> Result<(), Stop> {
-        while !bytes.is_empty() {
+    pub(crate) fn feed(&mut self, mut part: Part<'_>) -> Result<(), Stop> {
+        while !part.bytes().is_empty() {
+            let bytes = part.bytes();
             let taken = match (self.map.tables.get(self.table), self.map.extents.get(self.extent)) {
                 (Some(table), extent) if extent.is_none_or(|extent| table.file < extent.file) => {
                     self.feed_table(table, bytes)?
                 }
                 (_, Some(extent)) if extent.is_packed() => self.feed_packed(extent, bytes)?,
-                (_, Some(extent)) => self.feed_plain(extent, bytes)?,
+                (_, Some(extent)) => self.feed_plain(extent, part)?,
                 (_, None) => bytes.len(),
             };
             self.at += taken as u64;
-            bytes = &bytes[taken..];
+            part = part.skip(taken);
         }
         Ok(())
     }
@@ -140,10 +141,10 @@ impl<'a> Placer<'a> {
         Ok(taken)
     }
 
-    fn feed_plain(&mut self, extent: &Extent, bytes: &[u8]) -> Result<usize, Stop> {
-        let (skip, taken) = self.split(extent.file, extent.file_end(), bytes);
+    fn feed_plain(&mut self, extent: &Extent, part: Part<'_>) -> Result<usize, Stop> {
+        let (skip, taken) = self.split(extent.file, extent.file_end(), part.bytes());
         let disk = extent.disk + (self.at + skip as u64).saturating_sub(extent.file);
-        self.out.write(disk, &bytes[skip..taken])?;
+        self.out.put(disk, part.first(taken).skip(skip))?;
         if self.at + taken as u64 == extent.file_end() {
             self.extent += 1;
         }
