@@ -232,6 +232,34 @@ async fn an_inspection_is_sent_without_a_version_and_brings_the_uuid_for_the_loo
 }
 
 #[tokio::test]
+async fn a_collector_that_nobody_has_is_named_to_the_driver_and_the_rest_is_sent() {
+    let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let collectors = ["default", "odd", "lldp", "extra-hardware"].map(str::to_owned).to_vec();
+    let told = Settings {
+        inspection_callback_urls: vec![format!("{url}/v1/continue_inspection")],
+        inspection_collectors: collectors.clone(),
+        ..settings(&url)
+    };
+    let rig = rig(SimMachine::new(), told);
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    match next(&mut ears).await {
+        Heard::Inspection(body, _) => {
+            let program =
+                "failed to run hardware-detect utility: [Errno 2] No such file or directory: 'hardware-detect'";
+            let wanted =
+                format!("The following errors were encountered:\n* Failed to load collector {{'odd'}}\n* {program}");
+            assert_eq!(body["error"], wanted);
+            assert_eq!(body["configuration"]["collectors"], json!(collectors));
+            assert!(body["inventory"]["disks"].is_array() && body["lldp_raw"].is_object(), "{body}");
+        }
+        other => panic!("no inspection but {other:?}"),
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
 async fn the_next_url_is_tried_when_one_is_not_there_and_a_lookup_gives_up_in_time() {
     let (url, mut ears) = start_driver(lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
     let nobody = format!("http://127.0.0.1:{}", free_port());

@@ -1,12 +1,15 @@
 //! Inspection: collect what is known of the machine and send it to the driver.
 
+use super::collectors::Collected;
 use super::ironic::{Ironic, refusal};
 use crate::logs;
 use crate::root_disk;
 use crate::state::Agent;
 use bytes::Bytes;
+use hardware::Inventory;
+use hardware_linux::Tree;
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Duration;
 use wire::ramdisk::Inspection;
 
@@ -70,9 +73,10 @@ fn wait_after(attempts: u32) -> Duration {
     Duration::from_secs_f64((1.5 * 2_f64.powi(attempts.saturating_sub(1).min(16).cast_signed())).clamp(5.0, 30.0))
 }
 
-async fn collect(agent: &Agent) -> Result<Inspection, InspectionError> {
+/// The inspection, and what its collectors add to it.
+async fn collect(agent: &Agent) -> Result<Value, InspectionError> {
     let settings = agent.shared.settings();
-    let mut problems: Vec<String> = Vec::new();
+    let mut collected = Collected::default();
     agent.shared.devices_ready().await;
     let inventory = agent.shared.on_machine(|machine| machine.inventory()).await.map_err(InspectionError::Inventory)?;
     let root_disk = match root_disk::select(&agent.shared, inventory.disks.clone()) {
@@ -83,31 +87,54 @@ async fn collect(agent: &Agent) -> Result<Inspection, InspectionError> {
         }
     };
     let mut packed = None;
+    let mut unknown = Vec::new();
     for collector in &settings.inspection_collectors {
         match collector.as_str() {
             "default" => {}
             "logs" => match logs::collect(&agent.logs, &[], None) {
                 Ok(text) => packed = Some(text),
-                Err(error) => problems.push(format!("collector logs failed: {error}")),
+                Err(error) => collected.problems.push(format!("collector logs failed: {error}")),
             },
-            // Naming it as an error would fail the node's inspection over data that nobody may look at.
-            other => tracing::warn!("inspection collector {other:?} is not known; known are default and logs"),
+            "lldp" => drop(collected.data.insert("lldp_raw".to_owned(), lldp(&inventory))),
+            other if collected.collect(other, &Tree::at("/")) => {}
+            other => unknown.push(format!("'{other}'")),
         }
     }
+    if !unknown.is_empty() {
+        // As in the field, this fails the node's inspection; but the rest is sent, to be looked at.
+        collected.problems.insert(0, format!("Failed to load collector {{{}}}", unknown.join(", ")));
+    }
+    let Collected { data, problems } = collected;
+    problems.iter().for_each(|problem| tracing::error!("inspection: {problem}"));
     let managers: Vec<Value> = agent
         .managers
         .versions()
         .into_iter()
         .map(|(name, version)| json!({"name": name, "version": version}))
         .collect();
-    let error =
-        (!problems.is_empty()).then(|| format!("The following errors were encountered:\n* {}", problems.join("\n* ")));
-    Ok(Inspection {
+    let inspection = Inspection {
         boot_interface: inventory.boot.pxe_interface.clone().or_else(|| settings.boot_interface.clone()),
         root_disk,
         configuration: Some(json!({"collectors": settings.inspection_collectors, "managers": managers})),
-        error,
+        error: error(&problems),
         logs: packed,
         inventory,
-    })
+    };
+    let mut document = serde_json::to_value(inspection).map_err(InspectionError::Write)?;
+    if let Some(document) = document.as_object_mut() {
+        document.extend(data);
+    }
+    Ok(document)
+}
+
+/// What went wrong, as drivers are told; nothing when nothing did.
+pub(super) fn error(problems: &[String]) -> Option<String> {
+    (!problems.is_empty()).then(|| format!("The following errors were encountered:\n* {}", problems.join("\n* ")))
+}
+
+/// What was heard of switches, by interface: pairs of type and hexadecimal text.
+fn lldp(inventory: &Inventory) -> Value {
+    let interfaces = inventory.interfaces.iter();
+    let heard = interfaces.filter_map(|interface| Some((interface.name.clone(), json!(interface.lldp.as_ref()?))));
+    Value::Object(heard.collect::<Map<String, Value>>())
 }

@@ -1,5 +1,6 @@
 //! The agent and its driver: check in (inspection, lookup), serve the API, keep in touch (heartbeats).
 
+mod collectors;
 pub mod heartbeat;
 pub mod identity;
 pub mod inspection;
