@@ -189,6 +189,8 @@ impl Settings {
         let mdns = Mdns { api: api_by_mdns || (use_mdns && api_urls.is_empty()), inspection: inspection_by_mdns };
         // Who gives no URL for the inspection, but collectors, means the API's.
         let collectors = reader.list("inspection_collectors");
+        // Who collects it has to listen for it.
+        let collect_lldp = reader.truth("collect_lldp") || collectors.iter().any(|collector| collector == "lldp");
         if inspection_callback_urls.is_empty() && !inspection_by_mdns && !collectors.is_empty() {
             inspection_callback_urls = api_urls.iter().map(|url| inspection_url(url)).collect();
         }
@@ -232,7 +234,7 @@ impl Settings {
             inspection_collectors,
             inspection_dhcp_wait: reader.seconds("inspection_dhcp_wait_timeout"),
             inspection_dhcp_all_interfaces: reader.truth("inspection_dhcp_all_interfaces"),
-            collect_lldp: reader.truth("collect_lldp"),
+            collect_lldp,
             lldp_timeout: reader.seconds("lldp_timeout"),
             enable_vlan_interfaces: reader.list("enable_vlan_interfaces"),
             ntp_server: reader.host("ntp_server"),
@@ -528,8 +530,9 @@ impl Reader<'_> {
     /// All problems; parameters without effect that somebody set are among them.
     fn finished(mut self) -> Vec<String> {
         for parameter in parameters::PARAMETERS {
+            // Who says yes to a protection relies on it, whether it is the default or not.
             if let (Effect::None(why), Some((key, value))) = (parameter.effect, self.said(parameter.option))
-                && value != parameter.default
+                && (value != parameter.default || parameter.default == "true")
             {
                 let problem = format!("{key} has no effect: {why}");
                 self.problems.push(problem);

@@ -9,6 +9,7 @@ use super::{NetError, Report, Source, StaticRoute, prefix};
 use dhcproto::v4::{CLIENT_PORT, DhcpOption, HType, Message, MessageType, Opcode, OptionCode, SERVER_PORT};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use rtnetlink::Handle;
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -75,6 +76,24 @@ pub(super) async fn run(
     }
 }
 
+/// A socket of one link, for a client's well-known port: each link has a client of its own.
+pub(super) fn socket(link: &Link, local: SocketAddr) -> Result<UdpSocket, DhcpError> {
+    let open = || -> io::Result<UdpSocket> {
+        let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+        match local {
+            SocketAddr::V4(_) => socket.set_broadcast(true)?,
+            SocketAddr::V6(_) => socket.set_only_v6(true)?,
+        }
+        socket.set_reuse_address(true)?;
+        // Before it has a port, or it would be that of another link.
+        socket.bind_device(Some(link.name.as_bytes()))?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&local.into())?;
+        UdpSocket::from_std(socket.into())
+    };
+    open().map_err(|source| DhcpError::Socket { link: link.name.clone(), source })
+}
+
 struct Client {
     socket: UdpSocket,
     link: Link,
@@ -83,18 +102,7 @@ struct Client {
 
 impl Client {
     fn open(link: &Link) -> Result<Self, DhcpError> {
-        let open = || -> io::Result<UdpSocket> {
-            let socket =
-                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, Some(socket2::Protocol::UDP))?;
-            socket.set_reuse_address(true)?;
-            socket.set_broadcast(true)?;
-            // Bound to its link before it has a port: each link has a client of its own.
-            socket.bind_device(Some(link.name.as_bytes()))?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, CLIENT_PORT)).into())?;
-            UdpSocket::from_std(socket.into())
-        };
-        let socket = open().map_err(|source| DhcpError::Socket { link: link.name.clone(), source })?;
+        let socket = socket(link, (Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
         Ok(Self { socket, link: link.clone(), started: Instant::now() })
     }
 

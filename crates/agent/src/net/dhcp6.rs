@@ -2,14 +2,13 @@
 //! beside the addresses that routers advertise.
 
 use super::advert::Ask;
-use super::dhcp::DhcpError;
+use super::dhcp::{self, DhcpError};
 use super::lease::{MOST, SHORTEST, is_name};
 use super::links::{self, Link};
 use super::{Hints, Report, Source};
 use dhcproto::v6::{DhcpOption, DhcpOptions, IANA, Message, MessageType, NtpSuboption, ORO, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable, Encoder};
 use rtnetlink::Handle;
-use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::time::Duration;
 use tokio::net::UdpSocket;
@@ -143,17 +142,7 @@ struct Client {
 
 impl Client {
     fn open(link: &Link) -> Result<Self, DhcpError> {
-        let open = || -> io::Result<UdpSocket> {
-            use socket2::{Domain, Protocol, Socket, Type};
-            let socket = Socket::new(Domain::IPV6, Type::DGRAM, Some(Protocol::UDP))?;
-            socket.set_only_v6(true)?;
-            socket.set_reuse_address(true)?;
-            socket.bind_device(Some(link.name.as_bytes()))?;
-            socket.set_nonblocking(true)?;
-            socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, CLIENT_PORT)).into())?;
-            UdpSocket::from_std(socket.into())
-        };
-        let socket = open().map_err(|source| DhcpError::Socket { link: link.name.clone(), source })?;
+        let socket = dhcp::socket(link, (Ipv6Addr::UNSPECIFIED, CLIENT_PORT).into())?;
         Ok(Self { socket, link: link.clone(), started: Instant::now() })
     }
 

@@ -150,6 +150,9 @@ pub fn adopt(agent: &Agent, lookup: Lookup) -> Result<(), LookupError> {
     for (key, value) in config.misfits() {
         tracing::warn!(key, %value, "the lookup sets this to a value of the wrong type; it is not used");
     }
+    if let Some(suites) = config.other.get("tls_cipher_suites").filter(|suites| !suites.is_null()) {
+        tracing::warn!(%suites, "tls_cipher_suites of the lookup has no effect: the API offers what it always offers");
+    }
     agent.shared.change_settings(|settings| settings.adopt(&config));
     let skip_bmc = agent.shared.settings().skip_bmc_detect;
     if skip_bmc {
