@@ -129,6 +129,7 @@ pub fn test() -> Result<()> {
 pub fn docs(check: bool) -> Result<()> {
     for (page, test) in [
         ("docs/state-machine.md", ["--package=lifecycle", "--test=provision"].as_slice()),
+        ("docs/metrics.md", ["--package=driver", "--lib", "metrics::"].as_slice()),
         ("docs/agent-parameters.md", ["--package=agent", "--lib", "config::parameters"].as_slice()),
     ] {
         let mut compares = cargo();

@@ -265,6 +265,9 @@ settings! {
         force_power_state_during_sync ["FERRIC_FORCE_POWER_STATE_DURING_SYNC"]: bool = true;
         /// Seconds between two looks at a node that was set aside because its BMC did not answer.
         power_failure_recovery_interval ["FERRIC_POWER_FAILURE_RECOVERY_INTERVAL"]: u64 = 300;
+        /// Seconds between being told to stop and no longer accepting connections; /readyz says no meanwhile, so that a
+        /// load balancer can look elsewhere.
+        drain_delay ["FERRIC_DRAIN_DELAY"]: u64 = 0;
         /// Seconds that an operating system has to shut down after a soft power off.
         soft_power_off_timeout ["FERRIC_SOFT_POWER_OFF_TIMEOUT"]: u64 = 600;
         /// Limits of states in seconds, in place of those in docs/state-machine.md:

@@ -14,5 +14,6 @@ pub mod effect;
 pub mod fault;
 pub mod flow;
 pub mod hardware_type;
+pub mod metrics;
 mod patch;
 pub mod rules;

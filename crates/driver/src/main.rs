@@ -11,12 +11,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::sqlite::maintenance;
 use store::{Epoch, SqliteStore, Store as _};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing_subscriber::EnvFilter;
@@ -31,6 +31,9 @@ const OWNER_CHECK: Duration = Duration::from_secs(1);
 /// Connections at once from one address, of all that there may be (`server::Settings`): a site's tools and a segment of
 /// nodes behind one router fit in, and others keep half.
 const CONNECTIONS_PER_PEER: usize = 512;
+
+/// How long stopping may take in all: the listeners finish their requests and the conductor its effects in less.
+const DRAIN: Duration = Duration::from_secs(25);
 
 /// The database in the data folder.
 const DATABASE: &str = "ferric.db";
@@ -60,6 +63,8 @@ enum ServiceError {
     Config(#[source] driver::config::ConfigError),
     #[error("another ferricd has taken the data folder over")]
     TakenOver,
+    #[error("it was told to stop a second time while it did")]
+    ToldAgain,
 }
 
 fn main() -> ExitCode {
@@ -93,7 +98,10 @@ fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error, 1),
     };
-    match runtime.block_on(run(config)) {
+    let outcome = runtime.block_on(run(config));
+    // What still runs belongs to a request or an effect that was given up.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %chain(&error), "ferricd ends");
@@ -169,38 +177,62 @@ async fn run(config: Config) -> Result<(), ServiceError> {
         Some(address) => Some(listen(address).await?),
         None => None,
     };
+    let address = listener.local_addr().map_err(|source| ServiceError::Listen { address: config.listen, source })?;
     let agent_address = agent_listener.as_ref().unwrap_or(&listener).local_addr();
     let agent_address = agent_address.map_err(|source| ServiceError::Listen { address: config.listen, source })?;
     let settings = config.conductor(agent_address).map_err(ServiceError::Config)?;
 
+    let mut signals = Signals::new()?;
+    let stop = CancellationToken::new();
+    let draining = access.draining.clone();
+    let listeners = TaskTracker::new();
+    // Who asks while the database is opened and brought up to date learns that, and waits for nothing.
+    let serve = |listener: TcpListener, settings| {
+        let behind = Arc::new(OnceLock::new());
+        listeners.spawn(server::serve(listener, api::health::starting(behind.clone()), settings, stop.clone()));
+        behind
+    };
+    let own = serve(listener, served);
+    let of_agents = agent_listener.map(|listener| serve(listener, serving(agent_address)));
+    listeners.close();
+
     let store = SqliteStore::open(&config.data_dir.join(DATABASE)).await.map_err(ServiceError::Store)?;
     let store = Arc::new(store);
     let conductor = Conductor::start(store.clone(), settings, Parts::real()).await.map_err(ServiceError::Conductor)?;
-
-    let stop = CancellationToken::new();
-    let listeners = TaskTracker::new();
-    let serve = |listener: TcpListener, audience, access: Access, settings| {
-        if let Ok(address) = listener.local_addr() {
-            tracing::info!(%address, ?audience, tls = access.tls, basic = access.users.is_some(), "listening");
-        }
-        let router = api::router_for(conductor.clone(), audience, access);
-        listeners.spawn(server::serve(listener, router, settings, stop.clone()));
-    };
-    serve(listener, Audience::Everybody, access, served);
-    if let Some(listener) = agent_listener {
-        serve(listener, Audience::Agents, Access::default(), serving(agent_address));
+    let (tls, basic) = (access.tls, access.users.is_some());
+    if let Some(of_agents) = of_agents {
+        let access = Access { draining: draining.clone(), ..Access::default() };
+        of_agents.get_or_init(|| api::router_for(conductor.clone(), Audience::Agents, access));
+        tracing::info!(address = %agent_address, audience = ?Audience::Agents, "listening");
     }
-    listeners.close();
+    own.get_or_init(|| api::router_for(conductor.clone(), Audience::Everybody, access));
+    tracing::info!(%address, audience = ?Audience::Everybody, tls, basic, "listening");
 
     let outcome = tokio::select! {
-        outcome = signalled() => outcome,
+        name = signals.next() => {
+            tracing::info!(signal = name, "stopping");
+            Ok(())
+        }
         () = fenced(&store, conductor.epoch()) => Err(ServiceError::TakenOver),
     };
-    stop.cancel();
-    listeners.wait().await;
-    conductor.stop().await;
-    store.close().await;
-    tracing::info!("stopped");
+    draining.cancel();
+    let drained = async {
+        tokio::time::sleep(Duration::from_secs(config.drain_delay)).await;
+        stop.cancel();
+        listeners.wait().await;
+        conductor.stop().await;
+        store.close().await;
+    };
+    tokio::select! {
+        drained = tokio::time::timeout(Duration::from_secs(config.drain_delay) + DRAIN, drained) => match drained {
+            Ok(()) => tracing::info!("stopped"),
+            Err(_) => tracing::warn!("stopped before everything was over; what is saved goes on at the next start"),
+        },
+        name = signals.next() => {
+            tracing::warn!(signal = name, "told again: stopping at once");
+            return Err(ServiceError::ToldAgain);
+        }
+    }
     outcome
 }
 
@@ -224,7 +256,7 @@ fn access(config: &Config) -> Result<(Access, server::Settings), ServiceError> {
     if users.is_some() && tls.is_none() && !config.listen.ip().is_loopback() {
         tracing::warn!("passwords cross the network in clear: set tls_certificate and tls_key, or put a proxy before");
     }
-    Ok((Access { users, tls: tls.is_some() }, server::Settings { tls, ..serving(config.listen) }))
+    Ok((Access { users, tls: tls.is_some(), ..Access::default() }, server::Settings { tls, ..serving(config.listen) }))
 }
 
 /// How a listener is served: no address may take all connections, but for loopback, where a proxy has those of everybody.
@@ -252,16 +284,25 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, ServiceError> {
     TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, source })
 }
 
-/// Returns when the process is told to end.
-async fn signalled() -> Result<(), ServiceError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(ServiceError::Signals)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(ServiceError::Signals)?;
-    let name = tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    };
-    tracing::info!(signal = name, "stopping");
-    Ok(())
+/// What tells the process to end. Heard from the start on, so that none is missed.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServiceError> {
+        let listen = |kind| signal(kind).map_err(ServiceError::Signals);
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// Returns at the next one, with its name.
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 /// Returns when another conductor has taken the store over. A store that cannot be read is no such thing: it may be

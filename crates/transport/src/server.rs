@@ -126,6 +126,8 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
             drop((slot, peer_slot));
         });
     }
+    // Whoever connects now is refused and looks elsewhere, in place of waiting for an answer that never comes.
+    drop(listener);
     if tokio::time::timeout(settings.drain_timeout, graceful.shutdown()).await.is_err() {
         tracing::warn!("requests were still open when the server stopped");
     }

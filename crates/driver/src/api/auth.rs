@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
 /// Largest file of users, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -34,6 +35,8 @@ pub struct Access {
     pub users: Option<Arc<Users>>,
     /// Whether the listener serves TLS, for the links in documents.
     pub tls: bool,
+    /// Cancelled when the service is about to stop: it is not ready then, and still answers.
+    pub draining: CancellationToken,
 }
 
 /// The users of a file.
@@ -213,7 +216,7 @@ mod tests {
         let users = Users::load(&file(folder, &format!("# operators\nadmin:{hash}\n"))).unwrap();
         let settings = Settings::new("here", folder, "http://127.0.0.1");
         let conductor = Conductor::start(Arc::new(MemoryStore::new()), settings, Parts::real()).await.unwrap();
-        router_for(conductor, Audience::Everybody, Access { users: Some(Arc::new(users)), tls: false })
+        router_for(conductor, Audience::Everybody, Access { users: Some(Arc::new(users)), ..Access::default() })
     }
 
     async fn ask(

@@ -11,6 +11,7 @@ mod deploy_templates;
 mod document;
 mod drivers;
 mod events;
+pub mod health;
 mod inspection_rules;
 mod list;
 mod node_hardware;
@@ -43,6 +44,7 @@ pub use routes::Audience;
 use crate::command::NodeIdent;
 use crate::conductor::Conductor;
 use crate::fault::Fault;
+use crate::metrics::Watch;
 use auth::Access;
 use axum::Router;
 use axum::body::Body;
@@ -51,7 +53,7 @@ use http::{Request, Response};
 use jiff::Timestamp;
 use request::{Call, Query};
 use routes::{Endpoint, Route};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use store::{Node, Store};
 use tracing::Instrument as _;
@@ -96,9 +98,12 @@ impl<S: Store> Api<S> {
         let id = format!("req-{}", Uuid::new_v4());
         let version = request::version(request.headers());
         let span = tracing::info_span!("request", %id, method = %request.method(), path = %request.uri().path());
+        let watch = Watch::start();
+        let route = Arc::new(OnceLock::new());
+        let conductor = self.conductor.clone();
         let outcome = match version.clone() {
             Err(error) => Err(Fault::Version(error)),
-            Ok(version) => self.detached(request, audience, version).instrument(span.clone()).await,
+            Ok(version) => self.detached(request, audience, version, route.clone()).instrument(span.clone()).await,
         };
         let mut response = match &outcome {
             Ok(_) => Response::new(Body::empty()),
@@ -111,6 +116,8 @@ impl<S: Store> Api<S> {
         reply::add_versions(response.headers_mut(), version.ok(), refused.as_ref().copied());
         reply::add_request_id(response.headers_mut(), &id);
         let status = response.status().as_u16();
+        let route = route.get().map(|route: &&Route| (route.method.as_str(), route.path));
+        conductor.metrics.request(route, status, watch.took());
         match refused {
             Err(fault) => span.in_scope(|| tracing::info!(status, %fault, "refused")),
             Ok(()) => span.in_scope(|| tracing::debug!(status, "answered")),
@@ -124,8 +131,9 @@ impl<S: Store> Api<S> {
         request: Request<Body>,
         audience: Audience,
         version: Version,
+        found: Arc<OnceLock<&'static Route>>,
     ) -> Result<Response<Body>, Fault> {
-        let work = tokio::spawn(async move { self.work(request, audience, version).await }.in_current_span());
+        let work = tokio::spawn(async move { self.work(request, audience, version, &found).await }.in_current_span());
         match tokio::time::timeout(DEADLINE, work).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => {
@@ -136,9 +144,19 @@ impl<S: Store> Api<S> {
         }
     }
 
-    async fn work(self, request: Request<Body>, audience: Audience, version: Version) -> Result<Response<Body>, Fault> {
+    /// `taken_by` learns the route, whatever comes of the request.
+    async fn work(
+        self,
+        request: Request<Body>,
+        audience: Audience,
+        version: Version,
+        taken_by: &OnceLock<&'static Route>,
+    ) -> Result<Response<Body>, Fault> {
         let (head, body) = request.into_parts();
         let found = routes::find(audience, &head.method, head.uri.path());
+        if let Ok((route, _)) = found {
+            taken_by.get_or_init(|| route);
+        }
         if let Some(users) = &self.access.users
             && !found.as_ref().is_ok_and(|(route, _)| route.agents)
         {
@@ -242,6 +260,9 @@ impl<S: Store> Api<S> {
             Endpoint::Heartbeat => self.heartbeat(call).await,
             Endpoint::ContinueInspection => self.continue_inspection(call).await,
             Endpoint::BootFile => self.boot_file(call).await,
+            Endpoint::Metrics => self.metrics(call).await,
+            Endpoint::Health => Ok(health::healthy()),
+            Endpoint::Ready => Ok(self.ready().await),
         }
     }
 

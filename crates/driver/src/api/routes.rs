@@ -95,6 +95,9 @@ pub(super) enum Endpoint {
     Heartbeat,
     ContinueInspection,
     BootFile,
+    Metrics,
+    Health,
+    Ready,
 }
 
 /// Who a listener is for.
@@ -148,6 +151,9 @@ pub(super) const ROUTES: &[Route] = &[
     agents(Method::POST,   "/v1/heartbeat/{}",                             RAMDISK, SMALL, Endpoint::Heartbeat),
     agents(Method::POST,   "/v1/continue_inspection",                      1,  LARGE, Endpoint::ContinueInspection),
     agents(Method::GET,    "/boot/{}/{}",                                  1,  0,     Endpoint::BootFile),
+    agents(Method::GET,    "/healthz",                                     1,  0,     Endpoint::Health),
+    agents(Method::GET,    "/readyz",                                      1,  0,     Endpoint::Ready),
+    route(Method::GET,     "/metrics",                                     1,  0,     Endpoint::Metrics),
     route(Method::POST,    "/v1/nodes",                                    1,  NODE,  Endpoint::NodeCreate),
     route(Method::GET,     "/v1/nodes",                                    1,  0,     Endpoint::NodeList),
     route(Method::GET,     "/v1/nodes/detail",                             1,  0,     Endpoint::NodeListDetail),
@@ -395,6 +401,18 @@ mod tests {
             }
         }
         let open: Vec<&str> = ROUTES.iter().filter(|route| route.agents).map(|route| route.path).collect();
-        assert_eq!(open, ["/", "/v1", "/v1/lookup", "/v1/heartbeat/{}", "/v1/continue_inspection", "/boot/{}/{}"]);
+        assert_eq!(
+            open,
+            [
+                "/",
+                "/v1",
+                "/v1/lookup",
+                "/v1/heartbeat/{}",
+                "/v1/continue_inspection",
+                "/boot/{}/{}",
+                "/healthz",
+                "/readyz"
+            ]
+        );
     }
 }

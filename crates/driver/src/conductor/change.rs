@@ -8,7 +8,9 @@ use hardware::StepKind;
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, step, target_after};
 use serde_json::{Map, Value};
-use store::{Commit, Durability, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError};
+use store::{
+    Commit, Durability, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError,
+};
 use uuid::Uuid;
 
 /// How often a change is applied anew before the caller is told to try later.
@@ -24,6 +26,10 @@ const OF_THE_AGENT: [&str; 7] = [
     "agent_status",
     "agent_status_message",
 ];
+
+/// The steps that an agent offers, in `driver_internal_info` as long as the flow goes on that asked for them: another boot
+/// may offer others.
+const OFFERED: [&str; 3] = ["agent_cached_clean_steps", "agent_cached_deploy_steps", "agent_cached_service_steps"];
 
 /// Key of the virtual CD's place in `driver_internal_info`; a secret, since the CD holds the agent's token.
 pub(super) const BOOT_MEDIA: &str = "boot_media_secret";
@@ -55,6 +61,9 @@ pub(super) struct Draft {
     pub(super) durability: Option<Durability>,
     host: String,
     journal: Vec<JournalEntry>,
+    /// The states that it has left.
+    left: Vec<State>,
+    failed: bool,
 }
 
 impl Draft {
@@ -82,6 +91,7 @@ impl Draft {
         let keeps_target = cleans || row.next.kind() == Kind::Failed;
         let explicit = if keeps_target { self.node.target_provision_state } else { None };
         self.note("INFO", "transition", format!("{} -> {} ({event})", row.state, row.next));
+        self.left.push(row.state);
         self.node.provision_state = row.next;
         self.node.target_provision_state = target_after(row, explicit);
         self.node.provision_updated_at = Some(self.now);
@@ -119,7 +129,7 @@ impl Draft {
 
     /// Forgets what an agent said: it is gone, or shall not be listened to any more.
     pub(super) fn forget_agent(&mut self) {
-        for key in OF_THE_AGENT {
+        for key in OF_THE_AGENT.into_iter().chain(OFFERED) {
             self.node.driver_internal_info.remove(key);
         }
     }
@@ -139,6 +149,7 @@ impl Draft {
     /// Ends the flow badly: the node goes where the table says, the agent is not listened to any more, and a cleanup
     /// takes the place of the flow.
     pub(super) fn fail(&mut self, failure: &Failure) -> Result<(), Fault> {
+        self.failed = true;
         let kind = self.flow.as_ref().map(|flow| flow.kind);
         let step_ran = self.flow.as_ref().is_some_and(|flow| {
             matches!(flow.current(), Some(Action::ExecuteStep { .. }))
@@ -195,6 +206,9 @@ impl Draft {
     pub(super) fn end(&mut self, keep_agent: bool) {
         if !keep_agent {
             self.forget_agent();
+        }
+        for key in OFFERED {
+            self.node.driver_internal_info.remove(key);
         }
         if self.flow.take().is_some_and(|flow| flow.kind == FlowKind::Rescue) {
             self.node.instance_info.remove(RESCUE_HASH);
@@ -311,6 +325,8 @@ impl<S: Store> Conductor<S> {
             durability: Some(Durability::Now),
             host: self.settings.hostname.clone(),
             journal: Vec::new(),
+            left: Vec::new(),
+            failed: false,
         }
     }
 
@@ -332,8 +348,13 @@ impl<S: Store> Conductor<S> {
                 return Ok((draft.node, before, value));
             }
             let after = draft.flow.clone();
+            let (left, failed, now) = (std::mem::take(&mut draft.left), draft.failed, draft.now);
             match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {
-                Ok(node) => return Ok((node, after, value)),
+                Ok(node) => {
+                    self.metrics.changed(uuid, &left, now);
+                    self.metrics.flow(before.as_ref(), after.as_ref(), failed, now);
+                    return Ok((node, after, value));
+                }
                 Err(StoreError::Conflict { .. }) => {}
                 Err(other) => return Err(other.into()),
             }

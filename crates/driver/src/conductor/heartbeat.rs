@@ -35,6 +35,17 @@ impl<S: Store> Conductor<S> {
         version: Version,
         heartbeat: Heartbeat,
     ) -> Result<(), Fault> {
+        let taken = self.take_heartbeat(ident, version, heartbeat).await;
+        self.metrics.heartbeat(&taken);
+        taken.map(drop)
+    }
+
+    async fn take_heartbeat(
+        self: &Arc<Self>,
+        ident: &NodeIdent,
+        version: Version,
+        heartbeat: Heartbeat,
+    ) -> Result<HeartbeatEffect, Fault> {
         self.check_shape(version, &heartbeat)?;
         let (this, ident) = (self.clone(), ident.clone());
         self.detached(async move {
@@ -49,7 +60,7 @@ impl<S: Store> Conductor<S> {
                 HeartbeatEffect::Record => {}
                 HeartbeatEffect::Ignore => tracing::info!(node = %uuid, "a heartbeat came that nobody waits for"),
             }
-            Ok(())
+            Ok(effect)
         })
         .await
     }

@@ -32,35 +32,38 @@ impl<S: Store> Conductor<S> {
             return Err(Fault::Invalid(text.to_owned()));
         }
         let this = self.clone();
-        self.detached(async move {
-            let uuid = match request.node {
-                Some(uuid) => uuid,
-                None => this.node_of_addresses(&request.addresses).await?.ok_or_else(not_found)?,
-            };
-            let restrict = this.settings.restrict_lookup;
-            let answer = this
-                .change(uuid, |draft| {
-                    let fast_track = this.settings.fast_track_of(&draft.node);
-                    if restrict && !draft.node.provision_state.allows_lookup(fast_track) {
-                        return Err(not_found());
-                    }
-                    let known = draft.node.driver_internal_info.contains_key(TOKEN);
-                    if known || !request.token {
-                        draft.durability = None;
-                    } else {
-                        tracing::info!(node = %uuid, peer = ?request.peer, "an agent gets its token");
-                    }
-                    Ok(give_token(draft, request.token))
-                })
-                .await;
-            let (node, _, token) = answer.map_err(|fault| match fault {
-                Fault::NotFound(_) => not_found(),
-                other => other,
-            })?;
-            tracing::debug!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
-            Ok(this.lookup_answer(&node, token))
-        })
-        .await
+        let found = self
+            .detached(async move {
+                let uuid = match request.node {
+                    Some(uuid) => uuid,
+                    None => this.node_of_addresses(&request.addresses).await?.ok_or_else(not_found)?,
+                };
+                let restrict = this.settings.restrict_lookup;
+                let answer = this
+                    .change(uuid, |draft| {
+                        let fast_track = this.settings.fast_track_of(&draft.node);
+                        if restrict && !draft.node.provision_state.allows_lookup(fast_track) {
+                            return Err(not_found());
+                        }
+                        let known = draft.node.driver_internal_info.contains_key(TOKEN);
+                        if known || !request.token {
+                            draft.durability = None;
+                        } else {
+                            tracing::info!(node = %uuid, peer = ?request.peer, "an agent gets its token");
+                        }
+                        Ok(give_token(draft, request.token))
+                    })
+                    .await;
+                let (node, _, token) = answer.map_err(|fault| match fault {
+                    Fault::NotFound(_) => not_found(),
+                    other => other,
+                })?;
+                tracing::debug!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
+                Ok(this.lookup_answer(&node, token))
+            })
+            .await;
+        self.metrics.lookup(found.is_ok());
+        found
     }
 
     /// The one node whose ports have these addresses.

@@ -54,6 +54,7 @@ use crate::command::{Command, NodeIdent};
 use crate::fault::Fault;
 use crate::flow::Action;
 use crate::hardware_type::{self, Interface, Validation};
+use crate::metrics::Metrics;
 use jiff::Timestamp;
 use std::collections::HashMap;
 use std::future::Future;
@@ -92,6 +93,7 @@ pub struct Conductor<S> {
     workers: Workers,
     progress: Mutex<HashMap<Uuid, Progress>>,
     watch: power::Watch,
+    pub(crate) metrics: Metrics,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -114,6 +116,7 @@ impl<S: Store> Conductor<S> {
             parts,
             workers: Workers::default(),
             progress: Mutex::default(),
+            metrics: Metrics::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
@@ -179,6 +182,7 @@ impl<S: Store> Conductor<S> {
         }
         self.store.delete_node(self.epoch, node.uuid, node.version).await?;
         self.clear_progress(node.uuid);
+        self.metrics.forget(node.uuid);
         self.wake(node.uuid);
         self.parts.machines.release(node.uuid).await;
         Ok(())
@@ -229,6 +233,11 @@ impl<S: Store> Conductor<S> {
     /// How far the agent's current command is, where one runs and its agent tells.
     pub fn progress(&self, node: Uuid) -> Option<Progress> {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    }
+
+    /// Whether it has been told to stop.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     /// The name under which this conductor owns nodes.

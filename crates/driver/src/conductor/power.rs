@@ -141,10 +141,12 @@ impl<S: Store> Conductor<S> {
         if !settled || validate(&node).first_problem(&[Interface::Power]).is_some() {
             return Ok(interval);
         }
+        let watch = crate::metrics::Watch::start();
         let read = match self.parts.machines.of(&node).await {
             Ok(machine) => machine.power_state().await,
             Err(error) => Err(error),
         };
+        self.metrics.power_read(read.is_ok(), watch.took());
         match read {
             Ok(state) => {
                 self.watch.failed().remove(&uuid);
