@@ -51,6 +51,12 @@ pub struct Step {
     /// Whether it runs in the ramdisk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requires_ramdisk: Option<bool>,
+    /// Whether it is carried out on the nodes that are parts of this one, in place of this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub execute_on_child_nodes: Option<bool>,
+    /// UUIDs of those of them that are meant; all when there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub limit_child_node_execution: Vec<String>,
 }
 
 impl Step {
@@ -65,6 +71,8 @@ impl Step {
             abortable: None,
             reboot_requested: None,
             requires_ramdisk: None,
+            execute_on_child_nodes: None,
+            limit_child_node_execution: Vec::new(),
         }
     }
 

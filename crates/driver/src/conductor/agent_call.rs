@@ -13,9 +13,11 @@ use crate::agents::{Agent, AgentAddress, AgentError};
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, clean, configdrive, deploy, image, reboot_after, steps};
 use hardware::{Step, StepKind};
+use jiff::Timestamp;
 use lifecycle::provision::Event;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Node, Page, Port, PortFilter, Store};
@@ -268,7 +270,12 @@ impl<S: Store> Conductor<S> {
         let result = ended(agent.execute(CommandRequest { name, params }, true).await?)?;
         let list = StepList::from_value(kind, &result)
             .map_err(|text| fatal(format!("the agent's list of steps is not understood: {text}")))?;
-        let offered: Vec<Step> = list.steps.into_values().flatten().collect();
+        let mut offered: Vec<Step> = list.steps.into_values().flatten().collect();
+        if kind == StepKind::Clean {
+            // As in Ironic: what an agent offers for cleaning it does itself, whatever it says.
+            offered.iter_mut().for_each(|step| step.requires_ramdisk = Some(true));
+        }
+        let told = told(kind, &offered, &list.hardware_manager_version, self.parts.clock.now());
         let rest = flow.actions.get(flow.cursor + 1..).unwrap_or_default().to_vec();
         let chosen = match &flow.chosen {
             Some(chosen) if insert => {
@@ -292,7 +299,7 @@ impl<S: Store> Conductor<S> {
             }
         };
         let versions = Some(list.hardware_manager_version);
-        Ok(Outcome { settled, versions, rest: Some(rest), ..Outcome::default() })
+        Ok(Outcome { settled, versions, offered: told, rest: Some(rest), ..Outcome::default() })
     }
 
     pub(super) async fn get_partition_uuids(&self, node: &Node) -> Result<Outcome, Trouble> {
@@ -311,6 +318,22 @@ impl<S: Store> Conductor<S> {
         params.insert("ports".to_owned(), json!(ports));
         Ok(params)
     }
+}
+
+/// What is shown of an agent's steps, under Ironic's names: the steps by interface, when they were asked for, and the
+/// versions of the managers that they come from.
+fn told(kind: StepKind, offered: &[Step], versions: &BTreeMap<String, String>, now: Timestamp) -> Map<String, Value> {
+    let mut by_interface: BTreeMap<&str, Vec<&Step>> = BTreeMap::new();
+    for step in offered {
+        by_interface.entry(&step.interface).or_default().push(step);
+    }
+    let key = format!("agent_cached_{}_steps", kind.as_str());
+    let refreshed = now.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    let mut told = Map::new();
+    told.insert(format!("{key}_refreshed"), Value::from(refreshed));
+    told.insert(key, json!(by_interface));
+    told.insert("hardware_manager_version".to_owned(), json!(versions));
+    told
 }
 
 /// The value of a command that was waited for by the agent itself.

@@ -25,6 +25,7 @@
 mod agent_call;
 mod allocations;
 mod change;
+mod children;
 mod devices;
 mod heartbeat;
 mod inspection;

@@ -57,6 +57,8 @@ pub(super) struct Outcome {
     pub(super) settled: Vec<String>,
     /// Versions of the agent's managers.
     pub(super) versions: Option<BTreeMap<String, String>>,
+    /// What is to be told of the steps that the agent offers, for `driver_internal_info`.
+    pub(super) offered: Map<String, Value>,
     /// What is left to do, instead of what was planned.
     pub(super) rest: Option<Vec<Action>>,
     /// To be done first.
@@ -317,6 +319,10 @@ impl<S: Store> Conductor<S> {
                 self.machine(node).await?.shut_down(Duration::from_secs(*within)).await?;
                 Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
             }
+            Action::ChildPower { on, only } => {
+                let state = if *on { PowerState::On } else { PowerState::Off };
+                self.child_power(node, only, state).await
+            }
             Action::ReuseAgent => self.reuse_agent(node, flow).await,
             Action::FinalizeRescue => self.finalize_rescue(node, flow).await,
             Action::PrepareMedia { purpose } => self.prepare_media(node, *purpose).await,
@@ -455,6 +461,9 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
     }
     if outcome.agent_gone {
         draft.forget_agent();
+    }
+    for (name, value) in &outcome.offered {
+        draft.node.driver_internal_info.insert(name.clone(), value.clone());
     }
     for (name, value) in &outcome.told {
         draft.node.attributes.insert((*name).to_owned(), value.clone());

@@ -218,6 +218,13 @@ pub enum Action {
         /// Seconds; the next heartbeat when unset.
         seconds: Option<u64>,
     },
+    /// Switches the nodes that are parts of this one.
+    ChildPower {
+        /// Whether on, or off.
+        on: bool,
+        /// UUIDs of those that are meant; all when there is none.
+        only: Vec<String>,
+    },
     /// Gives the agent the hash of the password with which somebody is to log in. The agent serves no commands after it.
     FinalizeRescue,
     /// Asks the agent for the UUIDs of what it wrote.
@@ -267,6 +274,8 @@ impl Action {
             Self::Hold { .. } => "hold until somebody says unhold".to_owned(),
             Self::Pause { seconds: Some(seconds), .. } => format!("wait {seconds} s"),
             Self::Pause { seconds: None, .. } => "wait for the next heartbeat".to_owned(),
+            Self::ChildPower { on: true, .. } => "power child nodes on".to_owned(),
+            Self::ChildPower { on: false, .. } => "power child nodes off".to_owned(),
             Self::FinalizeRescue => "give the ramdisk its rescue password".to_owned(),
             Self::GetPartitionUuids => "get the partition UUIDs".to_owned(),
             Self::InstallBootloader => "install the boot loader".to_owned(),

@@ -8,6 +8,7 @@ use hardware::{Step, StepKind};
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use store::Node;
+use uuid::Uuid;
 
 /// Interfaces that steps can belong to.
 const INTERFACES: [&str; 8] = ["bios", "deploy", "firmware", "management", "network", "power", "raid", "vendor"];
@@ -81,10 +82,7 @@ pub fn read(
         step.priority = given.get("priority").and_then(number).unwrap_or_default();
         step.args = given.get("args").and_then(Value::as_object).cloned().unwrap_or_default();
         let name = full(&step);
-        let children = given.get("execute_on_child_nodes").is_some_and(|on| *on != Value::Bool(false));
-        if children {
-            errors.push(format!("step {name}: execute_on_child_nodes is not supported; leave it out"));
-        }
+        errors.extend(read_children(given, &mut step).map(|problem| format!("step {name}: {problem}")));
         if !INTERFACES.contains(&step.interface.as_str()) {
             errors.push(format!("step {name}: the interface is none of {}", INTERFACES.join(", ")));
         }
@@ -111,6 +109,37 @@ pub fn read(
         errors.extend(image.then(|| text.to_owned()));
     }
     if errors.is_empty() { Ok(steps) } else { Err(StepErrors(errors)) }
+}
+
+/// Reads whether a step is for the node's children; returns what is wrong with that.
+fn read_children(given: &Map<String, Value>, step: &mut Step) -> Option<String> {
+    let children = match given.get("execute_on_child_nodes") {
+        None | Some(Value::Null) => false,
+        Some(Value::Bool(on)) => *on,
+        Some(other) => return Some(format!("execute_on_child_nodes is {other}; use true or false")),
+    };
+    let only = match given.get("limit_child_node_execution") {
+        None | Some(Value::Null) => Vec::new(),
+        Some(Value::Array(list)) => list.clone(),
+        Some(other) => return Some(format!("limit_child_node_execution is {other}; use a list of UUIDs")),
+    };
+    for one in &only {
+        match one.as_str().map(Uuid::try_parse) {
+            Some(Ok(uuid)) => step.limit_child_node_execution.push(uuid.to_string()),
+            Some(Err(_)) | None => return Some(format!("{one} in limit_child_node_execution is no UUID")),
+        }
+    }
+    if !children {
+        let alone = "limit_child_node_execution goes with execute_on_child_nodes; set that, or leave both out";
+        return (!only.is_empty()).then(|| alone.to_owned());
+    }
+    step.execute_on_child_nodes = Some(true);
+    match Reserved::of(step) {
+        Some(Reserved::PowerOn | Reserved::PowerOff | Reserved::Reboot) => None,
+        Some(Reserved::Hold | Reserved::Wait) | None => {
+            Some("on child nodes there are power_on, power_off and reboot only".to_owned())
+        }
+    }
 }
 
 fn check_reserved(step: &Step, reserved: Reserved, ramdisk: bool, limit: Option<u64>) -> Vec<String> {
@@ -195,6 +224,10 @@ pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Ve
     let mut is_off = false;
     let mut plan = Vec::new();
     for step in steps {
+        if step.execute_on_child_nodes == Some(true) {
+            plan.extend(on_children(step));
+            continue;
+        }
         match Reserved::of(step) {
             None => {
                 if std::mem::take(&mut is_off) {
@@ -226,6 +259,18 @@ pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Ve
         }
     }
     plan
+}
+
+/// What a step does to the node's children. The node itself stays as it is.
+fn on_children(step: &Step) -> Vec<Action> {
+    let power = |on| Action::ChildPower { on, only: step.limit_child_node_execution.clone() };
+    match Reserved::of(step) {
+        Some(Reserved::PowerOn) => vec![power(true)],
+        Some(Reserved::PowerOff) => vec![power(false)],
+        Some(Reserved::Reboot) => vec![power(false), power(true)],
+        // Refused where steps are read.
+        Some(Reserved::Hold | Reserved::Wait) | None => Vec::new(),
+    }
 }
 
 /// The deploy steps that run: those that the agent offers by themselves, with those of the request in their place.

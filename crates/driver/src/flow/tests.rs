@@ -137,6 +137,11 @@ fn what_is_wrong_with_steps_is_named_all_at_once() {
         object(json!({"interface": "power", "step": "wait", "args": {"seconds": "x"}})),
         object(json!({"interface": "power", "step": "hold", "args": {"for": 1}})),
         object(json!({"interface": "deploy", "step": "y", "execute_on_child_nodes": true})),
+        object(json!({"interface": "power", "step": "power_on", "execute_on_child_nodes": "some"})),
+        object(json!({"interface": "power", "step": "power_off",
+            "limit_child_node_execution": ["8d4b1b24-97a7-4dd8-8d3b-3f1f52ecf8e5"]})),
+        object(json!({"interface": "power", "step": "reboot", "execute_on_child_nodes": true,
+            "limit_child_node_execution": ["x"]})),
     ];
     let errors = steps::read(StepKind::Clean, &given, false, Some(1800)).unwrap_err().0;
     let given = [

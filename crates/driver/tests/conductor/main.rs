@@ -6,6 +6,7 @@
     reason = "a test says what it does not expect by panicking, and which kill it was at"
 )]
 
+mod children;
 mod crash;
 mod failures;
 mod flows;

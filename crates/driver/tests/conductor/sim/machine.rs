@@ -2,9 +2,11 @@
 
 use super::agent::AgentState;
 use super::{Fuse, SimConductor};
+use driver::effect::machines::HardwareMachines;
 use driver::effect::{Machines, OutOfBand};
 use futures::future::BoxFuture;
 use hardware::{BootDevice, OutOfBandError, PowerState};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -181,7 +183,13 @@ struct Bmc {
 impl Machines for SimMachines {
     fn of<'a>(&'a self, node: &'a Node) -> BoxFuture<'a, Result<Arc<dyn OutOfBand>, OutOfBandError>> {
         let bmc = Bmc { node: node.uuid, machine: self.machine.clone(), fuse: self.fuse.clone() };
-        Box::pin(async move { Ok(Arc::new(bmc) as Arc<dyn OutOfBand>) })
+        Box::pin(async move {
+            // There is one machine; parts of its node have none.
+            match node.attributes.get("parent_node") {
+                Some(Value::String(_)) => HardwareMachines::new().of(node).await,
+                _ => Ok(Arc::new(bmc) as Arc<dyn OutOfBand>),
+            }
+        })
     }
 
     fn release(&self, _node: Uuid) -> BoxFuture<'_, ()> {
