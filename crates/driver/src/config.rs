@@ -286,7 +286,7 @@ settings! {
         /// URL under which agents and BMCs reach the driver. Needed where they listen on an unspecified address or come
         /// through a proxy; otherwise it is http:// and the address that agents are served on.
         api_url ["FERRIC_API_URL"]: String, like "\"http://192.0.2.1:6386\"";
-        /// Folder with the ramdisk: vmlinuz, initramfs, ferric.efi, ferric.iso.
+        /// Folder with the ramdisk: ferric.efi, or any agent's vmlinuz and initramfs together with systemd's linuxx64.efi.stub.
         ramdisk_dir ["FERRIC_RAMDISK_DIR"]: PathBuf, like "\"/usr/share/ferric/ramdisk\"";
         /// Folder for the logs of ramdisks; logs in data_dir when unset.
         deploy_logs_dir ["FERRIC_DEPLOY_LOGS_DIR"]: PathBuf, like "\"/var/log/ferric/deploy\"";
