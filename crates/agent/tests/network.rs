@@ -76,6 +76,54 @@ fn serve(link: &str, words: &[&str]) -> Server {
     Server(command.spawn().unwrap())
 }
 
+/// As [`serve`], with what it says of leases in a file: the server ends before it is read to its end.
+fn serve_and_tell(link: &str, words: &[&str]) -> (Server, Told) {
+    let told = Told(Path::new("/run").join(format!("dnsmasq-{}.log", std::process::id())));
+    let log = format!("--log-facility={}", told.0.display());
+    (serve(link, &[&["--log-dhcp", &log], words].concat()), told)
+}
+
+/// What a DHCP server says.
+struct Told(std::path::PathBuf);
+
+impl Told {
+    fn times(&self, what: &str) -> usize {
+        std::fs::read_to_string(&self.0).unwrap_or_default().matches(what).count()
+    }
+
+    /// Waits until the server has said `what` so many times.
+    async fn until(&self, what: &str, times: usize) {
+        let deadline = tokio::time::Instant::now() + LIMIT;
+        while self.times(what) < times {
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{what} not {times} times within {LIMIT:?}: {}",
+                std::fs::read_to_string(&self.0).unwrap_or_default()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// T1 and T2 of a lease in seconds (RFC 2132, 9.11 and 9.12). dnsmasq takes no less than 3 s, and no lease of less than
+/// two minutes.
+const RENEW: &str = "--dhcp-option-force=58,3";
+const REBIND: &str = "--dhcp-option-force=59,6";
+
+/// All states that the network is in from now on, until this is dropped.
+fn watched(network: &NetHandle) -> tokio::sync::mpsc::UnboundedReceiver<NetState> {
+    let mut network = network.clone();
+    let (tell, states) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok(state) = network.changed().await {
+            if tell.send(state).is_err() {
+                break;
+            }
+        }
+    });
+    states
+}
+
 async fn start(params: NetParams) -> NetHandle {
     let network = net::start().await.unwrap();
     network.configure(params);
@@ -347,5 +395,97 @@ fn of_two_default_routes_the_one_that_leads_to_the_driver_is_taken() {
         tokio::time::timeout(LIMIT, network.find_way(&["http://203.0.113.1:6385".to_owned()])).await.unwrap();
         let after = run(&["ip", "route", "get", "203.0.113.1"]);
         assert!(after.contains("via 192.0.2.1 dev eth1"), "{after}");
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_lease_is_renewed_from_its_server_without_the_address_ever_leaving() {
+    alone("a_lease_is_renewed_from_its_server_without_the_address_ever_leaving", || async {
+        cable("eth0");
+        plug("eth0", &["192.0.2.1/24"]);
+        let (_server, told) = serve_and_tell("eth0", &["--dhcp-range=192.0.2.50,192.0.2.50,2m", RENEW, REBIND]);
+        let network = start(NetParams::default()).await;
+        until(&network, has("eth0 192.0.2.50")).await;
+        let mut states = watched(&network);
+        told.until("DHCPACK", 3).await;
+        assert_eq!(told.times("DHCPDISCOVER"), 1);
+        while let Ok(state) = states.try_recv() {
+            assert!(has("eth0 192.0.2.50")(&state), "{state:?}");
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn an_address_that_the_server_takes_back_is_replaced_with_its_route_and_names() {
+    alone("an_address_that_the_server_takes_back_is_replaced_with_its_route_and_names", || async {
+        cable("eth0");
+        plug("eth0", &["192.0.2.1/24"]);
+        let words = ["--dhcp-range=192.0.2.50,192.0.2.50,2m", "--dhcp-option=6,192.0.2.53", RENEW, REBIND];
+        let server = serve("eth0", &words);
+        let network = start(NetParams::default()).await;
+        until(&network, has("eth0 192.0.2.50")).await;
+        drop(server);
+        // The network gets other numbers while the machine is on.
+        peer(&["ip", "address", "add", "198.51.100.1/24", "dev", "eth0"]);
+        peer(&["ip", "address", "del", "192.0.2.1/24", "dev", "eth0"]);
+        let words = ["--dhcp-range=198.51.100.60,198.51.100.60,2m", "--dhcp-option=6,198.51.100.53"];
+        let (_server, told) = serve_and_tell("eth0", &[&words[..], &["--dhcp-authoritative"]].concat());
+        until(&network, has("eth0 198.51.100.60")).await;
+        let state = until(&network, |state| !has("eth0 192.0.2.50")(state)).await;
+        assert!(has("eth0 198.51.100.60")(&state), "{state:?}");
+        assert!(told.times("DHCPNAK") >= 1);
+        let routes = run(&["ip", "route"]);
+        assert!(routes.contains("default via 198.51.100.1") && !routes.contains("192.0.2.1"), "{routes}");
+        until(&network, |_| {
+            std::fs::read_to_string("/etc/resolv.conf").is_ok_and(|text| text == "nameserver 198.51.100.53\n")
+        })
+        .await;
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_server_that_comes_back_elsewhere_goes_on_with_the_lease() {
+    alone("a_server_that_comes_back_elsewhere_goes_on_with_the_lease", || async {
+        cable("eth0");
+        plug("eth0", &["192.0.2.1/24"]);
+        let range = "--dhcp-range=192.0.2.50,192.0.2.50,2m";
+        let server = serve("eth0", &[range, RENEW, REBIND]);
+        let network = start(NetParams::default()).await;
+        until(&network, has("eth0 192.0.2.50")).await;
+        let mut states = watched(&network);
+        drop(server);
+        // Another server of the same network: only a broadcast reaches it, which is sent after T2.
+        peer(&["ip", "address", "del", "192.0.2.1/24", "dev", "eth0"]);
+        peer(&["ip", "address", "add", "192.0.2.2/24", "dev", "eth0"]);
+        let (_server, told) = serve_and_tell("eth0", &[range, RENEW, REBIND, "--dhcp-authoritative"]);
+        told.until("DHCPACK", 2).await;
+        assert_eq!(told.times("DHCPDISCOVER"), 0);
+        while let Ok(state) = states.try_recv() {
+            assert!(has("eth0 192.0.2.50")(&state), "{state:?}");
+        }
+        let routes = run(&["ip", "route"]);
+        assert!(routes.contains("default via 192.0.2.2"), "{routes}");
+    });
+}
+
+#[test]
+#[ignore = "needs root and network namespaces"]
+fn a_lease_that_nobody_renews_ends_and_the_server_is_found_when_it_is_back() {
+    alone("a_lease_that_nobody_renews_ends_and_the_server_is_found_when_it_is_back", || async {
+        cable("eth0");
+        plug("eth0", &["192.0.2.1/24"]);
+        let range = "--dhcp-range=192.0.2.50,192.0.2.50,2m";
+        // RFC 2132, 9.2: the lease itself.
+        let server = serve("eth0", &[range, "--dhcp-option-force=51,10", RENEW, REBIND]);
+        let network = start(NetParams::default()).await;
+        until(&network, has("eth0 192.0.2.50")).await;
+        drop(server);
+        until(&network, |state| state.addresses.is_empty()).await;
+        assert!(!run(&["ip", "route"]).contains("default"));
+        let _server = serve("eth0", &[range]);
+        until(&network, has("eth0 192.0.2.50")).await;
     });
 }
