@@ -1,7 +1,9 @@
 //! The pipeline as its callers see it, against a server and disks that fail.
 
+mod cuts;
 mod disk_faults;
 mod drive;
+mod foreign;
 mod frames;
 mod hostile;
 pub(crate) mod image;

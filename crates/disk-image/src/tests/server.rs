@@ -1,6 +1,7 @@
 //! An HTTP server that misbehaves on request.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -19,6 +20,12 @@ pub(super) struct Answer {
     pub(super) ignore_range: bool,
     /// What to add to the announced full length.
     pub(super) longer: usize,
+    /// In place of the right `Content-Range`; empty: none.
+    pub(super) content_range: Option<String>,
+    /// Continue what may be another content, whatever `If-Range` says.
+    pub(super) ignore_if_range: bool,
+    /// Send so many bytes at a time, with a pause after each.
+    pub(super) slow: Option<(usize, Duration)>,
     /// Where to redirect to.
     pub(super) location: Option<String>,
 }
@@ -89,13 +96,20 @@ async fn serve(
         };
         let answer = answer(index);
         let other_version = seen.if_range.as_ref().is_some_and(|tag| *tag != answer.etag);
-        if answer.ignore_range || other_version {
+        if answer.ignore_range || (other_version && !answer.ignore_if_range) {
             seen.start = 0;
         }
         let (reply, body) = reply(&answer, &content, seen.start);
         let len = body.len().min(answer.cut.unwrap_or(usize::MAX)).min(answer.stall.unwrap_or(usize::MAX));
-        if stream.write_all(reply.as_bytes()).await.is_err() || stream.write_all(&body[..len]).await.is_err() {
+        if stream.write_all(reply.as_bytes()).await.is_err() {
             return;
+        }
+        let (piece, pause) = answer.slow.unwrap_or((usize::MAX, Duration::ZERO));
+        for piece in body[..len].chunks(piece) {
+            if stream.write_all(piece).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(pause).await;
         }
         log.lock().unwrap()[index].sent = len;
         if answer.stall.is_some() {
@@ -115,7 +129,11 @@ fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [
     } else if let Some(status) = answer.status {
         return (format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n"), &[]);
     } else if start > 0 {
-        format!("HTTP/1.1 206 x\r\ncontent-range: bytes {start}-{}/{total}\r\n", total - 1)
+        let right = format!("bytes {start}-{}/{total}", total - 1);
+        match answer.content_range.as_deref().unwrap_or(&right) {
+            "" => "HTTP/1.1 206 x\r\n".to_owned(),
+            range => format!("HTTP/1.1 206 x\r\ncontent-range: {range}\r\n"),
+        }
     } else {
         "HTTP/1.1 200 x\r\n".to_owned()
     };
