@@ -41,6 +41,14 @@ impl Ironic {
     /// # Errors
     /// When it ends or does not answer in time; the error carries the end of its log.
     pub async fn start(lab: &Lab, images: &ImageServer) -> Result<Self> {
+        Self::start_with(lab, images, &lab.artifacts().ramdisk).await
+    }
+
+    /// As [`Self::start`], with the ramdisk of another profile.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(lab: &Lab, images: &ImageServer, ramdisk: &Path) -> Result<Self> {
         let python = lab.artifacts().ironic.clone().context("no Ironic: `cargo xtask interop ironic` installs it")?;
         let dir = lab.dir().join("ironic");
         for name in ["http", "certificates", "tmp", "masters"] {
@@ -48,7 +56,6 @@ impl Ironic {
         }
         let loader = dir.join("esp.img");
         fs::write(&loader, boot_loader()?).context("write the boot loader's image")?;
-        let ramdisk = &lab.artifacts().ramdisk;
         let driver_info = vec![
             format!("deploy_kernel={}", images.offer("vmlinuz", &ramdisk.join("vmlinuz"))),
             format!("deploy_ramdisk={}", images.offer("initramfs", &ramdisk.join("initramfs"))),

@@ -2,6 +2,7 @@
 
 use crate::firmware::{Firmware, OVMF_VARS, allocated};
 use crate::lab::{BRIDGE, Lab, REDFISH, virsh};
+use crate::trunk::Trunk;
 use anyhow::{Context as _, Result};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -15,6 +16,15 @@ pub enum DiskBus {
     Virtio,
     /// `/dev/sda` on AHCI
     Sata,
+}
+
+/// Where the network cards of a server are plugged in.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Cables {
+    /// One card, on the lab's bridge.
+    Bridge,
+    /// Two cards, on the ports of a [`Trunk`].
+    Trunk,
 }
 
 /// What a server is made of.
@@ -32,6 +42,8 @@ pub struct ServerSpec {
     pub disk_bus: DiskBus,
     /// What starts it. A BIOS starts from the network, too: the network card has QEMU's iPXE in its ROM.
     pub firmware: Firmware,
+    /// Its network cards.
+    pub cables: Cables,
 }
 
 impl Default for ServerSpec {
@@ -43,6 +55,7 @@ impl Default for ServerSpec {
             disk_mib: 4096,
             disk_bus: DiskBus::Virtio,
             firmware: Firmware::Ovmf,
+            cables: Cables::Bridge,
         }
     }
 }
@@ -54,9 +67,9 @@ pub struct VirtualServer {
     pub name: &'static str,
     /// UUID of the system, on the Redfish side and in SMBIOS.
     pub uuid: String,
-    /// Address of its only network interface.
+    /// Address of its first network interface.
     pub mac: String,
-    /// Address that DHCP gives it.
+    /// Address that DHCP gives it; on a trunk, the one that is meant for it.
     pub address: Ipv4Addr,
     /// Memory in MiB.
     pub memory_mib: u32,
@@ -69,7 +82,7 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
-    /// Defines a server: q35, OVMF with variables of its own or SeaBIOS, one disk, one interface on the bridge, virtio-rng,
+    /// Defines a server: q35, OVMF with variables of its own or SeaBIOS, one disk, one interface or two, virtio-rng,
     /// serial port into a file.
     ///
     /// # Errors
@@ -100,10 +113,26 @@ impl VirtualServer {
                 ("<loader readonly='yes' type='rom'>/usr/share/seabios/bios-256k.bin</loader>".to_owned(), "yes")
             }
         };
-        lab.reserve(&server.mac, server.address, spec.name)?;
+        if spec.cables == Cables::Bridge {
+            lab.reserve(&server.mac, server.address, spec.name)?;
+        }
         let (device, bus) = match spec.disk_bus {
             DiskBus::Virtio => ("vda", "virtio"),
             DiskBus::Sata => ("sda", "sata"),
+        };
+        // virtio: QEMU's e1000e does not tell its driver when the cable is cut.
+        let card = |kind: &str, mac: &str, cable: &str| {
+            format!(
+                "<interface type='{kind}'>{cable}<mac address='{mac}'/><model type='virtio'/>\
+                 <rom enabled='{rom}'/></interface>"
+            )
+        };
+        let interfaces = match spec.cables {
+            Cables::Bridge => card("bridge", &server.mac, &format!("<source bridge='{BRIDGE}'/>")),
+            Cables::Trunk => {
+                let [first, second] = server.cards();
+                card("udp", &first, &Trunk::cable(0)) + &card("udp", &second, &Trunk::cable(1))
+            }
         };
         let xml = format!(
             "<domain type='{kind}'><name>{name}</name><uuid>{uuid}</uuid>\
@@ -114,8 +143,7 @@ impl VirtualServer {
              <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe' discard='unmap'/>\
              <source file='{disk}'/><target dev='{device}' bus='{bus}'/><serial>FERRIC{number:02}</serial></disk>\
              <controller type='sata' index='0'/>\
-             <interface type='bridge'><source bridge='{BRIDGE}'/><mac address='{mac}'/><model type='virtio'/>\
-             <rom enabled='{rom}'/></interface>\
+             {interfaces}\
              <rng model='virtio'><backend model='random'>/dev/urandom</backend></rng><memballoon model='none'/>\
              <serial type='file'><source path='{serial}' append='on'/><target port='0'/></serial>\
              </devices></domain>",
@@ -124,13 +152,18 @@ impl VirtualServer {
             uuid = server.uuid,
             memory = spec.memory_mib,
             disk = server.disk.display(),
-            mac = server.mac,
             serial = server.serial.display(),
         );
         let path = lab.dir().join(format!("{}.xml", spec.name));
         fs::write(&path, xml)?;
         virsh(&["define", path.to_str().context("the lab's folder is not UTF-8")?]).await?;
         Ok(server)
+    }
+
+    /// Addresses of the two network cards that it has on a trunk.
+    #[must_use]
+    pub fn cards(&self) -> [String; 2] {
+        [self.mac.clone(), self.mac.replacen("52:54:00:77:00:", "52:54:00:77:01:", 1)]
     }
 
     /// `redfish_address` of the server.

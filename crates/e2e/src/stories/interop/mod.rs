@@ -13,6 +13,7 @@ pub mod rebuild;
 pub mod rescue;
 pub mod service;
 mod site;
+pub mod vlan_bond;
 
 use super::{Story, World};
 use anyhow::{Result, bail};
@@ -34,6 +35,10 @@ pub const IRONIC: &[Story] = &[
     Story { name: "abort", about: "abort in every state that waits for the agent" },
     Story { name: "partition", about: "a partition image with swap space and config drive; a rebuild of it" },
     Story { name: "pxe", about: "a BIOS, iPXE and Ironic's own boot scripts: inspection, cleaning, deploy" },
+    Story {
+        name: "vlan_bond",
+        about: "static addresses on a VLAN of a bond, by virtual media; one of the two cables is cut",
+    },
     Story { name: "rescue", about: "abort while Ironic waits for a rescue, and back to the installed system" },
     Story { name: "failure", about: "a wrong checksum: the error, the agent's logs, a disk that boots nothing" },
 ];
@@ -53,6 +58,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "abort" => abort::run(world).await,
         "partition" => partition::run(world).await,
         "pxe" => pxe::run(world).await,
+        "vlan_bond" => vlan_bond::run(world).await,
         "rescue" => rescue::run(world).await,
         "failure" => failure::run(world).await,
         _ => bail!("there is no story {name}; `cargo xtask interop ironic --list` shows them"),

@@ -4,6 +4,7 @@ use super::super::World;
 use super::disk;
 use super::site::{BOOT_LIMIT, SERVING, Site};
 use crate::firmware::Firmware;
+use crate::server::ServerSpec;
 use crate::witness::Witness;
 use anyhow::{Result, ensure};
 
@@ -12,7 +13,8 @@ use anyhow::{Result, ensure};
 /// # Errors
 /// Whatever did not happen as told.
 pub async fn run(world: &mut World) -> Result<()> {
-    let mut site = Site::start_with(world, Firmware::SeaBios).await?;
+    let spec = ServerSpec { firmware: Firmware::SeaBios, ..ServerSpec::default() };
+    let mut site = Site::start_with(world, spec).await?;
 
     site.world.console.begin("inspect: boot the ramdisk from the network, read the hardware");
     site.drive("inspect", &[]).await?;

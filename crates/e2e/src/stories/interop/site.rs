@@ -3,9 +3,9 @@
 use super::super::{Image, Service, World};
 use crate::firmware::Firmware;
 use crate::ironic::Ironic;
-use crate::server::{ServerSpec, VirtualServer};
+use crate::server::{Cables, ServerSpec, VirtualServer};
 use crate::witness::WitnessImage;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,16 +37,23 @@ pub(super) struct Site<'w> {
 impl<'w> Site<'w> {
     /// Starts Ironic and brings one server to `manageable`, with an older system on its disk.
     pub(super) async fn start(world: &'w mut World) -> Result<Self> {
-        Self::start_with(world, Firmware::Ovmf).await
+        Self::start_with(world, ServerSpec::default()).await
     }
 
     /// As [`Self::start`]. A server with a BIOS boots the ramdisk from the network with iPXE, one with UEFI from virtual
-    /// media.
-    pub(super) async fn start_with(world: &'w mut World, firmware: Firmware) -> Result<Self> {
+    /// media; one with two cards boots that of physical servers, in which the kernel can make bonds.
+    pub(super) async fn start_with(world: &'w mut World, spec: ServerSpec) -> Result<Self> {
         world.console.begin("start Ironic");
-        let ironic = Ironic::start(&world.lab, &world.images).await?;
+        let artifacts = world.lab.artifacts();
+        let ramdisk = match (spec.cables, &artifacts.server_ramdisk) {
+            (Cables::Bridge, _) => &artifacts.ramdisk,
+            (Cables::Trunk, Some(ramdisk)) => ramdisk,
+            (Cables::Trunk, None) => bail!("--server-ramdisk is missing: `cargo xtask interop ironic` makes it"),
+        };
+        let ironic = Ironic::start_with(&world.lab, &world.images, ramdisk).await?;
         world.console.end("");
-        let spec = ServerSpec { memory_mib: MEMORY_MIB, firmware, ..ServerSpec::default() };
+        let firmware = spec.firmware;
+        let spec = ServerSpec { memory_mib: MEMORY_MIB, ..spec };
         let server = VirtualServer::define(&world.lab, &spec).await?;
         let old = world.lab.dir().join("old.raw");
         WitnessImage { mib: 64, seed: 1 }.write(&old)?;
