@@ -133,8 +133,11 @@ impl Stream {
         let mut input = self.next()?;
         // One piece is long enough, unless the source is very slow.
         while input.part().bytes().len() < PROBE && !matches!(input, Input::End) {
+            // Its buffer may be the only one there is.
+            let mut bytes = input.part().bytes().to_vec();
+            drop(input);
             let more = self.next()?;
-            let bytes = [input.part().bytes(), more.part().bytes()].concat();
+            bytes.extend_from_slice(more.part().bytes());
             input = Input::Loose(bytes);
             if matches!(more, Input::End) {
                 self.back.push_back(more);

@@ -34,21 +34,22 @@ pub(crate) struct Scanner {
     memory: u64,
     at: u64,
     next: Next,
-    /// The part of a header that has come, and the header of the frame that began last.
+    /// The part of a header that has come.
+    coming: Vec<u8>,
+    /// The header of the frame that began last.
     header: Vec<u8>,
-    begun: Vec<u8>,
     checksum: bool,
 }
 
 impl Scanner {
     /// Starts at the first byte. What a frame needs may not exceed `memory`.
     pub(crate) fn new(memory: u64) -> Self {
-        Self { memory, at: 0, next: Next::FrameHeader, header: Vec::new(), begun: Vec::new(), checksum: false }
+        Self { memory, at: 0, next: Next::FrameHeader, coming: Vec::new(), header: Vec::new(), checksum: false }
     }
 
     /// The header of the frame that has begun.
     pub(crate) fn header(&self) -> &[u8] {
-        &self.begun
+        &self.header
     }
 
     /// Bytes so far.
@@ -58,7 +59,7 @@ impl Scanner {
 
     /// Whether a frame has begun and not ended.
     pub(crate) fn in_frame(&self) -> bool {
-        self.next != Next::FrameHeader || !self.header.is_empty()
+        self.next != Next::FrameHeader || !self.coming.is_empty()
     }
 
     /// Goes on to the next place, and says how much of `input` lies before it.
@@ -89,7 +90,7 @@ impl Scanner {
                 (len, Place::Middle)
             }
             Next::FrameHeader | Next::SkippableLength | Next::BlockHeader => {
-                self.header.push(input[0]);
+                self.coming.push(input[0]);
                 (1, self.judge()?)
             }
         };
@@ -99,24 +100,24 @@ impl Scanner {
     /// One more byte of a header has come.
     fn judge(&mut self) -> Result<Place, DecompressError> {
         match self.next {
-            Next::FrameHeader => match frame_header(&self.header) {
+            Next::FrameHeader => match frame_header(&self.coming) {
                 Frame::Incomplete => return Ok(Place::Middle),
                 frame => {
-                    admit(frame, self.at + 1 - self.header.len() as u64, self.memory)?;
-                    self.checksum = self.header.get(4).is_some_and(|descriptor| descriptor & 4 != 0);
-                    self.begun = std::mem::take(&mut self.header);
+                    admit(frame, self.at + 1 - self.coming.len() as u64, self.memory)?;
+                    self.checksum = self.coming.get(4).is_some_and(|descriptor| descriptor & 4 != 0);
+                    self.header = std::mem::take(&mut self.coming);
                     let skippable = frame == Frame::Skippable;
                     self.next = if skippable { Next::SkippableLength } else { Next::BlockHeader };
                     return Ok(Place::Begun);
                 }
             },
             Next::SkippableLength => {
-                if let &[a, b, c, d] = &self.header[..] {
+                if let &[a, b, c, d] = &self.coming[..] {
                     self.next = Next::Rest(u32::from_le_bytes([a, b, c, d]).into());
                 }
             }
             Next::BlockHeader => {
-                if let &[a, b, c] = &self.header[..] {
+                if let &[a, b, c] = &self.coming[..] {
                     let word = u32::from_le_bytes([a, b, c, 0]);
                     let left = match word >> 1 & 3 {
                         // One byte, repeated.
@@ -139,12 +140,12 @@ impl Scanner {
     fn ended(&mut self) -> bool {
         if let Next::Block { left: 0, last } = self.next {
             self.next = if last { Next::Rest(if self.checksum { 4 } else { 0 }) } else { Next::BlockHeader };
-            self.header.clear();
+            self.coming.clear();
         }
         let ended = self.next == Next::Rest(0);
         if ended {
             self.next = Next::FrameHeader;
-            self.header.clear();
+            self.coming.clear();
         }
         ended
     }

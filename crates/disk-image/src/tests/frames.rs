@@ -177,6 +177,20 @@ async fn a_source_that_trickles_writes_what_a_fast_one_does() {
     }
 }
 
+/// With the smallest budget, there is one buffer for all that is transported.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_part_that_does_not_even_tell_the_packing_is_enough_to_go_on() {
+    let image = gpt_image(5, 512);
+    for transported in [image.clone(), gzip(&image), frames(&image, &[1 << 20])] {
+        let server =
+            Server::start(transported.clone(), |n| Answer { cut: (n < 2).then_some(5), ..Answer::good() }).await;
+        let disk = FakeDisk::new(old_disk(8), 512);
+        let plan = Plan { budget: 8 << 20, ..plan_for(&server, &transported) };
+        tokio::time::timeout(Duration::from_secs(60), write(plan, disk.clone())).await.unwrap().unwrap();
+        assert_holds(&disk.bytes(), &image, 2);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_is_packed_otherwise_than_declared_is_refused() {
     let image = gpt_image(4, 512);
