@@ -95,13 +95,12 @@ fn setting(name: &str, value: &Value, entry: Option<&Map<String, Value>>) -> Bio
     let number = |key: &str| entry.get(key).and_then(Value::as_i64);
     let flag = |key: &str| entry.get(key).and_then(Value::as_bool);
     setting.attribute_type = entry.get("Type").and_then(Value::as_str).map(kept);
-    setting.allowable_values = entry.get("Value").and_then(Value::as_array).map(|values| {
-        let name = |value: &Value| {
-            let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-            text("ValueName").or_else(|| text("ValueDisplayName")).map(kept)
-        };
-        values.iter().take(MOST_SETTINGS).filter_map(name).collect()
-    });
+    let values = entry.get("Value").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let name_of = |value: &Value| {
+        let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+        text("ValueName").or_else(|| text("ValueDisplayName")).map(kept)
+    };
+    setting.allowable_values = Some(values.iter().take(MOST_SETTINGS).filter_map(name_of).collect());
     setting.lower_bound = number("LowerBound");
     setting.upper_bound = number("UpperBound");
     setting.min_length = number("MinLength");

@@ -169,6 +169,8 @@ async fn cve_2026_90458_vendor_passthru_is_refused_by_every_method_on_every_path
                 let path = format!("{owner}/vendor_passthru/{name}");
                 let body = if method == "GET" || method == "DELETE" { "" } else { "{\"bar\":\"baz\"}" };
                 site.refuses(method, &path, body, 400, &["vendor passthru is not offered"]).await;
+                let path = format!("{owner}/vendor_passthru?method={name}");
+                site.refuses(method, &path, body, 400, &["vendor passthru is not offered"]).await;
             }
         }
     }
@@ -229,7 +231,25 @@ async fn a_change_made_from_what_is_not_so_any_more_is_refused() {
     };
     let (_, chassis) = site.send("POST", "/v1/chassis", "{}".to_owned()).await;
     let chassis = format!("/v1/chassis/{}", chassis["uuid"].as_str().unwrap());
-    for path in ["/v1/nodes/n1", &chassis] {
+    let (_, node) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    let of_node = |more: Value| {
+        let mut body = json!({"node_uuid": node["uuid"]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body.to_string()
+    };
+    let (_, port) = site.send("POST", "/v1/ports", of_node(json!({"address": "52:54:00:00:00:09"}))).await;
+    let port = format!("/v1/ports/{}", port["uuid"].as_str().unwrap());
+    let (_, group) = site.send("POST", "/v1/portgroups", of_node(json!({}))).await;
+    let group = format!("/v1/portgroups/{}", group["uuid"].as_str().unwrap());
+    let connector = of_node(json!({"type": "ip", "connector_id": "192.0.2.1"}));
+    let (_, connector) = site.send("POST", "/v1/volume/connectors", connector).await;
+    let connector = format!("/v1/volume/connectors/{}", connector["uuid"].as_str().unwrap());
+    let off = json!({"target": "power off"}).to_string();
+    assert_eq!(site.send("PUT", "/v1/nodes/n1/states/power", off).await.0, 202);
+    while site.send("GET", "/v1/nodes/n1", String::new()).await.1["power_state"] != "power off" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for path in ["/v1/nodes/n1", &chassis, &port, &group, &connector] {
         let read = tag(path).await;
         let first = change(path, &read, 1).await;
         assert_eq!(first.status(), 200);
@@ -239,6 +259,15 @@ async fn a_change_made_from_what_is_not_so_any_more_is_refused() {
         let several = format!("\"7777\", {}", tag(path).await);
         assert_eq!(change(path, &several, 3).await.status(), 200, "{path}");
         assert_eq!(change(path, "*", 4).await.status(), 200, "{path}");
+        if path == "/v1/nodes/n1" {
+            continue;
+        }
+        for (tag, status) in [(read, 412), (tag(path).await, 204)] {
+            let request =
+                Request::builder().method("DELETE").uri(path).header("x-openstack-ironic-api-version", "1.115");
+            let request = request.header("if-match", tag).body(Body::empty()).unwrap();
+            assert_eq!(site.everybody.clone().oneshot(request).await.unwrap().status(), status, "{path}");
+        }
     }
 }
 
@@ -263,6 +292,12 @@ async fn bad_records_are_refused_and_the_field_is_named() {
         ),
         ("/v1/inspection_rules", r#"{"actions":[{"op":"jump","args":{}}]}"#, 400, &["jump", "set-attribute"]),
         ("/v1/inspection_rules", r#"{"actions":[{"op":"fail","args":{}}]}"#, 400, &["msg"]),
+        (
+            "/v1/inspection_rules",
+            r#"{"conditions":[{"op":"matches","args":{"value":"x","regex":"(?=x)"}}],"actions":[{"op":"fail","args":["x"]}]}"#,
+            400,
+            &["conditions[0]", "regular expression"],
+        ),
         ("/v1/allocations", "{}", 400, &["resource_class"]),
         ("/v1/allocations", r#"{"resource_class":"a","candidate_nodes":["nobody"]}"#, 400, &["nobody"]),
         ("/v1/volume/targets", r#"{"boot_index":"x"}"#, 400, &["boot_index"]),

@@ -117,7 +117,7 @@ pub struct BiosSetting {
     pub value: Value,
     /// `Enumeration`, `String`, `Integer`, `Boolean` or `Password`.
     pub attribute_type: Option<String>,
-    /// The values of an enumeration.
+    /// The values of an enumeration; none for other types.
     pub allowable_values: Option<Vec<String>>,
     /// The smallest integer.
     pub lower_bound: Option<i64>,

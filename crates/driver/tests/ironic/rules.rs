@@ -1,0 +1,172 @@
+//! Inspection rules beside Ironic's own engine, on the same findings.
+
+use crate::replay::{ask, recorded, router};
+use axum::Router;
+use driver::rules::{Facts, PortFacts, Rule, run};
+use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Cases whose outcome differs, and why.
+const KEPT: &[(&str, &str)] = &[
+    ("action: unset-plugin-data", "the reference never removes anything: what it looks at is no dict"),
+    ("action: unset-plugin-data of an only key", "as above"),
+    ("action: unset-plugin-data at the top", "as above"),
+    ("action: set-attribute of the description", "the keys of an object come in the order of their names"),
+    (
+        "action: set-attribute with a value that does not fit",
+        "told when the node is written, with all else that a rule did",
+    ),
+];
+
+fn object(value: &Value) -> Map<String, Value> {
+    value.as_object().cloned().unwrap_or_default()
+}
+
+#[test]
+fn rules_do_to_a_node_what_ironic_s_engine_does() {
+    let recorded = recorded("rules");
+    let (mut unexpected, mut texts, mut used) = (String::new(), String::new(), vec![false; KEPT.len()]);
+    for case in recorded["cases"].as_array().unwrap() {
+        let name = case["name"].as_str().unwrap();
+        let rules: Vec<Rule> = case["rules"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|rule| Rule::read(rule["uuid"].as_str().unwrap().to_owned(), rule.as_object().unwrap()))
+            .collect();
+        let mut port = object(&recorded["port"]);
+        port.remove("uuid");
+        let mut facts = Facts {
+            node: object(&recorded["node"]),
+            fixed: Map::new(),
+            traits: vec!["CUSTOM_OLD".to_owned()],
+            ports: vec![PortFacts { uuid: recorded["port"]["uuid"].as_str().unwrap().to_owned(), fields: port }],
+            inventory: recorded["inventory"].clone(),
+            plugin_data: recorded["plugin_data"].clone(),
+        };
+        let theirs = &case["result"];
+        let difference = match (run(&rules, &mut facts), theirs["error"].as_str()) {
+            (Err(ours), Some(theirs)) => {
+                let theirs: String = theirs.chars().take(300).collect();
+                texts.push_str(&format!("{name}\n  theirs {theirs}\n  ours   {ours}\n"));
+                None
+            }
+            (Err(ours), None) => Some(format!("fails: {ours}")),
+            (Ok(_), Some(theirs)) => Some(format!("should fail: {theirs}")),
+            (Ok(_), None) => {
+                let mut port = facts.ports[0].fields.clone();
+                port.insert("uuid".to_owned(), Value::from(facts.ports[0].uuid.clone()));
+                let ours = json!({
+                    "error": null, "node": facts.node, "traits": facts.traits, "port": port,
+                    "plugin_data": facts.plugin_data,
+                });
+                (ours != *theirs).then(|| format!("theirs {theirs}\n  ours   {ours}"))
+            }
+        };
+        let Some(difference) = difference else { continue };
+        match KEPT.iter().position(|(kept, _)| *kept == name) {
+            Some(index) => used[index] = true,
+            None => unexpected.push_str(&format!("{name}: {difference}\n")),
+        }
+    }
+    assert!(unexpected.is_empty(), "differences that nobody gave a reason for:\n{unexpected}");
+    assert!(used.iter().all(|used| *used), "a reason for a difference that there is not");
+    insta::assert_snapshot!("texts_of_failures", texts);
+}
+
+const MAC: &str = "52:54:00:12:34:56";
+
+struct Site(Router);
+
+impl Site {
+    async fn send(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let request = json!({
+            "method": method, "path": path, "body": body, "headers": {"X-OpenStack-Ironic-API-Version": "1.115"},
+        });
+        let (status, _, answer) = ask(&self.0, &request).await;
+        (status, answer)
+    }
+
+    async fn must(&self, method: &str, path: &str, body: Value) -> Value {
+        let (status, answer) = self.send(method, path, body).await;
+        assert!(status < 300, "{method} {path}: {status} {answer}");
+        answer
+    }
+
+    async fn until(&self, state: &str) -> Value {
+        let there = tokio::time::timeout(Duration::from_secs(30), async {
+            loop {
+                let node = self.must("GET", "/v1/nodes/n1", Value::Null).await;
+                if node["provision_state"] == state && node["reservation"].is_null() {
+                    return node;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        there.await.unwrap_or_else(|_| panic!("the node never was {state}"))
+    }
+
+    /// Inspects the node anew: its ramdisk sends an inventory.
+    async fn inspect(&self) {
+        self.must("PUT", "/v1/nodes/n1/states/provision", json!({"target": "inspect"})).await;
+        self.until("inspect wait").await;
+        let body = json!({
+            "inventory": {
+                "interfaces": [{"name": "eth0", "mac_address": MAC, "ipv4_address": "192.0.2.9"}],
+                "cpu": {"count": 4, "architecture": "x86_64"}, "bmc_password": "canary",
+            },
+            "error": null, "colour": "red",
+        });
+        self.must("POST", "/v1/continue_inspection", body).await;
+    }
+}
+
+#[tokio::test]
+async fn rules_of_the_api_and_of_the_site_change_what_is_inspected_and_one_that_fails_fails_it_by_its_name() {
+    let data = tempfile::tempdir().unwrap();
+    let own = json!({"actions": [{"op": "add-trait", "args": {"name": "CUSTOM_SEEN"}}]});
+    let own = Rule::read("site".to_owned(), own.as_object().unwrap());
+    let site = Site(router(data.path(), |settings| settings.inspection_rules = vec![own]).await);
+    let node =
+        site.must("POST", "/v1/nodes", json!({"driver": "fake-hardware", "name": "n1", "inspect_interface": "agent"}));
+    let node = node.await;
+    let port = site.must("POST", "/v1/ports", json!({"node_uuid": node["uuid"], "address": MAC})).await;
+    let rule = json!({
+        "description": "cores", "priority": 10,
+        "conditions": [{"op": "eq", "args": {"values": ["{inventory[cpu][count]}", "4"]}}],
+        "actions": [
+            {"op": "set-attribute", "args": {"path": "extra/cores", "value": "{inventory[cpu][count]} {inventory[bmc_password]}"}},
+            {"op": "set-attribute", "args": {"path": "resource_class", "value": "four"}},
+            {"op": "set-plugin-data", "args": {"path": "seen.colour", "value": "{plugin_data[colour]}"}},
+            {"op": "set-port-attribute", "args": {"port_id": port["uuid"], "path": "extra/speed", "value": 10}},
+        ],
+    });
+    site.must("POST", "/v1/inspection_rules", rule).await;
+    site.must("PUT", "/v1/nodes/n1/states/provision", json!({"target": "manage"})).await;
+    site.until("manageable").await;
+    site.inspect().await;
+    let node = site.until("manageable").await;
+    assert_eq!(node["extra"], json!({"cores": "4 ***"}));
+    assert_eq!((&node["resource_class"], &node["traits"]), (&json!("four"), &json!(["CUSTOM_SEEN"])));
+    let found = site.must("GET", "/v1/nodes/n1/inventory", Value::Null).await;
+    assert_eq!(found["plugin_data"]["seen"], json!({"colour": "red"}));
+    let ports = site.must("GET", "/v1/ports/detail", Value::Null).await;
+    assert_eq!(ports["ports"][0]["extra"], json!({"speed": 10}));
+
+    // The next one fails after it has set something, which is not kept.
+    let rule = json!({
+        "description": "no small ones", "priority": 99,
+        "actions": [
+            {"op": "set-attribute", "args": {"path": "extra/half", "value": "done"}},
+            {"op": "fail", "args": {"msg": "it is too small"}},
+        ],
+    });
+    let rule = site.must("POST", "/v1/inspection_rules", rule).await;
+    site.inspect().await;
+    let node = site.until("inspect failed").await;
+    let error = node["last_error"].as_str().unwrap();
+    for word in [rule["uuid"].as_str().unwrap(), "no small ones", "it is too small"] {
+        assert!(error.contains(word), "{error}");
+    }
+    assert!(node["extra"].get("half").is_none(), "{}", node["extra"]);
+}
