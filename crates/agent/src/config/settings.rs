@@ -584,14 +584,28 @@ mod tests {
     }
 
     #[test]
+    fn parameters_without_effect_say_so_to_whom_relies_on_them() {
+        assert_eq!(settings("ipa-guard-special-filesystems=false").problems.len(), 1);
+        let relied_on =
+            settings("ipa-guard-special-filesystems=true ipa-tls-cipher-suites=ECDHE-RSA-AES256-GCM-SHA384");
+        assert_eq!(relied_on.problems.len(), 2, "{:?}", relied_on.problems);
+        assert!(relied_on.problems.iter().all(|problem| problem.contains("has no effect")), "{:?}", relied_on.problems);
+        assert_eq!(settings("").problems, Vec::<String>::new());
+        assert!(settings("ipa-inspection-collectors=default,lldp").collect_lldp);
+    }
+
+    #[test]
     fn every_default_of_the_table_can_be_used_and_says_the_same() {
         let whole: Vec<String> = parameters::PARAMETERS
             .iter()
             .filter(|parameter| !parameter.default.is_empty())
             .map(|parameter| format!("{} = {}", parameter.option.rsplit('/').next().unwrap(), parameter.default))
             .collect();
-        let said = Settings::resolve(&Words::default(), &Words::parse_ini(&whole.join("\n")));
-        assert_eq!(said.problems, Vec::<String>::new());
+        let mut said = Settings::resolve(&Words::default(), &Words::parse_ini(&whole.join("\n")));
+        let problems = std::mem::take(&mut said.problems);
+        // Who says yes to this protection is told that there is none yet, although yes is the default.
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].starts_with("guard_special_filesystems has no effect"), "{problems:?}");
         assert_eq!(format!("{said:?}"), format!("{:?}", Settings::default()));
     }
 
