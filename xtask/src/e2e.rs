@@ -24,7 +24,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&[]);
     }
-    let all = args.stories.is_empty() || args.stories.iter().any(|story| story == "partition_image");
+    let wants_all = |story: &String| ["partition_image", "server_hardware"].contains(&story.as_str());
+    let all = args.stories.is_empty() || args.stories.iter().any(wants_all);
     let (program, artifacts) = prepare(&args.evidence, if all { Parts::All } else { Parts::Usual })?;
     // From here on this process is the stories: a signal to it reaches what they started.
     Err(Command::new(program).arg("run").args(artifacts).arg("--").args(&args.stories).exec().into())
@@ -42,7 +43,7 @@ pub fn list(arguments: &[&str]) -> Result<()> {
 pub enum Parts {
     /// What nearly every story needs.
     Usual,
-    /// And those that only stories of partition images need: such an image, and a ramdisk with mke2fs.
+    /// And those that few need: a partition image, and the ramdisk for physical servers, which has mke2fs.
     All,
 }
 

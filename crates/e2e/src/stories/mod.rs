@@ -12,6 +12,7 @@ pub mod lab_works;
 pub mod machine_reset;
 mod operator;
 pub mod partition_image;
+pub mod server_hardware;
 pub mod wrong_checksum;
 
 pub use operator::{Image, Service, World};
@@ -58,6 +59,10 @@ pub const STORIES: &[Story] = &[
         name: "partition_image",
         about: "a root file system becomes a Debian that boots; a rebuild preserves its ephemeral partition",
     },
+    Story {
+        name: "server_hardware",
+        about: "profile server erases disks behind nine kinds of controllers and talks over seven kinds of network cards",
+    },
 ];
 
 /// Tells one story in `world`.
@@ -74,6 +79,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "driver_killed_often" => driver_killed_often::run(world).await,
         "fast_track" => fast_track::run(world).await,
         "image_server_gone" => image_server_gone::run(world).await,
+        "server_hardware" => server_hardware::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,
         _ => {
