@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::process::Command;
 
@@ -195,7 +195,7 @@ fn brief(listed: &[Value]) -> String {
 }
 
 /// Fails if the disk has anything of a partition table: first two sectors or last.
-fn is_erased(path: &PathBuf) -> Result<()> {
+fn is_erased(path: &Path) -> Result<()> {
     let mut disk = File::open(path)?;
     let end = disk.metadata()?.len() - SECTOR as u64;
     for (what, offset) in [("boot sector", 0), ("partition table", SECTOR as u64), ("backup table", end)] {
