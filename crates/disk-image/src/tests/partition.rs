@@ -60,6 +60,12 @@ fn image() -> &'static [u8] {
     })
 }
 
+/// A disk that holds a bootable system, made once.
+fn old() -> Vec<u8> {
+    static OLD: OnceLock<Vec<u8>> = OnceLock::new();
+    OLD.get_or_init(|| old_disk(64)).clone()
+}
+
 /// Like [`image`], without a kernel.
 fn without_kernel() -> Vec<u8> {
     root(&[("etc/hostname", b"image\n")], &["-t", "ext4"])
@@ -124,14 +130,9 @@ fn assert_boots(disk: &[u8], image: &[u8], written: &Written) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_system_becomes_a_disk_that_boots() {
     for (label, sector) in [(Label::Gpt, 512), (Label::Msdos, 512), (Label::Gpt, 4096)] {
-        let disk = FakeDisk::new(old_disk(300), sector);
+        let disk = FakeDisk::new(old(), sector);
         let mut plan = partition_plan(image(), &disk);
-        let partitioning = plan.partitioning.as_mut().unwrap();
-        partitioning.label = label;
-        if sector == 4096 {
-            // FAT32 is the only one that Linux reads from such sectors without doubt.
-            partitioning.esp = 200 << 20;
-        }
+        plan.partitioning.as_mut().unwrap().label = label;
         let written = write(plan, disk.clone()).await.unwrap_or_else(|error| panic!("{label:?}: {error:?}"));
         let bytes = disk.bytes();
         assert_boots(&bytes, image(), &written);
@@ -157,7 +158,7 @@ async fn a_file_system_becomes_a_disk_that_boots() {
 /// e2fsck reads what the kernel would: the file system in the partition is the image's, whole.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_root_file_system_is_sound_and_the_esp_too() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let written = write(partition_plan(image(), &disk), disk.clone()).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (root, esp) = (folder.path().join("root"), folder.path().join("esp"));
@@ -175,7 +176,7 @@ async fn packed_images_and_qcow2_go_the_same_way() {
         ("qcow2", lab.convert("", false)),
         ("qcow2 compressed", lab.convert("cluster_size=64k", true)),
     ] {
-        let disk = FakeDisk::new(old_disk(64), 512);
+        let disk = FakeDisk::new(old(), 512);
         let written = write(partition_plan(&transported, &disk), disk.clone()).await;
         let written = written.unwrap_or_else(|error| panic!("{name}: {error:?}"));
         assert_boots(&disk.bytes(), image(), &written);
@@ -187,7 +188,7 @@ async fn ext2_and_ext3_are_read_too() {
     let files: [(&str, &[u8]); 2] = [("boot/vmlinuz-1", b"kernel"), ("boot/initramfs-1.img", b"initramfs")];
     for kind in ["ext2", "ext3"] {
         let image = root(&files, &["-t", kind]);
-        let disk = FakeDisk::new(old_disk(64), 512);
+        let disk = FakeDisk::new(old(), 512);
         let written = write(partition_plan(&image, &disk), disk.clone()).await.unwrap();
         let esp = &disk.bytes()[place(&written, Role::Esp)];
         assert_eq!(file_of(esp, "ferric/initrd"), b"initramfs", "{kind}");
@@ -216,8 +217,8 @@ async fn the_config_drive_has_a_partition_before_the_root() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fault_at_any_step_leaves_no_table() {
     // Root, ESP, swap header and scratch space, wherever they begin, and the end of the disk.
-    for at_mib in [1, 2, 5, 25, 33, 37, 45, 63] {
-        let disk = FakeDisk::new(old_disk(64), 512);
+    for at_mib in [1, 5, 25, 33, 37, 63] {
+        let disk = FakeDisk::new(old(), 512);
         disk.set(|state| state.fail_write = Some((at_mib << 20, 5, 1)));
         let error = write(partition_plan(image(), &disk), disk.clone()).await.unwrap_err();
         assert!(matches!(error.cause, Cause::Disk(_)), "{at_mib}: {error:?}");
@@ -226,12 +227,12 @@ async fn a_fault_at_any_step_leaves_no_table() {
         assert_boots(&disk.bytes(), image(), &written);
     }
     for flushes in 0..5 {
-        let disk = FakeDisk::new(old_disk(64), 512);
+        let disk = FakeDisk::new(old(), 512);
         disk.set(|state| state.flushes = Some(flushes));
         write(partition_plan(image(), &disk), disk.clone()).await.unwrap_err();
         assert!(!has_table(&disk.bytes()), "flush {flushes}");
     }
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let mut plan = partition_plan(image(), &disk);
     plan.partitioning.as_mut().unwrap().format_ephemeral = Arc::new(|_| Err(io::Error::other("mke2fs said no")));
     let error = write(plan, disk.clone()).await.unwrap_err();
@@ -241,7 +242,7 @@ async fn a_fault_at_any_step_leaves_no_table() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_the_promised_image_gets_no_table() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let mut other = partition_plan(image(), &disk);
     other.digest = Some(sha256(b"something else"));
     let error = write(other, disk.clone()).await.unwrap_err();
@@ -258,7 +259,7 @@ async fn what_is_not_the_promised_image_gets_no_table() {
 /// Every prefix of what was sent to the disk: until the last write of the first MiB, nothing there boots.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_table_comes_last_and_after_a_flush() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     write(partition_plan(image(), &disk), disk.clone()).await.unwrap();
     let log = disk.state.lock().unwrap().log.clone();
     let at_head = |event: &Event| matches!(event, Event::Write { offset: 0, .. });
@@ -271,13 +272,13 @@ async fn the_table_comes_last_and_after_a_flush() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_partition_image_is_refused_before_a_byte_is_written() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let cases = [gpt_image(6, 512), vec![7; 2 * MIB], Vec::new(), [image(), &vec![0; 9 * MIB]].concat()];
     let mut texts = Vec::new();
     for image in cases {
         let error = write(partition_plan(&image, &disk), disk.clone()).await.unwrap_err();
         // Only of what is packed or streamed without a length the size shows late.
-        let untouched = error.state == DiskState::Untouched && disk.bytes() == old_disk(64);
+        let untouched = error.state == DiskState::Untouched && disk.bytes() == old();
         texts.push(format!("{untouched}: {}", error.cause));
     }
     let mut plan = partition_plan(image(), &disk);
@@ -292,7 +293,7 @@ async fn what_is_no_partition_image_is_refused_before_a_byte_is_written() {
 #[tokio::test(flavor = "multi_thread")]
 async fn preserved_scratch_space_stays_and_so_does_its_identity() {
     for label in [Label::Gpt, Label::Msdos] {
-        let disk = FakeDisk::new(old_disk(64), 512);
+        let disk = FakeDisk::new(old(), 512);
         let plan = |preserve| {
             let mut plan = partition_plan(image(), &disk);
             let partitioning = plan.partitioning.as_mut().unwrap();
@@ -335,7 +336,7 @@ async fn preserved_scratch_space_stays_and_so_does_its_identity() {
 /// A loss of power in the middle of a rebuild: what is preserved is found again from whatever has reached the disk.
 #[tokio::test(flavor = "multi_thread")]
 async fn preserved_scratch_space_is_in_a_table_after_every_write() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let first = write(partition_plan(image(), &disk), disk.clone()).await.unwrap();
     let before = disk.bytes();
     disk.set(|state| state.log.clear());
@@ -364,10 +365,54 @@ async fn preserved_scratch_space_is_in_a_table_after_every_write() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_scratch_space_there_is_nothing_to_preserve_and_nothing_is_touched() {
-    let disk = FakeDisk::new(old_disk(64), 512);
+    let disk = FakeDisk::new(old(), 512);
     let mut plan = partition_plan(image(), &disk);
     plan.partitioning.as_mut().unwrap().preserve_ephemeral = true;
     let error = write(plan, disk.clone()).await.unwrap_err();
-    assert_eq!((error.state, disk.bytes() == old_disk(64)), (DiskState::Untouched, true));
+    assert_eq!((error.state, disk.bytes() == old()), (DiskState::Untouched, true));
     insta::assert_snapshot!(error.cause, @"preserve_ephemeral is set, but fake disk has no partition at byte 26214400 with 8388608 bytes: nothing was touched; rebuild without preserve_ephemeral, or with the sizes of the last deploy");
+}
+
+/// Needs root and a free loop device, as the other test of one. mke2fs claims the device for itself, so it succeeds only
+/// while the device is lent to it.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs root and loop devices"]
+async fn mke2fs_formats_the_scratch_space_of_a_device_that_is_held_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    std::fs::write(&path, old()).unwrap();
+    let losetup = |args: &[&std::ffi::OsStr]| {
+        let output = Command::new("losetup").args(args).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    let device = losetup(&["--find".as_ref(), "--show".as_ref(), path.as_os_str()]);
+    let mut plan = partition_plan(image(), &FakeDisk::new(vec![0; 4 * MIB], 512));
+    let on = device.clone();
+    let format: crate::Formatter = Arc::new(move |range| {
+        let mut mke2fs = Command::new("mke2fs");
+        mke2fs.args(["-q", "-F", "-t", "ext4", "-L", "ephemeral0", "-E"]);
+        mke2fs
+            .arg(format!("offset={},nodiscard", range.start))
+            .arg(&on)
+            .arg(format!("{}k", (range.end - range.start) >> 10));
+        let output = mke2fs.output()?;
+        if output.status.success() {
+            Ok(())
+        } else {
+            Err(io::Error::other(String::from_utf8_lossy(&output.stderr).into_owned()))
+        }
+    });
+    plan.partitioning.as_mut().unwrap().format_ephemeral = format.clone();
+    let disk = crate::disk::open(device.as_ref()).unwrap();
+    let refused = format(25 << 20..33 << 20).is_err();
+    let result = crate::write(plan, disk, |_| {}, tokio_util::sync::CancellationToken::new()).await;
+    losetup(&["--detach".as_ref(), device.as_ref()]);
+    let written = result.unwrap();
+    assert!(refused, "mke2fs took a device that is held");
+    let bytes = std::fs::read(&path).unwrap();
+    assert_boots(&bytes, image(), &written);
+    let scratch = dir.path().join("scratch");
+    std::fs::write(&scratch, &bytes[place(&written, Role::Ephemeral)]).unwrap();
+    run(Command::new("e2fsck").args(["-f", "-n"]).arg(&scratch));
 }
