@@ -56,7 +56,7 @@ pub(crate) fn read_rules(text: &[u8]) -> Result<Vec<Rule>, String> {
         if fields.get("priority").is_some_and(|priority| !priority.is_i64()) {
             return Err(wrong("'priority' must be a whole number".to_owned()));
         }
-        if fields.get("actions").is_none_or(|actions| !actions.as_array().is_some_and(|list| !list.is_empty())) {
+        if fields.get("actions").and_then(Value::as_array).is_none_or(Vec::is_empty) {
             return Err(wrong("'actions' is required and must be a list that is not empty".to_owned()));
         }
         check_entries(&fields).map_err(|fault| wrong(fault.to_string()))?;
