@@ -69,9 +69,7 @@ impl From<&Cause> for Exit {
             | Cause::Partition(_)
             | Cause::Qcow2(_)
             | Cause::ConfigDrive(_)
-            | Cause::Digest { .. } => {
-                Self::Image
-            }
+            | Cause::Digest { .. } => Self::Image,
             Cause::Disk(_) | Cause::ReadBack { .. } => Self::Target,
             Cause::Stage(_) => Self::Fault,
         }

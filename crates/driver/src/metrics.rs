@@ -154,12 +154,16 @@ pub struct Metrics {
     entered: Mutex<HashMap<Uuid, Timestamp>>,
 }
 
+/// Makes a histogram.
+type Buckets = fn() -> Histogram;
+
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
         let started = register(&mut registry, "process_start_time_seconds", Seconds::default());
         started.set(Timestamp::now().as_millisecond() as f64 / 1000.0);
-        let (calls, work): (fn() -> Histogram, fn() -> Histogram) = (calls, work);
+        // As pointers: a function item has a type of its own, which the fields would have to name.
+        let (calls, work) = (calls as Buckets, work as Buckets);
         Self {
             nodes: register(&mut registry, "ferric_nodes", Family::default()),
             in_maintenance: register(&mut registry, "ferric_nodes_in_maintenance", Gauge::default()),

@@ -14,7 +14,7 @@ pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventor
 pub use machine::{Machine, MachineError, PowerAction};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use outofband::{
-    BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power, PowerState,
-    VirtualMedia,
+    BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power,
+    PowerState, VirtualMedia,
 };
 pub use step::{Progress, Step, StepKind};

@@ -161,8 +161,11 @@ async fn disk_images_with_the_first_bytes_of_another_format_are_that_format() {
     assert!(matches!(cause, Cause::Image(ImageError::Format("qcow2"))), "{text}");
 }
 
+/// Packs bytes.
+type Pack = fn(&[u8]) -> Vec<u8>;
+
 /// A disk image of 8 MiB and 1 GiB of zeros behind it, packed.
-fn bomb(pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
+fn bomb(pack: Pack) -> Vec<u8> {
     let (mut packed, zeros) = (pack(&gpt_image(8, 512)), pack(&vec![0; MIB]));
     for _ in 0..1024 {
         packed.extend_from_slice(&zeros);
@@ -172,7 +175,7 @@ fn bomb(pack: fn(&[u8]) -> Vec<u8>) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bombs_end_at_the_end_of_the_disk_in_bounded_time() {
-    let packings: [fn(&[u8]) -> Vec<u8>; 3] = [zstd, gzip, xz];
+    let packings: [Pack; 3] = [zstd, gzip, xz];
     for packed in packings.map(bomb) {
         assert!(packed.len() < 30 << 20, "{}", packed.len());
         let disk = FakeDisk::new(old_disk(10), 512);

@@ -154,7 +154,7 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Me
 /// [`MediaError::Incomplete`].
 pub fn check_ramdisk(folder: &Path) -> Result<(), MediaError> {
     let has = |name: &&str| folder.join(name).is_file();
-    if has(&KERNEL_IMAGE) || [KERNEL, INITRAMFS, STUB].iter().all(|name| has(name)) {
+    if has(&KERNEL_IMAGE) || [KERNEL, INITRAMFS, STUB].iter().all(has) {
         return Ok(());
     }
     Err(MediaError::Incomplete { folder: folder.to_owned() })

@@ -159,9 +159,10 @@ impl Mbr {
         let first_lba = u32::try_from(sectors.start).map_err(|_| range.clone())?;
         let count = sectors.end.checked_sub(sectors.start).and_then(|count| u32::try_from(count).ok());
         let count = count.filter(|&count| count > 0 && sectors.end <= 1 << 32).ok_or(range)?;
-        if let Some((other, _)) = self.used().find(|(other, old)| {
-            *other != number && old.range().start < sectors.end && sectors.start < old.range().end
-        }) {
+        if let Some((other, _)) = self
+            .used()
+            .find(|(other, old)| *other != number && old.range().start < sectors.end && sectors.start < old.range().end)
+        {
             return Err(MbrError::Overlap(other));
         }
         let slot = number.checked_sub(1).and_then(|index| self.entries.get_mut(index)).ok_or(MbrError::Full)?;
