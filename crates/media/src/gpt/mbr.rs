@@ -148,7 +148,7 @@ impl Mbr {
 
     /// Puts a partition into the first free slot and returns its number, from 1. Its CHS fields say "use LBA".
     pub fn add(&mut self, kind: u8, sectors: Range<u64>) -> Result<usize, MbrError> {
-        let slot = self.entries.iter().position(|entry| !entry.is_used()).ok_or(MbrError::Full)?;
+        let slot = self.entries.iter().position(|entry| !entry.is_used()).unwrap_or(self.entries.len());
         self.put(slot + 1, kind, sectors)?;
         Ok(slot + 1)
     }
