@@ -8,27 +8,16 @@ mod variables;
 
 use hardware::MachineError;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use entry::{LoadOption, PartitionName};
+use entry::LoadOption;
 use variables::Variables;
 
-/// A disk whose partition table can be read.
-#[derive(Debug, Clone)]
-pub(crate) struct Table {
-    /// The device.
-    pub(crate) device: PathBuf,
-    /// Bytes of a logical sector.
-    pub(crate) sector: u64,
-}
-
 /// Creates an entry for each loader on the ESP of `disk` and puts them first in the boot order. Older entries are dropped:
-/// those of the same labels, those that boot from this ESP, and those that boot from a partition that neither this disk nor
-/// one of `others` has any more, as the system that this disk held before. Returns the labels, in order; none when there are
-/// no firmware variables or no loaders.
-pub(crate) fn install(disk: &Table, others: &[Table], efivars: &Path) -> Result<Vec<String>, MachineError> {
-    let Table { device, sector } = disk;
-    let sector = *sector;
+/// those of the same labels, and those that boot from this ESP. Whatever boots from elsewhere stays, even when its partition
+/// is not to be seen: its disk may only lack a driver or a path here. `sector` is the size of a logical sector in bytes.
+/// Returns the labels, in order; none when there are no firmware variables or no loaders.
+pub(crate) fn install(device: &Path, sector: u64, efivars: &Path) -> Result<Vec<String>, MachineError> {
     let Some(variables) = Variables::at(efivars) else {
         tracing::info!("no firmware variables here, so no boot entries");
         return Ok(Vec::new());
@@ -47,12 +36,9 @@ pub(crate) fn install(disk: &Table, others: &[Table], efivars: &Path) -> Result<
         tracing::warn!(device = shown, "no loader on the EFI system partition, so no boot entries");
         return Ok(Vec::new());
     }
-    let present = present(std::iter::once(disk).chain(others));
     let is_old = |option: &[u8]| {
-        let booted = entry::partition(option);
-        let gone = booted.as_ref().is_some_and(|name| present.as_ref().is_some_and(|present| !present.contains(name)));
         let label = entry::label(option);
-        gone || booted.as_ref() == Some(&partition.name)
+        entry::partition(option).as_ref() == Some(&partition.name)
             || loaders.iter().any(|loader| Some(&loader.label) == label.as_ref())
     };
     let dropped = variables.remove(is_old)?;
@@ -73,22 +59,6 @@ pub(crate) fn install(disk: &Table, others: &[Table], efivars: &Path) -> Result<
     variables.put_first(&numbers)?;
     tracing::info!(device = shown, ?dropped, "boot entries of older systems dropped");
     Ok(labels)
-}
-
-/// All partitions that there are. `None` when a disk cannot be read: what is on it is not gone.
-fn present<'a>(disks: impl Iterator<Item = &'a Table>) -> Option<Vec<PartitionName>> {
-    let mut present = Vec::new();
-    for Table { device, sector } in disks {
-        match File::open(device).and_then(|mut file| esp::partitions(&mut file, *sector)) {
-            Ok(found) => present.extend(found),
-            Err(error) => {
-                let device = device.display();
-                tracing::warn!(%device, %error, "a partition table cannot be read: entries of other disks are left alone");
-                return None;
-            }
-        }
-    }
-    Some(present)
 }
 
 #[cfg(test)]

@@ -283,14 +283,9 @@ impl Machine for LinuxMachine {
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
         self.writing("creating boot entries")?;
         let path = self.claim(device)?;
-        let (own, others): (Vec<_>, Vec<_>) = self.disks()?.into_iter().partition(|disk| disk.name == device.node);
-        let table = |disk: &Disk| boot::Table {
-            device: self.tree.path(&disk.name),
-            sector: disk.logical_sectors.unwrap_or(512),
-        };
-        let disk = boot::Table { device: path, sector: own.first().map_or(512, |disk| table(disk).sector) };
-        let others: Vec<_> = others.iter().map(table).collect();
-        boot::install(&disk, &others, &self.tree.path("/sys/firmware/efi/efivars"))
+        let disks = self.disks()?;
+        let sector = disks.iter().find(|disk| disk.name == device.node).and_then(|disk| disk.logical_sectors);
+        boot::install(&path, sector.unwrap_or(512), &self.tree.path("/sys/firmware/efi/efivars"))
     }
 
     fn sync(&self) -> Result<(), MachineError> {

@@ -115,7 +115,7 @@ pub trait Machine: Send + Sync + 'static {
     fn boot_loader(&self) -> Result<Vec<u8>, MachineError>;
 
     /// Creates UEFI boot entries for the loaders on the ESP of `device` and puts them first in the boot order. Older entries
-    /// are dropped: those of the same labels, of this ESP, and of partitions that no disk has any more. Returns the labels.
+    /// are dropped: those of the same labels and of this ESP. Returns the labels.
     /// Nothing on the device is executed. An empty list means that there are no firmware variables, or no loaders.
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError>;
 

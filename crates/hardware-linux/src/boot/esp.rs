@@ -72,18 +72,6 @@ pub(super) fn locate(device: &mut File, sector: u64) -> io::Result<Option<Partit
     }))
 }
 
-/// Names of all partitions of a device: GUIDs of a GPT, else the disk signature of an MBR; none without a table.
-pub(super) fn partitions(device: &mut File, sector: u64) -> io::Result<Vec<PartitionName>> {
-    if let Ok(table) = gptman::GPT::read_from(device, sector) {
-        let used = table.iter().filter(|(_, partition)| partition.is_used());
-        return Ok(used.map(|(_, partition)| PartitionName::Gpt(partition.unique_partition_guid)).collect());
-    }
-    let mut mbr = [0_u8; 512];
-    device.read_exact_at(&mut mbr, 0)?;
-    let signature = [mbr[440], mbr[441], mbr[442], mbr[443]];
-    Ok((mbr[510..] == [0x55, 0xaa]).then_some(PartitionName::Mbr(signature)).into_iter().collect())
-}
-
 /// The loaders on the ESP: those that CSV files name when there are such files, else all that are found, in the order of
 /// their paths.
 pub(super) fn loaders(device: File, partition: &PartitionPath, sector: u64) -> io::Result<Vec<Loader>> {
