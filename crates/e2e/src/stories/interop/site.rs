@@ -16,7 +16,7 @@ pub(super) const BOOT_LIMIT: Duration = Duration::from_secs(180);
 pub(super) const SERVING: &str = "serving the API port=9999 tls=true";
 /// Name of the node in the API.
 pub(super) const NODE: &str = "node-1";
-/// Memory of the server: what the issue of swapping ramdisks promises to be enough.
+/// Memory of the server.
 const MEMORY_MIB: u32 = 512;
 
 /// An image of a few instructions, on our disk and on the image server.
