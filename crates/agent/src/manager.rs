@@ -5,7 +5,10 @@ use crate::extension::steps::failure_class;
 use crate::state::Shared;
 use crate::{prepare, root_disk};
 use hardware::manager::{StepFuture, argument};
-use hardware::{HardwareManager, Plan, Progress, Step, StepCall, StepError, StepKind, Support, hint};
+use hardware::{
+    Contents, DeviceId, Disk, EraseProof, HardwareManager, Outcome, Plan, Progress, Step, StepCall, StepError,
+    StepKind, Support, hint,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -26,13 +29,10 @@ impl GenericHardwareManager {
         let failed = |error: AgentError| failure(&error);
         root_disk::may_write(&self.shared, "erase_devices_metadata").map_err(failed)?;
         self.shared.devices_ready().await;
-        let disks = self.shared.on_machine(|machine| machine.disks()).await.map_err(|error| failed(error.into()))?;
-        let skipped = call.node.pointer("/properties/skip_block_devices");
-        let disks = hint::without_skipped(disks, skipped)
-            .map_err(|error| failure(&AgentError::new(Class::DeviceNotFound, error.to_string())))?;
-        let plan = Plan::new("erase_devices_metadata", disks);
+        let Sorted { erasable, skipped, mut errors } = self.sort(&call.node).await.map_err(failed)?;
+        let plan = Plan::new("erase_devices_metadata", erasable);
         let total = plan.disks().len() as u64;
-        let (mut proofs, mut errors) = (Vec::new(), Vec::new());
+        let mut proofs = Vec::new();
         for (done, disk) in plan.disks().iter().enumerate() {
             // Between two devices is the safe point: a device is erased as a whole or not at all.
             if call.control.is_cancelled() {
@@ -59,11 +59,49 @@ impl GenericHardwareManager {
             }
         }
         if errors.is_empty() {
+            proofs.extend(skipped.into_iter().map(|proof| json!(proof)));
             return Ok(Value::Array(proofs));
         }
         // All devices are tried before it is said which ones failed.
         let details = format!("Failed to erase the metadata on the device(s): {}", errors.join("; "));
         Err(failure(&AgentError::new(Class::BlockDeviceEraseError, details)))
+    }
+
+    /// Looks at all disks before any is touched. An error when one that would be erased may be used by other machines.
+    async fn sort(&self, node: &Value) -> Result<Sorted, AgentError> {
+        let disks = self.shared.on_machine(|machine| machine.disks()).await?;
+        let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
+            .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
+        let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
+        let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
+        let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), errors: Vec::new() };
+        let guarded = self.shared.settings().guard_special_filesystems && is_guarded(node);
+        let mut protected = Vec::new();
+        for (disk, looked) in root_disk::look(&self.shared, wanted).await? {
+            match looked {
+                Err(error) => sorted.errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
+                Ok(Contents { virtual_media: true, .. }) => {
+                    sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
+                }
+                Ok(Contents { raid_member: true, .. }) => {
+                    sorted.skipped.push(left_alone(&disk, "linux_raid_member: a software RAID array has data on it"));
+                }
+                Ok(Contents { read_only: true, .. }) => sorted.skipped.push(left_alone(&disk, "it is read-only")),
+                Ok(Contents { shared, .. }) if guarded && !shared.is_empty() => {
+                    protected.push(format!("{} ({})", disk.name, shared.join(", ")));
+                }
+                Ok(_) => sorted.erasable.push(disk),
+            }
+        }
+        if protected.is_empty() {
+            return Ok(sorted);
+        }
+        let details = format!(
+            "protected, as other machines may use it too: {}; nothing was erased on any disk. Detach it from this node, \
+             name it in skip_block_devices of the node, or boot with ipa-guard-special-filesystems=false to have it erased",
+            protected.join("; ")
+        );
+        Err(AgentError::new(Class::ProtectedDeviceError, details))
     }
 
     async fn write_image(&self, call: StepCall) -> Result<Value, StepError> {
@@ -81,6 +119,34 @@ impl GenericHardwareManager {
             Err(error) => Err(failure(&error)),
         }
     }
+}
+
+/// The disks of the machine, before anything is erased.
+struct Sorted {
+    erasable: Vec<Disk>,
+    skipped: Vec<EraseProof>,
+    /// What could not be looked into, and why: it is not erased, and the step fails.
+    errors: Vec<String>,
+}
+
+fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
+    tracing::info!(disk = disk.name, reason, "not erased");
+    let outcome = Outcome::Skipped { reason: reason.to_owned() };
+    EraseProof { device: DeviceId::of(disk), method: "metadata".to_owned(), outcome }
+}
+
+/// Whether the node leaves the guard of shared file systems on. As ironic-python-agent reads it, it is
+/// `driver_internal_info.wipe_special_filesystems` with a value that counts as false that switches the guard off, whatever
+/// its name suggests.
+fn is_guarded(node: &Value) -> bool {
+    node.pointer("/driver_internal_info/wipe_special_filesystems").is_none_or(|value| match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    })
 }
 
 fn failure(error: &AgentError) -> StepError {

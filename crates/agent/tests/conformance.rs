@@ -6,6 +6,7 @@
 mod support;
 
 use agent::command::AgentError;
+use hardware::Contents;
 use hardware_sim::{Event, Fault, SimMachine, disk};
 use http::Method;
 use serde_json::{Map, Value, json};
@@ -370,6 +371,82 @@ async fn a_disk_that_cannot_be_erased_fails_the_step_after_the_others_were_erase
     let details = answer.body["command_error"]["details"].as_str().unwrap();
     assert!(details.contains("/dev/vda") && details.contains("injected fault"), "{details}");
     assert_eq!(rig.machine.events(), [Event::Erased("/dev/vdb".to_owned())]);
+}
+
+fn shared(what: &str) -> Contents {
+    Contents { shared: vec![what.to_owned()], ..Contents::default() }
+}
+
+#[tokio::test]
+async fn members_of_arrays_read_only_disks_and_virtual_media_are_left_alone_and_told() {
+    let rig = rig(machine(), settings());
+    let special = [
+        ("/dev/vdb", Contents { raid_member: true, ..Contents::default() }, "linux_raid_member"),
+        ("/dev/vdc", Contents { read_only: true, ..Contents::default() }, "read-only"),
+        ("/dev/vdd", Contents { virtual_media: true, ..Contents::default() }, "virtual media"),
+        // What is left alone for another reason needs no guard.
+        ("/dev/vde", Contents { raid_member: true, ..shared("VMware VMFS on vde") }, "linux_raid_member"),
+        ("/dev/vdf", Contents::default(), "skip_block_devices"),
+    ];
+    for (name, contents, _) in &special {
+        rig.machine.add_disk(disk(name, 1 << 30));
+        rig.machine.set_contents(name, contents.clone());
+    }
+    let mut params = step("erase_devices_metadata", &json!({}));
+    params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/vdf"}]});
+    let answer = in_process(&rig, "clean.execute_clean_step", &params).await;
+    assert_eq!(answer.body["command_status"], "SUCCEEDED", "{}", answer.body);
+    assert_eq!(rig.machine.events(), [Event::Erased("/dev/vda".to_owned())]);
+    let proofs = answer.body["command_result"]["clean_result"].as_array().unwrap();
+    assert_eq!(proofs.len(), 1 + special.len(), "{proofs:?}");
+    for (name, _, reason) in special {
+        let proof = proofs.iter().find(|proof| proof["device"]["node"] == name).unwrap();
+        assert_eq!(proof["outcome"], "skipped", "{proof}");
+        assert!(proof["reason"].as_str().unwrap().contains(reason), "{proof}");
+    }
+}
+
+#[tokio::test]
+async fn a_shared_file_system_fails_the_step_before_any_disk_is_touched() {
+    let rig = rig(machine(), settings());
+    rig.machine.add_disk(disk("/dev/vdb", 1 << 30));
+    rig.machine.set_contents("/dev/vdb", shared("VMware VMFS Partition (GPT) on vdb"));
+    for wipe in [json!(null), json!({}), json!({"wipe_special_filesystems": true})] {
+        let mut params = step("erase_devices_metadata", &json!({}));
+        params["node"]["driver_internal_info"] = wipe;
+        let answer = in_process(&rig, "clean.execute_clean_step", &params).await;
+        assert_eq!(answer.body["command_error"]["type"], "ProtectedDeviceError", "{}", answer.body);
+        let details = answer.body["command_error"]["details"].as_str().unwrap();
+        assert!(details.contains("/dev/vdb (VMware VMFS Partition (GPT) on vdb)"), "{details}");
+        assert!(rig.machine.events().is_empty(), "{:?}", rig.machine.events());
+    }
+}
+
+#[tokio::test]
+async fn a_shared_file_system_is_erased_where_the_guard_is_off() {
+    let erased = ["/dev/vda", "/dev/vdb"].map(|disk| Event::Erased(disk.to_owned()));
+    let off = agent::config::Settings { guard_special_filesystems: false, ..settings() };
+    for (settings, info) in [(off, json!({})), (settings(), json!({"wipe_special_filesystems": false}))] {
+        let rig = rig(machine(), settings);
+        rig.machine.add_disk(disk("/dev/vdb", 1 << 30));
+        rig.machine.set_contents("/dev/vdb", shared("Red Hat Global File System 2 on vdb"));
+        let mut params = step("erase_devices_metadata", &json!({}));
+        params["node"]["driver_internal_info"] = info;
+        let answer = in_process(&rig, "clean.execute_clean_step", &params).await;
+        assert_eq!(answer.body["command_status"], "SUCCEEDED", "{}", answer.body);
+        assert_eq!(rig.machine.events(), erased);
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_looked_into_is_not_erased_and_fails_the_step() {
+    let rig = rig(machine(), settings());
+    rig.machine.add_disk(disk("/dev/vdb", 1 << 30));
+    rig.machine.inject(Fault::Look("/dev/vdb".to_owned()));
+    let answer = in_process(&rig, "clean.execute_clean_step", &step("erase_devices_metadata", &json!({}))).await;
+    assert_eq!(answer.body["command_error"]["type"], "BlockDeviceEraseError", "{}", answer.body);
+    assert!(answer.body["command_error"]["details"].as_str().unwrap().contains("/dev/vdb"));
+    assert_eq!(rig.machine.events(), [Event::Erased("/dev/vda".to_owned())]);
 }
 
 #[tokio::test]

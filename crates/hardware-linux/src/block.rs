@@ -175,6 +175,11 @@ pub fn partitions(tree: &Tree, disk: &str) -> Vec<Partition> {
     found
 }
 
+/// Whether the kernel lets nobody write to the disk with the kernel name `disk`.
+pub(crate) fn is_read_only(tree: &Tree, disk: &str) -> bool {
+    tree.text(format!("/sys/block/{disk}/ro")).as_deref() == Some("1")
+}
+
 /// Devices that the kernel has built on a disk or its partitions: the part that they hold, and their name.
 fn held_by(tree: &Tree, disk: &str) -> Vec<(String, String)> {
     let folder = tree.path("/sys/block").join(disk);

@@ -35,17 +35,25 @@ pub(crate) struct Erased {
 }
 
 /// A part of a device: the whole of it or a partition.
-struct Area<'a> {
+pub(crate) struct Area<'a> {
     device: &'a File,
-    name: String,
+    pub(crate) name: String,
     start: u64,
-    size: u64,
+    pub(crate) size: u64,
 }
 
 impl ReadAt for Area<'_> {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         FileExt::read_exact_at(self.device, buffer, self.start + offset)
     }
+}
+
+/// The whole of `device`, and those of its `partitions` that lie inside: a partition table may claim more than there is.
+pub(crate) fn areas<'a>(device: &'a File, name: &str, size: u64, partitions: &[Partition]) -> Vec<Area<'a>> {
+    let mut areas = vec![Area { device, name: name.to_owned(), start: 0, size }];
+    let inside = partitions.iter().filter(|part| part.start.checked_add(part.size).is_some_and(|end| end <= size));
+    areas.extend(inside.map(|part| Area { device, name: part.name.clone(), start: part.start, size: part.size }));
+    areas
 }
 
 /// Clears `device` of `size` bytes and its `partitions`. `settle` has to make the next reads come from the device itself.
@@ -56,11 +64,7 @@ pub(crate) fn erase(
     partitions: &[Partition],
     settle: impl Fn(&File) -> io::Result<()>,
 ) -> Result<Erased, EraseFailure> {
-    let mut areas = vec![Area { device, name: name.to_owned(), start: 0, size }];
-    // A partition table may claim more than there is.
-    let inside = partitions.iter().filter(|part| part.start.checked_add(part.size).is_some_and(|end| end <= size));
-    areas.extend(inside.map(|part| Area { device, name: part.name.clone(), start: part.start, size: part.size }));
-
+    let areas = areas(device, name, size, partitions);
     let mut erased = Erased { found: Vec::new(), ranges: 0, bytes: 0 };
     let mut ranges = Vec::new();
     for area in &areas {

@@ -7,6 +7,7 @@
 pub mod block;
 mod bmc;
 mod boot;
+mod contents;
 mod cpu;
 mod erase;
 pub mod exec;

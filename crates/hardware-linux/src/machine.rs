@@ -4,10 +4,10 @@ use crate::erase::{self, EraseFailure};
 use crate::exec::{Exec, ExecError};
 use crate::lldp::Lldp;
 use crate::tree::Tree;
-use crate::{block, bmc, boot, cpu, interfaces, power, sys};
+use crate::{block, bmc, boot, contents, cpu, interfaces, power, sys};
 use hardware::{
-    BootInfo, BootMode, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine, MachineError,
-    Outcome, PowerAction, SystemVendor, WriteGrant,
+    BootInfo, BootMode, Contents, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine,
+    MachineError, Outcome, PowerAction, SystemVendor, WriteGrant,
 };
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -181,6 +181,16 @@ impl Machine for LinuxMachine {
 
     fn disks(&self) -> Result<Vec<Disk>, MachineError> {
         Ok(block::disks(&self.tree))
+    }
+
+    fn contents(&self, disk: &Disk) -> Result<Contents, MachineError> {
+        let name = kernel_name(&disk.name);
+        let unread = |source| MachineError::Read { what: disk.name.clone(), source };
+        let file = File::open(self.tree.path(&disk.name)).map_err(unread)?;
+        let partitions = block::partitions(&self.tree, name);
+        let sector = disk.logical_sectors.unwrap_or(512);
+        let found = contents::look(&file, name, disk.size, sector, &partitions).map_err(unread)?;
+        Ok(Contents { read_only: block::is_read_only(&self.tree, name), ..found })
     }
 
     fn may_write(&self) -> bool {

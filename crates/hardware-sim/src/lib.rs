@@ -15,8 +15,8 @@
 //! ```
 
 use hardware::{
-    DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome, PowerAction,
-    WriteGrant,
+    Contents, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome,
+    PowerAction, WriteGrant,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -48,6 +48,8 @@ pub enum Event {
 pub enum Fault {
     /// Reading the inventory or the list of disks.
     Read,
+    /// Looking into this device.
+    Look(String),
     /// Erasing this device.
     Erase(String),
     /// Making a file system.
@@ -70,6 +72,7 @@ pub struct SimMachine {
 struct State {
     inventory: Inventory,
     files: BTreeMap<String, PathBuf>,
+    contents: BTreeMap<String, Contents>,
     boot_labels: Vec<String>,
     read_only: bool,
     faults: Vec<Fault>,
@@ -132,6 +135,11 @@ impl SimMachine {
         Ok(())
     }
 
+    /// Sets what is found on the disk `name`; nothing special without this.
+    pub fn set_contents(&self, name: &str, contents: Contents) {
+        self.state().contents.insert(name.to_owned(), contents);
+    }
+
     /// Sets the labels of boot entries that are written; none means that there are no firmware variables.
     pub fn set_boot_labels(&self, labels: &[&str]) {
         self.state().boot_labels = labels.iter().map(|label| (*label).to_owned()).collect();
@@ -191,6 +199,15 @@ impl Machine for SimMachine {
 
     fn disks(&self) -> Result<Vec<Disk>, MachineError> {
         Ok(self.inventory()?.disks)
+    }
+
+    fn contents(&self, disk: &Disk) -> Result<Contents, MachineError> {
+        let mut state = self.state();
+        if state.fails(&Fault::Look(disk.name.clone())) {
+            let (what, source) = broken(&disk.name);
+            return Err(MachineError::Read { what, source });
+        }
+        Ok(state.contents.get(&disk.name).cloned().unwrap_or_default())
     }
 
     fn may_write(&self) -> bool {

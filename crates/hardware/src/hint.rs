@@ -60,6 +60,16 @@ pub enum HintError {
         /// The disks.
         disks: String,
     },
+    /// There are no hints, and the disks that are large enough were left out.
+    #[error(
+        "no suitable device was found for deployment: root device hints were not provided, and without one no member of \
+         a software RAID array and no unreadable disk is overwritten: left out {left_out}; other disks of \
+         {SMALLEST_ROOT} bytes or more: none; name the disk by a root device hint, or take the array apart"
+    )]
+    LeftOut {
+        /// The disks, each with its reason.
+        left_out: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

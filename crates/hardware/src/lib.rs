@@ -11,7 +11,7 @@ pub mod step;
 
 pub use grant::{DeviceId, EraseGrant, EraseProof, Outcome, Plan, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
-pub use machine::{Machine, MachineError, PowerAction};
+pub use machine::{Contents, Machine, MachineError, PowerAction};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use outofband::{
     BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power,

@@ -64,6 +64,19 @@ pub enum MachineError {
     },
 }
 
+/// What has to be known of a disk before it is overwritten.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Whether the kernel lets nobody write to it.
+    pub read_only: bool,
+    /// Whether it is the floppy of virtual media that brings the parameters of this boot (label `ir-vfd-dev`).
+    pub virtual_media: bool,
+    /// Whether it, or one of its partitions, is a member of a Linux software RAID array.
+    pub raid_member: bool,
+    /// Partitions and file systems on it that several machines may use at the same time, in words with their place.
+    pub shared: Vec<String>,
+}
+
 /// How the machine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PowerAction {
@@ -84,6 +97,9 @@ pub trait Machine: Send + Sync + 'static {
 
     /// Its disks: whole devices, no floppies, loop devices, ROMs or empty drives.
     fn disks(&self) -> Result<Vec<Disk>, MachineError>;
+
+    /// Looks for what forbids overwriting a disk. Reads the disk and changes nothing.
+    fn contents(&self, disk: &Disk) -> Result<Contents, MachineError>;
 
     /// Whether this machine may be changed at all. An agent that runs as an ordinary program on somebody's host may not.
     fn may_write(&self) -> bool;

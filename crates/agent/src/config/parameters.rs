@@ -128,7 +128,7 @@ pub const PARAMETERS: &[Parameter] = &[
     both("ignore-bootloader-failure", "ignore_bootloader_failure", Kind::Truth, "false", "Go on when boot entries cannot be written"),
     file("enable_bios_bootloader_install", Kind::Truth, "false", "Install legacy boot loaders; the lookup reply may allow it"),
     without(both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"), "there is no such step yet"),
-    without(both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Do not erase file systems that several machines share"), "disks are not searched for them; `skip_block_devices` of the node spares disks"),
+    both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Refuse to erase metadata where a disk has VMFS, GPFS or GFS2, which several machines may share"),
     without(both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read shows zeroes"), "discard never counts as an erase"),
     both("debug", "debug", Kind::Truth, "false", "Log everything"),
 ];

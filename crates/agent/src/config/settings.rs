@@ -149,6 +149,8 @@ pub struct Settings {
     pub md5_enabled: bool,
     /// Formats of images that may be written.
     pub permitted_image_formats: Vec<String>,
+    /// Whether a clean step refuses to erase file systems that several machines may share.
+    pub guard_special_filesystems: bool,
     /// Whether the driver says that the BMC need not be looked for.
     pub skip_bmc_detect: bool,
     /// Go on when boot entries cannot be written.
@@ -252,6 +254,7 @@ impl Settings {
             image_server_login: reader.image_server_login(),
             md5_enabled: reader.truth("md5_enabled"),
             permitted_image_formats: reader.list("permitted_image_formats"),
+            guard_special_filesystems: reader.truth("guard_special_filesystems"),
             skip_bmc_detect: false,
             ignore_bootloader_failure: reader.truth("ignore_bootloader_failure"),
             enable_bios_bootloader_install: reader.truth("enable_bios_bootloader_install"),
@@ -585,9 +588,8 @@ mod tests {
 
     #[test]
     fn parameters_without_effect_say_so_to_whom_relies_on_them() {
-        assert_eq!(settings("ipa-guard-special-filesystems=false").problems.len(), 1);
-        let relied_on =
-            settings("ipa-guard-special-filesystems=true ipa-tls-cipher-suites=ECDHE-RSA-AES256-GCM-SHA384");
+        assert!(!settings("ipa-guard-special-filesystems=false").guard_special_filesystems);
+        let relied_on = settings("ipa-enable-discard-erase=true ipa-tls-cipher-suites=ECDHE-RSA-AES256-GCM-SHA384");
         assert_eq!(relied_on.problems.len(), 2, "{:?}", relied_on.problems);
         assert!(relied_on.problems.iter().all(|problem| problem.contains("has no effect")), "{:?}", relied_on.problems);
         assert_eq!(settings("").problems, Vec::<String>::new());
@@ -603,9 +605,7 @@ mod tests {
             .collect();
         let mut said = Settings::resolve(&Words::default(), &Words::parse_ini(&whole.join("\n")));
         let problems = std::mem::take(&mut said.problems);
-        // Who says yes to this protection is told that there is none yet, although yes is the default.
-        assert_eq!(problems.len(), 1, "{problems:?}");
-        assert!(problems[0].starts_with("guard_special_filesystems has no effect"), "{problems:?}");
+        assert_eq!(problems, Vec::<String>::new());
         assert_eq!(format!("{said:?}"), format!("{:?}", Settings::default()));
     }
 

@@ -79,7 +79,7 @@ async fn collect(agent: &Agent) -> Result<Value, InspectionError> {
     let mut collected = Collected::default();
     agent.shared.devices_ready().await;
     let inventory = agent.shared.on_machine(|machine| machine.inventory()).await.map_err(InspectionError::Inventory)?;
-    let root_disk = match root_disk::select(&agent.shared, inventory.disks.clone()) {
+    let root_disk = match root_disk::select(&agent.shared, inventory.disks.clone()).await {
         Ok((disk, _)) => Some(disk),
         Err(error) => {
             tracing::info!(%error, "no root disk");

@@ -88,6 +88,21 @@ fn holders_of_a_busy_disk_are_named() {
     );
 }
 
+#[test]
+fn what_forbids_overwriting_a_disk_is_read_from_the_kernel_and_from_the_disk() {
+    let root = with_disk("A1");
+    let machine = LinuxMachine::at(root.path());
+    let disk = machine.disks().unwrap().remove(0);
+    assert_eq!(machine.contents(&disk).unwrap(), Contents::default());
+    std::fs::write(root.path().join("sys/block/sda/ro"), "1\n").unwrap();
+    let file = File::options().write(true).open(root.path().join("dev/sda")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"\xfc\x4e\x2b\xa9", 4096).unwrap();
+    let wanted = Contents { read_only: true, raid_member: true, ..Contents::default() };
+    assert_eq!(machine.contents(&disk).unwrap(), wanted);
+    std::fs::remove_file(root.path().join("dev/sda")).unwrap();
+    assert_eq!(machine.contents(&disk).unwrap_err().to_string(), "read /dev/sda");
+}
+
 /// Makes a tree of a fixture; its format is described in its head.
 fn tree(fixture: &str) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
