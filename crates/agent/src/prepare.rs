@@ -124,6 +124,7 @@ pub async fn prepare_image(
     let settings = shared.settings();
     let Checked { mut info, checksum } = validate(image_info, &settings)?;
     root_disk::may_write(shared, "writing an image")?;
+    no_software_raid(shared.node().as_deref())?;
     let format = format(&info, &settings.permitted_image_formats)?;
     let partitions = match info.image_type.as_deref() {
         Some(PARTITION) => Some(partition::wanted(&info, shared.node().as_deref())?),
@@ -156,6 +157,19 @@ pub async fn prepare_image(
     };
     let written = write::write(shared, job, grant(&plan, &disk.name)?, control).await?;
     finish(shared, &info, device, &written).await
+}
+
+/// Refuses a node whose system belongs on a software RAID array: this agent makes none, and on one of its disks the system
+/// would destroy the array.
+fn no_software_raid(node: Option<&Value>) -> Result<(), AgentError> {
+    let disks = node.and_then(|node| node.pointer("/target_raid_config/logical_disks")).and_then(Value::as_array);
+    if !disks.into_iter().flatten().any(|disk| disk["controller"] == "software") {
+        return Ok(());
+    }
+    let details = "target_raid_config of the node has a logical disk with controller software, and this ramdisk neither \
+                   makes software RAID arrays nor writes to them; nothing was touched. Deploy the node with a ramdisk of \
+                   ironic-python-agent, or take that logical disk out of target_raid_config";
+    Err(AgentError::new(Class::SoftwareRaidError, details))
 }
 
 fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {

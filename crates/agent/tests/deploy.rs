@@ -4,6 +4,7 @@
 
 mod support;
 
+use hardware::Contents;
 use hardware_sim::{Event, SimMachine};
 use serde_json::{Value, json};
 use sha2::Digest as _;
@@ -143,6 +144,50 @@ async fn root_device_hints_choose_the_disk() {
     let result = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
     assert_eq!(result["command_error"]["type"], "DeviceNotFound", "{result}");
     assert!(lab.rig.machine.events().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_with_software_raid_is_refused_before_anything_is_touched() {
+    let lab = Lab::new().await;
+    let info = lab.image("debian.raw", &image());
+    let before = lab.first_sectors();
+    let step = json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info}});
+    let raid = json!({"logical_disks": [{"controller": "hw"}, {"size_gb": "MAX", "controller": "software"}]});
+    let node = json!({"uuid": "n", "target_raid_config": raid, "properties": {"root_device": {"name": "/dev/vda"}}});
+    let params = json!({"step": step, "node": node, "ports": []});
+    let result = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
+    assert_eq!(result["command_error"]["type"], "SoftwareRAIDError", "{result}");
+    assert!(result["command_error"]["details"].as_str().unwrap().contains("ironic-python-agent"), "{result}");
+    // The command goes by the same node.
+    let result = lab.rest.command("standby.prepare_image", json!({"image_info": info}), true).await.body;
+    assert_eq!(result["command_error"]["type"], "SoftwareRAIDError", "{result}");
+    assert!(lab.rig.machine.events().is_empty() && lab.first_sectors() == before);
+}
+
+#[tokio::test]
+async fn without_hints_no_member_of_an_array_becomes_the_root_disk() {
+    let lab = Lab::new().await;
+    let info = lab.image("debian.raw", &image());
+    lab.rig.machine.set_contents("/dev/vda", Contents { raid_member: true, ..Contents::default() });
+    let result = lab.write(&info).await;
+    assert_eq!(result["command_error"]["type"], "DeviceNotFound", "{result}");
+    let details = result["command_error"]["details"].as_str().unwrap();
+    assert!(details.contains("/dev/vda (linux_raid_member)"), "{details}");
+    assert!(lab.rig.machine.events().is_empty());
+    // Larger, but free.
+    let free = lab.folder.path().join("free");
+    File::create(&free).unwrap().set_len(2 * DISK).unwrap();
+    lab.rig.machine.add_file_disk("/dev/vdb", free).unwrap();
+    let result = lab.write(&info).await;
+    let text = result["command_result"]["deploy_result"]["result"].as_str().unwrap();
+    assert!(text.contains("written to device /dev/vdb"), "{text}");
+    // Who names the member means it.
+    let step = json!({"step": "write_image", "interface": "deploy", "args": {"image_info": info}});
+    let node = json!({"uuid": "n", "properties": {"root_device": {"name": "/dev/vda"}}});
+    let params = json!({"step": step, "node": node, "ports": []});
+    let result = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
+    let text = result["command_result"]["deploy_result"]["result"].as_str().unwrap();
+    assert!(text.contains("written to device /dev/vda"), "{text}");
 }
 
 /// A file system with a kernel, of 32 MiB, as mke2fs makes it.
