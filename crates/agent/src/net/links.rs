@@ -7,11 +7,12 @@ use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessa
 use netlink_packet_route::link::{
     BondLacpRate, BondMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteProtocol, RouteScope};
 use rtnetlink::{Handle, LinkBond, LinkMessageBuilder, LinkUnspec, LinkVlan, RouteMessageBuilder};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
+use tokio::sync::Semaphore;
 
 /// A MAC address of six bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -91,11 +92,24 @@ fn kernel(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> NetError 
     |source| NetError::Kernel { what, source }
 }
 
+/// The kernel answers one listing at a time on a socket, and refuses a second meanwhile (`EBUSY`, `__netlink_dump_start` in
+/// net/netlink/af_netlink.c). A machine with many cards asks often.
+static LISTING: Semaphore = Semaphore::const_new(1);
+
+/// All that the kernel answers to `ask`, which is asked when its turn has come.
+async fn listed<T, S>(what: impl Into<String>, ask: impl FnOnce() -> S) -> Result<Vec<T>, NetError>
+where
+    S: TryStreamExt<Ok = T, Error = rtnetlink::Error>,
+{
+    // Never closed; without a turn it would only be asked out of turn.
+    let _turn = LISTING.acquire().await;
+    ask().try_collect().await.map_err(kernel(what))
+}
+
 /// Ethernet cards, VLAN interfaces and bonds, and the ends of virtual cables that a container has in their place. No
 /// bridges, tunnels and the like.
 pub(super) async fn list(handle: &Handle) -> Result<Vec<Link>, NetError> {
-    let messages: Vec<LinkMessage> =
-        handle.link().get().execute().try_collect().await.map_err(kernel("list the links"))?;
+    let messages = listed("list the links", || handle.link().get().execute()).await?;
     let mut links: Vec<Link> = messages.into_iter().filter_map(link).collect();
     links.sort_by_key(|link| link.index);
     Ok(links)
@@ -217,9 +231,8 @@ async fn remove_addresses(
     link: &Link,
     unwanted: impl Fn(&AddressMessage) -> bool,
 ) -> Result<(), NetError> {
-    let request = handle.address().get().set_link_index_filter(link.index).execute();
-    let messages: Vec<AddressMessage> =
-        request.try_collect().await.map_err(kernel(format!("list the addresses of {}", link.name)))?;
+    let ask = || handle.address().get().set_link_index_filter(link.index).execute();
+    let messages = listed(format!("list the addresses of {}", link.name), ask).await?;
     for message in messages {
         if message.header.index == link.index && unwanted(&message) {
             let what = format!(
@@ -273,8 +286,7 @@ pub(super) async fn gateway(handle: &Handle, link: &Link, v4: bool) -> Result<Op
     } else {
         RouteMessageBuilder::<Ipv6Addr>::new().build()
     };
-    let routes: Vec<RouteMessage> =
-        handle.route().get(all).execute().try_collect().await.map_err(kernel("list the routes"))?;
+    let routes = listed("list the routes", || handle.route().get(all).execute()).await?;
     let defaults = routes.iter().filter(|route| {
         route.header.destination_prefix_length == 0 && route.attributes.contains(&RouteAttribute::Oif(link.index))
     });
@@ -293,8 +305,7 @@ pub(super) async fn forget_advertised(handle: &Handle, link: &Link) -> Result<()
     })
     .await?;
     let all = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    let routes: Vec<RouteMessage> =
-        handle.route().get(all).execute().try_collect().await.map_err(kernel("list the routes"))?;
+    let routes = listed("list the routes", || handle.route().get(all).execute()).await?;
     for route in routes {
         let here = route.attributes.contains(&RouteAttribute::Oif(link.index));
         if here && route.header.protocol == RouteProtocol::Ra {
@@ -321,8 +332,7 @@ fn ip(message: &AddressMessage) -> Option<IpAddr> {
 
 /// All addresses of `links` that can be used: global, and past the check for duplicates.
 pub(super) async fn addresses(handle: &Handle, links: &[Link]) -> Result<Vec<(Link, Address)>, NetError> {
-    let messages: Vec<AddressMessage> =
-        handle.address().get().execute().try_collect().await.map_err(kernel("list the addresses"))?;
+    let messages = listed("list the addresses", || handle.address().get().execute()).await?;
     let mut found = Vec::new();
     for message in messages {
         let Some(link) = links.iter().find(|link| link.index == message.header.index) else { continue };
