@@ -132,7 +132,7 @@ struct Sorted {
 fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
     tracing::info!(disk = disk.name, reason, "not erased");
     let outcome = Outcome::Skipped { reason: reason.to_owned() };
-    EraseProof { device: DeviceId::of(disk), method: "metadata".to_owned(), outcome }
+    EraseProof::new(DeviceId::of(disk), "metadata", outcome)
 }
 
 /// Whether the node leaves the guard of shared file systems on. As ironic-python-agent reads it, it is

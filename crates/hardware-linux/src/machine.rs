@@ -238,7 +238,7 @@ impl Machine for LinuxMachine {
             erased.bytes, erased.ranges
         );
         tracing::info!(device = %device, evidence, "metadata erased");
-        Ok(EraseProof { device: device.clone(), method: METHOD.to_owned(), outcome: Outcome::Verified { evidence } })
+        Ok(EraseProof::new(device.clone(), METHOD, Outcome::Verified { evidence }))
     }
 
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {

@@ -237,7 +237,7 @@ impl Machine for SimMachine {
         }
         state.events.push(Event::Erased(device.node.clone()));
         let outcome = Outcome::Verified { evidence: "simulated".to_owned() };
-        Ok(EraseProof { device: device.clone(), method: "metadata".to_owned(), outcome })
+        Ok(EraseProof::new(device.clone(), "metadata", outcome))
     }
 
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {

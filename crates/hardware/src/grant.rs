@@ -153,16 +153,106 @@ pub enum Outcome {
         /// Why.
         reason: String,
     },
+    /// Tried, and not proven to be done: the device holds old data, or may.
+    Failed {
+        /// Why.
+        error: String,
+    },
 }
 
-/// What an erase did to a device and how it was checked.
+/// How the blocks of a device look after an erase; which of these is right depends on its method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Look {
+    /// Every byte is zero.
+    Zeros,
+    /// One pattern of up to eight bytes all over the device: zeros, ones or what a maker has chosen.
+    Pattern,
+    /// Anything but what was there before: a key was thrown away, or random bytes were written last.
+    Changed,
+}
+
+/// What was read of a device after its erase, by code that shares nothing with what erased it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// Chooses all places and the bytes of the marks: 64 bits, hexadecimal.
+    pub seed: String,
+    /// Marks that were on the device just before the erase, and are not there after it.
+    pub marks: u64,
+    /// Why there are no more marks than that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unmarked: Option<String>,
+    /// How blocks had to look.
+    pub expected: Look,
+    /// How they look, in words.
+    pub found: String,
+    /// Percent of the blocks that had to be read.
+    pub percent: u8,
+    /// Blocks that were read.
+    pub blocks: u64,
+    /// Bytes of a block.
+    pub block_size: u64,
+    /// Marks and blocks among these that the device does not return any more.
+    pub unreadable: u64,
+}
+
+/// What an erase did to a device and how it was checked: the record that a driver signs and keeps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EraseProof {
     /// The device.
     pub device: DeviceId,
+    /// Its model, as the inventory has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     /// The method, such as `metadata`.
     pub method: String,
+    /// What NIST SP 800-88 Rev. 1 calls the method on a device that does what its standard says: `clear` or `purge`; `none`
+    /// where only metadata was erased. Which of these an operator needs is not for a program to say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard: Option<String>,
+    /// When the erase began, RFC 3339 in UTC by the clock of the ramdisk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<String>,
+    /// When its proof ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<String>,
+    /// What was built on the device or used it, and was taken away first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub released: Vec<String>,
+    /// Better methods that were tried or left out before this one, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed_over: Vec<String>,
+    /// What was read back; nothing where the method has a check of its own, or nothing was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reading: Option<Reading>,
+    /// Sectors that an ATA device hides from its host (HPA, DCO, accessible maximum), in words; nothing where that is not a
+    /// question to ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden: Option<String>,
+    /// What the device itself says of the erase: its sanitize or security state, as read from it afterwards.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_log: Vec<String>,
     /// How it ended.
     #[serde(flatten)]
     pub outcome: Outcome,
+}
+
+impl EraseProof {
+    /// A proof that says how a `method` ended on a device, and nothing else yet.
+    pub fn new(device: DeviceId, method: &str, outcome: Outcome) -> Self {
+        Self {
+            device,
+            model: None,
+            method: method.to_owned(),
+            standard: None,
+            started_at: None,
+            finished_at: None,
+            released: Vec::new(),
+            passed_over: Vec::new(),
+            reading: None,
+            hidden: None,
+            device_log: Vec::new(),
+            outcome,
+        }
+    }
 }

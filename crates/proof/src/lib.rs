@@ -1,0 +1,359 @@
+//! Whether a disk is erased.
+//!
+//! Before an erase, [`plant`] writes marks of random bytes: at the first and the last place of the disk, at the start of every
+//! partition, and all over it. After it, [`check`] has the device empty its cache and reads from the device itself: no mark may
+//! be left, and the blocks that a seed chooses have to look as the method leaves them. A return code counts for nothing.
+//!
+//! This crate knows nothing of what erases, and shares no code with it. Everything follows from a seed that is drawn when the
+//! erase begins and is kept in the record, so that anybody can say afterwards which places were looked at.
+
+mod places;
+
+use hardware::grant::{Look, Reading};
+use hardware::medium::{MarkedMedium, Medium};
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
+
+/// Bytes of a block that is read.
+pub const BLOCK: u64 = 1 << 20;
+/// Bytes of a mark; a sector where sectors are larger.
+pub const MARK: u64 = 4096;
+/// Marks beside those at the first and the last place and at partitions.
+const SPREAD_MARKS: u64 = 32;
+/// No partition table names more partitions than are worth a mark each.
+const MOST_PARTITIONS: usize = 128;
+/// Blocks that are looked at before the erase, to know afterwards that they changed.
+const MOST_BEFORE: u64 = 4096;
+
+/// What is looked at.
+#[derive(Debug, Clone)]
+pub struct Extent {
+    /// Chooses all places and the marks' bytes. Drawn anew for every erase.
+    pub seed: u64,
+    /// Percent of the blocks that are read afterwards; 100 is all of them.
+    pub percent: u8,
+    /// Blocks that are read at least; a disk that has fewer is read whole.
+    pub least: u64,
+}
+
+/// What was on the disk just before it was erased.
+#[derive(Debug)]
+pub struct Before {
+    extent: Extent,
+    size: u64,
+    sector: u64,
+    marks: Vec<u64>,
+    unmarked: Option<String>,
+    /// Number of the block, and what its first bytes were.
+    blocks: Vec<(u64, u64)>,
+}
+
+/// Why a disk is not proven to be erased.
+#[derive(Debug, thiserror::Error)]
+pub enum NotProven {
+    /// What was written before the erase is not what is read, and no error was reported: the device loses writes.
+    #[error(
+        "the mark written to LBA {lba} before the erase was reported as written and is not there: the device loses writes"
+    )]
+    LosesWrites {
+        /// Logical block address.
+        lba: u64,
+    },
+    /// A mark is still there.
+    #[error("LBA {lba} still holds the mark that was written there before the erase ({found}…)")]
+    Mark {
+        /// Logical block address of the first sector with a mark.
+        lba: u64,
+        /// Its first bytes, hexadecimal.
+        found: String,
+    },
+    /// A block does not look as the method leaves it.
+    #[error("LBA {lba} holds {found}…, and {expected} was expected")]
+    Pattern {
+        /// Logical block address of the first sector that differs.
+        lba: u64,
+        /// Its first bytes, hexadecimal.
+        found: String,
+        /// What should be there.
+        expected: String,
+    },
+    /// A block is what it was.
+    #[error("LBA {lba} still holds what was there before the erase ({found}…)")]
+    Unchanged {
+        /// Logical block address.
+        lba: u64,
+        /// Its first bytes, hexadecimal.
+        found: String,
+    },
+    /// The size is another one.
+    #[error("the disk has {now} bytes after the erase and had {before} before")]
+    Size {
+        /// Bytes before.
+        before: u64,
+        /// Bytes now.
+        now: u64,
+    },
+    /// After this method only marks can tell, and there are none.
+    #[error(
+        "what this method leaves cannot be told from data, and there are no marks to compare: {reason}; erase the disk again"
+    )]
+    NoMarks {
+        /// Why there are none.
+        reason: String,
+    },
+    /// Nothing at all can be read, so nothing is known.
+    #[error("none of {blocks} blocks can be read after the erase")]
+    Unreadable {
+        /// Blocks that were tried.
+        blocks: u64,
+        /// What reading the last of them said.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading failed.
+    #[error("read LBA {lba} to prove the erase")]
+    Read {
+        /// Logical block address.
+        lba: u64,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The device's cache could not be emptied, so what is read may be what the device has yet to write.
+    #[error("empty the cache of the disk to prove the erase")]
+    Flush(#[source] io::Error),
+    /// Stopped on request.
+    #[error("the proof was stopped on request")]
+    Stopped,
+}
+
+/// Looks at the disk and writes the marks. A device that takes no writes (a sanitize that a power cut interrupted goes on)
+/// gets none, and the reading says so.
+///
+/// # Errors
+/// [`NotProven::LosesWrites`] and [`NotProven::Flush`].
+pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) -> Result<Before, NotProven> {
+    let (size, sector) = (disk.size(), disk.sector().max(1));
+    let length = MARK.max(sector);
+    let total = size.div_ceil(BLOCK);
+    let mut blocks = Vec::new();
+    let sampled = places::sample_count(total, extent.percent, extent.least);
+    let every = usize::try_from(sampled.div_ceil(MOST_BEFORE).max(1)).unwrap_or(usize::MAX);
+    let mut head = vec![0_u8; usize::try_from(length).unwrap_or(0)];
+    for number in places::samples(extent.seed, total, extent.percent, extent.least).step_by(every) {
+        // What cannot be read now has nothing to compare with; it is no reason not to erase.
+        if size - number * BLOCK >= length && disk.read(number * BLOCK, &mut head).is_ok() {
+            blocks.push((number, digest(&head)));
+        }
+    }
+    let partitions = &partitions[..partitions.len().min(MOST_PARTITIONS)];
+    let mut before = Before { extent, size, sector, marks: Vec::new(), unmarked: None, blocks };
+    for offset in places::marks(before.extent.seed, size, sector, length, partitions, SPREAD_MARKS) {
+        match disk.write(offset, &places::mark(before.extent.seed, offset, head.len())) {
+            Ok(()) => before.marks.push(offset),
+            Err(error) => {
+                before.unmarked = Some(format!("LBA {} takes no writes: {error}", offset / sector));
+                break;
+            }
+        }
+    }
+    if before.marks.is_empty() {
+        return Ok(before);
+    }
+    disk.flush().map_err(NotProven::Flush)?;
+    for &offset in &before.marks {
+        let lba = offset / sector;
+        disk.read(offset, &mut head).map_err(|source| NotProven::Read { lba, source })?;
+        if head != places::mark(before.extent.seed, offset, head.len()) {
+            return Err(NotProven::LosesWrites { lba });
+        }
+    }
+    Ok(before)
+}
+
+impl Before {
+    /// The seed of all places.
+    pub fn seed(&self) -> u64 {
+        self.extent.seed
+    }
+
+    /// Bytes that [`check`] is going to read.
+    pub fn bytes_to_read(&self) -> u64 {
+        places::sample_count(self.size.div_ceil(BLOCK), self.extent.percent, self.extent.least) * BLOCK
+    }
+}
+
+/// Reads the disk after its erase, from the device itself. `go_on` is told the bytes that were read so far, and stops the reading.
+///
+/// # Errors
+/// Whatever keeps the erase from being proven; the first place that differs is named.
+pub fn check(
+    disk: &mut dyn Medium,
+    before: &Before,
+    look: Look,
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<Reading, NotProven> {
+    disk.flush().map_err(NotProven::Flush)?;
+    if disk.size() != before.size {
+        return Err(NotProven::Size { before: before.size, now: disk.size() });
+    }
+    if look == Look::Changed && before.marks.is_empty() {
+        let reason = before.unmarked.clone().unwrap_or_else(|| "the disk is smaller than a mark".to_owned());
+        return Err(NotProven::NoMarks { reason });
+    }
+    let mut reader = Reader { disk, before, look, pattern: None, unreadable: 0, readable: 0, last_error: None };
+    reader.marks_are_gone()?;
+    let total = before.size.div_ceil(BLOCK);
+    let Extent { seed, percent, least } = before.extent;
+    let mut earlier = before.blocks.iter().peekable();
+    let mut blocks = 0;
+    for number in places::samples(seed, total, percent, least) {
+        let was = earlier.next_if(|(other, _)| *other == number).map(|(_, digest)| *digest);
+        reader.block(number, was)?;
+        blocks += 1;
+        if !go_on(blocks * BLOCK) {
+            return Err(NotProven::Stopped);
+        }
+    }
+    reader.end(blocks)
+}
+
+struct Reader<'a> {
+    disk: &'a mut dyn Medium,
+    before: &'a Before,
+    look: Look,
+    /// The eight bytes that all blocks repeat.
+    pattern: Option<[u8; 8]>,
+    unreadable: u64,
+    readable: u64,
+    last_error: Option<io::Error>,
+}
+
+impl Reader<'_> {
+    fn lba(&self, offset: u64) -> u64 {
+        offset / self.before.sector
+    }
+
+    /// Reads; `false` where the device may refuse to. Sectors whose key is gone may have no valid checksum any more (SBC-4,
+    /// 4.11.4: unmapped and sanitized blocks), so after a crypto erase an unreadable block counts as gone.
+    fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<bool, NotProven> {
+        match self.disk.read(offset, buffer) {
+            Ok(()) => {
+                self.readable += 1;
+                Ok(true)
+            }
+            Err(error) if self.look == Look::Changed => {
+                self.unreadable += 1;
+                self.last_error = Some(error);
+                Ok(false)
+            }
+            Err(source) => Err(NotProven::Read { lba: self.lba(offset), source }),
+        }
+    }
+
+    fn marks_are_gone(&mut self) -> Result<(), NotProven> {
+        let sector = usize::try_from(self.before.sector).unwrap_or(usize::MAX);
+        let mut now = vec![0_u8; usize::try_from(MARK.max(self.before.sector)).unwrap_or(0)];
+        for &offset in &self.before.marks {
+            if !self.read(offset, &mut now)? {
+                continue;
+            }
+            let mark = places::mark(self.before.extent.seed, offset, now.len());
+            let left = now.chunks(sector).zip(mark.chunks(sector)).position(|(now, mark)| now == mark);
+            if let Some(number) = left {
+                let found = hex(&now[number * sector..]);
+                return Err(NotProven::Mark { lba: self.lba(offset) + number as u64, found });
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a block and compares it with what the method leaves, and with the digest of what its head `was`.
+    fn block(&mut self, number: u64, was: Option<u64>) -> Result<(), NotProven> {
+        let offset = number * BLOCK;
+        let length = BLOCK.min(self.before.size - offset);
+        let mut block = vec![0_u8; usize::try_from(length).unwrap_or(0)];
+        if !self.read(offset, &mut block)? {
+            return Ok(());
+        }
+        let expected = match self.look {
+            Look::Zeros => Some([0; 8]),
+            Look::Pattern => Some(*self.pattern.get_or_insert_with(|| first_eight(&block))),
+            Look::Changed => None,
+        };
+        if let Some(pattern) = expected
+            && let Some(at) = first_other(&block, pattern)
+        {
+            let sector = usize::try_from(self.before.sector).unwrap_or(1);
+            let start = at - at % sector;
+            let expected = name(pattern, self.look);
+            return Err(NotProven::Pattern {
+                lba: self.lba(offset + start as u64),
+                found: hex(&block[at - at % 8..]),
+                expected,
+            });
+        }
+        // A method may leave any pattern, but for the one that was there; blank is blank.
+        let head = &block[..block.len().min(usize::try_from(MARK.max(self.before.sector)).unwrap_or(0))];
+        let blank = first_other(head, [0; 8]).is_none() || first_other(head, [0xff; 8]).is_none();
+        if !blank && was == Some(digest(head)) {
+            return Err(NotProven::Unchanged { lba: self.lba(offset), found: hex(head) });
+        }
+        Ok(())
+    }
+
+    fn end(self, blocks: u64) -> Result<Reading, NotProven> {
+        if let (0, Some(source)) = (self.readable, self.last_error) {
+            return Err(NotProven::Unreadable { blocks, source });
+        }
+        let found = match (self.look, self.pattern) {
+            (Look::Zeros, _) => name([0; 8], Look::Zeros),
+            (Look::Pattern, pattern) => name(pattern.unwrap_or_default(), Look::Pattern),
+            (Look::Changed, _) => "other bytes than before".to_owned(),
+        };
+        Ok(Reading {
+            seed: format!("{:016x}", self.before.extent.seed),
+            marks: self.before.marks.len() as u64,
+            unmarked: self.before.unmarked.clone(),
+            expected: self.look,
+            found,
+            percent: self.before.extent.percent,
+            blocks,
+            block_size: BLOCK,
+            unreadable: self.unreadable,
+        })
+    }
+}
+
+fn first_eight(block: &[u8]) -> [u8; 8] {
+    block.first_chunk().copied().unwrap_or_default()
+}
+
+/// Where the bytes begin to differ from a repeated pattern.
+fn first_other(bytes: &[u8], pattern: [u8; 8]) -> Option<usize> {
+    let (whole, rest) = bytes.as_chunks::<8>();
+    let other = whole.iter().position(|eight| *eight != pattern).map(|number| number * 8);
+    other.or_else(|| (rest != &pattern[..rest.len()]).then_some(bytes.len() - rest.len()))
+}
+
+fn name(pattern: [u8; 8], look: Look) -> String {
+    match (pattern, look) {
+        ([0, 0, 0, 0, 0, 0, 0, 0], _) => "zeros".to_owned(),
+        ([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff], _) => "ones".to_owned(),
+        (pattern, _) => format!("the pattern {} everywhere", hex(&pattern)),
+    }
+}
+
+/// The first eight bytes.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn digest(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
