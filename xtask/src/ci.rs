@@ -4,7 +4,7 @@
 
 use crate::e2e::{self, Parts};
 use crate::interop::{self, Peer};
-use crate::{cmd, fuzz, setup};
+use crate::{cmd, fuzz, setup, wire};
 use anyhow::{Context as _, Result, bail};
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -45,6 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
         checks.check("format", || fmt(true));
         checks.check("lint", lint);
         checks.check("docs", || docs(true));
+        checks.check("wire", || wire::run(true));
         checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
         checks.check("build fuzz targets", fuzz::build);
         checks.check("parts of the stories", || e2e::prepare(&evidence, Parts::Usual).map(drop));

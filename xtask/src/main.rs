@@ -18,6 +18,7 @@ mod release;
 mod root_image;
 mod sdk;
 mod setup;
+mod wire;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Developer verbs of Ferric")]
@@ -60,6 +61,12 @@ enum Verb {
         #[arg(long)]
         check: bool,
     },
+    /// Write the code of `ferric.agent.v1` from its description; refuses what an older peer would misread
+    Wire {
+        /// Only tell whether it is up to date
+        #[arg(long)]
+        check: bool,
+    },
     /// Install the Debian packages of ci/packages.txt that are missing
     Setup(setup::Args),
 }
@@ -78,6 +85,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Lint => ci::lint(),
         Verb::Test => ci::test(),
         Verb::Docs { check } => ci::docs(check),
+        Verb::Wire { check } => wire::run(check),
         Verb::Setup(args) => setup::run(&args),
     }
 }

@@ -38,6 +38,9 @@ pub struct LookupConfig {
     pub tls_min_version: Option<String>,
     /// Whether MD5 checksums are accepted.
     pub agent_md5_checksum_enable: Option<bool>,
+    /// Where the driver takes sessions. Ours: absent under a real Ironic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ferric_session: Option<crate::session::Offer>,
     /// Everything else, and what is of an unexpected type, as sent.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -58,6 +61,7 @@ impl TryFrom<Map<String, Value>> for LookupConfig {
             agent_token_required: take(&mut map, "agent_token_required"),
             tls_min_version: take(&mut map, "tls_min_version"),
             agent_md5_checksum_enable: take(&mut map, "agent_md5_checksum_enable"),
+            ferric_session: take(&mut map, crate::session::OFFER_KEY),
             other: map,
         })
     }
@@ -66,7 +70,13 @@ impl TryFrom<Map<String, Value>> for LookupConfig {
 impl LookupConfig {
     /// The settings that are not used because their type is not the expected one.
     pub fn misfits(&self) -> impl Iterator<Item = (&String, &Value)> {
-        let known = ["heartbeat_timeout", "agent_token_required", "tls_min_version", "agent_md5_checksum_enable"];
+        let known = [
+            "heartbeat_timeout",
+            "agent_token_required",
+            "tls_min_version",
+            "agent_md5_checksum_enable",
+            crate::session::OFFER_KEY,
+        ];
         self.other.iter().filter(move |(key, _)| known.contains(&key.as_str()))
     }
 }
@@ -138,6 +148,7 @@ mod tests {
             json!({"agent_token_required": "yes"}),
             json!({"tls_min_version": 1.3}),
             json!({"agent_md5_checksum_enable": [], "something": {"new": true}}),
+            json!({"ferric_session": {"url": "https://driver:6386"}}),
         ];
         for odd in odd {
             let mut config = odd.clone();
@@ -160,6 +171,7 @@ mod tests {
         let config = json!({
             "heartbeat_timeout": 300, "agent_token": "t", "agent_token_required": true, "tls_min_version": "1.3",
             "agent_md5_checksum_enable": false, "agent_containers": {"x": 1},
+            "ferric_session": {"url": "https://driver:6386", "ca": "PEM"},
         });
         let read: LookupConfig = serde_json::from_value(config.clone()).unwrap();
         assert_eq!(read.heartbeat_timeout, Some(300));

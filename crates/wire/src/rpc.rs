@@ -1,0 +1,17 @@
+//! `ferric.agent.v1` as it travels: messages, client and server, generated from proto/ferric/agent/v1/agent.proto by
+//! `cargo xtask wire`. What the messages say, checked, is in [`crate::session`].
+
+#![allow(missing_docs, reason = "generated; the comments are the description's")]
+#![allow(clippy::all, reason = "generated")]
+
+include!("generated/ferric.agent.v1.rs");
+
+/// The token is not for logs.
+impl std::fmt::Debug for EnrollRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EnrollRequest")
+            .field("node_uuid", &self.node_uuid)
+            .field("session_id", &self.session_id)
+            .finish_non_exhaustive()
+    }
+}
