@@ -52,17 +52,17 @@ pub struct Peer(pub SocketAddr);
 
 /// The connections of each address that has any.
 #[derive(Default)]
-struct Peers(Mutex<HashMap<IpAddr, usize>>);
+pub(crate) struct Peers(Mutex<HashMap<IpAddr, usize>>);
 
 /// One connection of an address; ends with this value.
-struct PeerSlot {
+pub(crate) struct PeerSlot {
     peers: Arc<Peers>,
     address: IpAddr,
 }
 
 impl Peers {
     /// Counts one more of `address`, unless it has `cap` already.
-    fn admit(self: &Arc<Self>, address: IpAddr, cap: Option<usize>) -> Option<PeerSlot> {
+    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, cap: Option<usize>) -> Option<PeerSlot> {
         // The same IPv4 address looks different on a socket for both families.
         let address = address.to_canonical();
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -152,12 +152,63 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
+    /// Settings of a server for sessions: TLS 1.3 and HTTP/2. A client need not present a certificate; one that does has to
+    /// have it from one of the authorities `clients`, PEM.
+    pub fn session_config(&self, clients: &str) -> Result<Arc<rustls::ServerConfig>, TlsError> {
+        let (chain, key) = self.parts()?;
+        let mut roots = rustls::RootCertStore::empty();
+        add(&mut roots, "authority of clients", clients)?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+        let verifier = verifier.allow_unauthenticated().build().map_err(|error| TlsError::Pem {
+            what: "authority of clients".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(ONLY_TLS13)
+            .map_err(TlsError::Setup)?
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Setup)?;
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
     /// Chain and key, read.
     pub(crate) fn parts(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), TlsError> {
         let chain = certificates("certificate", &self.certificate)?;
         let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes())
             .map_err(|error| TlsError::Pem { what: "private key".to_owned(), reason: error.to_string() })?;
         Ok((chain, key))
+    }
+}
+
+/// A key, and the request for its certificate (PKCS#10, RFC 2986).
+#[derive(Clone)]
+pub struct CertificateRequest {
+    /// The request, DER. It names nobody: the authority knows whom it deals with.
+    pub der: Vec<u8>,
+    key: String,
+}
+
+impl CertificateRequest {
+    /// A request for a new key on P-256.
+    pub fn generate() -> Result<Self, TlsError> {
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(TlsError::Generate)?;
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        let request = params.serialize_request(&key).map_err(TlsError::Generate)?;
+        Ok(Self { der: request.der().to_vec(), key: key.serialize_pem() })
+    }
+
+    /// The identity that the authority's answer, a chain in PEM, makes of it.
+    pub fn answered(&self, certificate: impl Into<String>) -> Identity {
+        Identity::from_pem(certificate, self.key.clone())
+    }
+}
+
+impl std::fmt::Debug for CertificateRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CertificateRequest")
     }
 }
 
