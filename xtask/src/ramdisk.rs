@@ -146,7 +146,6 @@ fn build(args: &Args, cache: &Path) -> Result<Report> {
 fn update_modules(name: &str, cache: &Path) -> Result<()> {
     let root = cmd::root();
     let profile = Profile::load_without_list(&root, name)?;
-    anyhow::ensure!(!profile.classes.is_empty(), "profile {name} has no [[class]], so there is no list to make");
     let (package, release) = kernel_package(&profile, &mut Debian::new(cache))?;
     let list = modules::list(&package.files, &release, &profile.classes, &profile.modules)?;
     let path = profile::list_path(&root, name);
@@ -186,7 +185,7 @@ fn layers(
 ) -> Result<Vec<Layer>> {
     let programs = programs::collect(profile, debian)?;
     let mut layers =
-        vec![layers::system(profile, &cmd::root().join("ramdisk/overlay"), cache)?, layers::modules(modules, cache)?];
+        vec![layers::system(profile, &cmd::root().join("ramdisk"), cache)?, layers::modules(modules, cache)?];
     if !firmware.is_empty() {
         layers.push(layers::files(FIRMWARE, firmware, cache)?);
     }

@@ -18,6 +18,7 @@ pub mod partition;
 pub mod pid1;
 pub mod prepare;
 pub mod ramdisk;
+pub mod rescue;
 pub mod root_disk;
 pub mod session;
 pub mod standalone;

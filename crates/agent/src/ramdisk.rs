@@ -10,6 +10,7 @@ use crate::external::{self, ExternalManager};
 use crate::logs::{self, LogBuffer};
 use crate::net::{self, NetHandle, NetParams, VlanLink, clock, mdns, vlans};
 use crate::pid1::{self, Devices, Exit};
+use crate::rescue;
 use crate::session;
 use crate::state::{Agent, Closing};
 use hardware::PowerAction;
@@ -103,8 +104,7 @@ async fn run(
     loop {
         match session::run(&agent, &dispatcher, &stop).await {
             Ok(Some(Closing::Lockdown)) => lock_down(&network, "the driver said so").await,
-            // The rescue system of the ramdisk has the machine and its network now.
-            Ok(Some(Closing::Rescue)) => std::future::pending().await,
+            Ok(Some(Closing::Rescue)) => rescue::serve(&network).await,
             Ok(None) => pid1::exit(Exit::Failed("the session ended without being told to".to_owned())),
             Err(error) if error.is_locked_out() => lock_down(&network, &transport::client::chain(&error)).await,
             Err(error) => {

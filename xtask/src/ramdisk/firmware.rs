@@ -39,7 +39,7 @@ fn take(package: &Path, wanted: &BTreeSet<String>, files: &mut BTreeMap<String, 
             let real = entry.path().canonicalize()?;
             ensure!(real.starts_with(package.canonicalize()?), "{path} leads out of its package");
             let data = std::fs::read(&real).with_context(|| format!("read {}", real.display()))?;
-            files.insert(format!("{FOLDER}/{path}"), File { mode: 0o644, data });
+            files.insert(format!("{FOLDER}/{path}"), File { mode: 0o644, data, link: None });
         }
     }
     Ok(())

@@ -57,14 +57,19 @@ impl Tree {
         Ok(self.archive.file(path, mode, data)?)
     }
 
+    fn link(&mut self, path: &str, target: &str) -> Result<()> {
+        self.parents(path)?;
+        Ok(self.archive.symlink(path, target)?)
+    }
+
     fn pack(self, name: &'static str, cache: &Path) -> Result<Layer> {
         let bytes = self.archive.finish()?;
         Ok(Layer { name, unpacked: bytes.len() as u64, packed: pack(&bytes, cache)? })
     }
 }
 
-/// Directories, device nodes and the files of `ramdisk/overlay`.
-pub fn system(profile: &Profile, overlay: &Path, cache: &Path) -> Result<Layer> {
+/// Directories, device nodes and the files of the profile's overlays, which are folders of `ramdisk`.
+pub fn system(profile: &Profile, ramdisk: &Path, cache: &Path) -> Result<Layer> {
     let mut tree = Tree::new();
     for directory in &profile.directories {
         tree.directory(&directory.path, directory.mode)?;
@@ -73,8 +78,10 @@ pub fn system(profile: &Profile, overlay: &Path, cache: &Path) -> Result<Layer> 
         tree.parents(&device.path)?;
         tree.archive.device(&device.path, device.mode, Device::Char, (device.major, device.minor))?;
     }
-    for (path, (mode, data)) in files_below(overlay)? {
-        tree.file(&path, mode, &data)?;
+    for overlay in &profile.overlays {
+        for (path, (mode, data)) in files_below(&ramdisk.join(overlay))? {
+            tree.file(&path, mode, &data)?;
+        }
     }
     tree.pack("system", cache)
 }
@@ -92,11 +99,14 @@ pub fn modules(modules: &Modules, cache: &Path) -> Result<Layer> {
     tree.pack("modules", cache)
 }
 
-/// Files of Debian packages: programs with their libraries, firmware.
+/// Files of Debian packages: programs with their libraries and further names, firmware.
 pub fn files(name: &'static str, files: &BTreeMap<String, programs::File>, cache: &Path) -> Result<Layer> {
     let mut tree = Tree::new();
     for (path, file) in files {
-        tree.file(path, file.mode, &file.data)?;
+        match &file.link {
+            None => tree.file(path, file.mode, &file.data)?,
+            Some(target) => tree.link(path, target)?,
+        }
     }
     tree.pack(name, cache)
 }

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
+    /// Folders of `ramdisk/` whose files are copied as they are.
+    pub overlays: Vec<String>,
     pub budget: Budget,
     pub kernel: Kernel,
     pub stub: Stub,
@@ -143,6 +145,9 @@ pub struct Program {
     /// Further files of the package that the program reads.
     #[serde(default)]
     pub files: Vec<String>,
+    /// Further paths under which it is called: a program of many names, such as busybox.
+    #[serde(default)]
+    pub links: Vec<String>,
     pub reason: String,
 }
 
@@ -156,9 +161,10 @@ pub struct Library {
 impl Profile {
     /// Reads `ramdisk/profiles/NAME.toml` below `root`.
     pub fn load(root: &Path, name: &str) -> Result<Self> {
-        let mut profile: Self = table(root, name)?.try_into().with_context(|| format!("understand profile {name}"))?;
-        if !profile.classes.is_empty() {
-            let path = list_path(root, name);
+        let (table, listed) = table(root, name)?;
+        let mut profile: Self = table.try_into().with_context(|| format!("understand profile {name}"))?;
+        for name in listed {
+            let path = list_path(root, &name);
             let text = std::fs::read_to_string(&path).with_context(|| {
                 format!("read {}: cargo xtask ramdisk --profile {name} --update-modules makes it", path.display())
             })?;
@@ -169,9 +175,14 @@ impl Profile {
         Ok(profile)
     }
 
-    /// As [`Profile::load`], without the generated list, for making it.
+    /// As [`Profile::load`], without generated lists, for making the one of this profile.
     pub fn load_without_list(root: &Path, name: &str) -> Result<Self> {
-        let profile: Self = table(root, name)?.try_into().with_context(|| format!("understand profile {name}"))?;
+        let (table, listed) = table(root, name)?;
+        ensure!(
+            listed.iter().any(|listed| listed == name),
+            "profile {name} has no [[class]] of its own, so there is no list to make"
+        );
+        let profile: Self = table.try_into().with_context(|| format!("understand profile {name}"))?;
         profile.check().with_context(|| format!("check profile {name}"))?;
         Ok(profile)
     }
@@ -185,6 +196,9 @@ impl Profile {
             let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || b"+-.".contains(&c);
             let first = package.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
             ensure!(first && package.bytes().all(allowed), "{package:?} is no name of a Debian package");
+        }
+        for overlay in &self.overlays {
+            ensure!(is_plain(overlay), "overlay {overlay:?} is no name of a folder: letters, digits and '-' only");
         }
         Ok(())
     }
@@ -220,18 +234,24 @@ pub fn list_path(root: &Path, name: &str) -> PathBuf {
     root.join("ramdisk/modules").join(format!("{name}.toml"))
 }
 
-/// A profile's table, with that of the profile it extends: lists are joined, anything else is replaced.
-fn table(root: &Path, name: &str) -> Result<toml::Table> {
-    let plain = !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-');
-    ensure!(plain, "profile {name:?} is no name: letters, digits and '-' only");
+fn is_plain(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'-')
+}
+
+/// A profile's table, with that of the profile it extends: lists are joined, anything else is replaced. Also the names of
+/// those of them that have classes, and so a generated list of modules.
+fn table(root: &Path, name: &str) -> Result<(toml::Table, Vec<String>)> {
+    ensure!(is_plain(name), "profile {name:?} is no name: letters, digits and '-' only");
     let path = root.join("ramdisk/profiles").join(format!("{name}.toml"));
     let text = std::fs::read_to_string(&path)
         .with_context(|| format!("read profile {name:?}: its file would be {}", path.display()))?;
     let mut own: toml::Table = toml::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
-    let Some(base) = own.remove("extends") else { return Ok(own) };
+    let listed = own.contains_key("class").then(|| name.to_owned());
+    let Some(base) = own.remove("extends") else { return Ok((own, listed.into_iter().collect())) };
     let base = base.as_str().with_context(|| format!("{}: extends is no name", path.display()))?;
     ensure!(base != name, "{} extends itself", path.display());
-    let mut merged = table(root, base).with_context(|| format!("{} extends {base}", path.display()))?;
+    let (mut merged, mut lists) = table(root, base).with_context(|| format!("{} extends {base}", path.display()))?;
+    lists.extend(listed);
     for (key, value) in own {
         match (merged.get_mut(&key), value) {
             (Some(toml::Value::Array(all)), toml::Value::Array(more)) => all.extend(more),
@@ -240,7 +260,7 @@ fn table(root: &Path, name: &str) -> Result<toml::Table> {
             }
         }
     }
-    Ok(merged)
+    Ok((merged, lists))
 }
 
 #[cfg(test)]
@@ -257,6 +277,16 @@ mod tests {
             count += 1;
         }
         assert!(count > 0);
+    }
+
+    #[test]
+    fn a_profile_has_the_module_lists_of_those_that_it_extends() {
+        let root = crate::cmd::root();
+        let modules = |name| Profile::load(&root, name).unwrap().modules;
+        let has = |name, module: &str| modules(name).iter().any(|entry| entry.name == module);
+        assert!(has("server", "ixgbe") && has("rescue", "ixgbe") && !has("vm", "ixgbe"));
+        let error = Profile::load_without_list(&root, "rescue").unwrap_err().to_string();
+        assert!(error.contains("no [[class]] of its own"), "{error}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ const LIBRARY_DIRS: [&str; 4] = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-g
 pub struct File {
     pub mode: u32,
     pub data: Vec<u8>,
+    /// It has no data but is another name of the file at this absolute path.
+    pub link: Option<String>,
 }
 
 /// Collects the profile's data files, its programs with their further files, and their libraries, by path in the ramdisk.
@@ -32,7 +34,11 @@ pub fn collect(profile: &Profile, debian: &mut Debian) -> Result<BTreeMap<String
             .with_context(|| format!("find the libraries of {}", program.path))?
             .with_context(|| format!("{} is not dynamically linked as Debian's programs are", program.path))?;
         wanted.insert(interpreter);
-        files.insert(program.path.clone(), file);
+        let target = format!("/{}", program.path);
+        insert(&mut files, &program.path, file)?;
+        for path in &program.links {
+            insert(&mut files, path, File { mode: 0o777, data: Vec::new(), link: Some(target.clone()) })?;
+        }
         for path in &program.files {
             files.insert(path.clone(), read(&package, path)?);
         }
@@ -55,6 +61,12 @@ pub fn collect(profile: &Profile, debian: &mut Debian) -> Result<BTreeMap<String
         );
     }
     Ok(files)
+}
+
+/// A name that two of the profile's programs have would be that of the last one.
+fn insert(files: &mut BTreeMap<String, File>, path: &str, file: File) -> Result<()> {
+    ensure!(files.insert(path.to_owned(), file).is_none(), "{path} is there twice: remove it from one of the programs");
+    Ok(())
 }
 
 /// Looks for a library by name, or for the dynamic loader by absolute path.
@@ -80,7 +92,7 @@ fn read(package: &Package, path: &str) -> Result<File> {
     let data = std::fs::read(&full).with_context(|| format!("read {}", full.display()))?;
     use std::os::unix::fs::PermissionsExt as _;
     let executable = full.metadata()?.permissions().mode() & 0o111 != 0;
-    Ok(File { mode: if executable { 0o755 } else { 0o644 }, data })
+    Ok(File { mode: if executable { 0o755 } else { 0o644 }, data, link: None })
 }
 
 /// Follows symbolic links as they will be followed in the ramdisk: absolute ones start at the package's root, so a file

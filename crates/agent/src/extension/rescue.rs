@@ -3,12 +3,11 @@
 use super::{Call, Command, Extension, Mode};
 use crate::command::AgentError;
 use crate::command::params::{Kind, optional};
+use crate::rescue::{self, Access};
 use crate::root_disk;
 use crate::state::Closing;
-use rustix::fs::{Mode as Permissions, OFlags};
 use serde_json::Value;
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
-use std::io::{self, Write as _};
 use std::path::Path;
 
 /// The extension.
@@ -25,26 +24,42 @@ pub static EXTENSION: Extension = Extension {
     }],
 };
 
-/// Where the rescue system of the ramdisk looks for the password. A ramdisk without one does not have the folder.
-const PASSWORD_FILE: &str = "etc/ipa-rescue-config/ipa-rescue-password";
 /// Bytes of a password that is hashed here: the work grows with the square of the length.
 const LONGEST_PASSWORD: usize = 256;
-/// Tells that this machine was rescued.
-const MARKER: &str = "etc/.rescued";
+/// Where a node has public keys for its rescues, beside the password: a text of lines, or a list of such.
+const KEYS: &str = "rescue_authorized_keys";
 
-/// Hands the password to the ramdisk's rescue system, and closes the API: what comes next is the tenant's.
+/// Lets the machine's owner in to the ramdisk's rescue system, and closes the API: what comes next is the owner's.
 async fn finalize_rescue(mut call: Call) -> Result<Value, AgentError> {
     root_disk::may_write(&call.agent.shared, "finalize_rescue")?;
     let password = call.take_text("rescue_password").unwrap_or_default();
     let hashed = call.take("hashed").as_bool().unwrap_or_default();
-    let crypted = crypted(&password, hashed)?;
-    tokio::task::spawn_blocking(move || rescue(Path::new("/"), &crypted))
-        .await
-        .map_err(|error| failed(&error.to_string()))?
-        .map_err(|error| failed(&error.to_string()))?;
-    tracing::info!("this machine is a rescue system now; its API closes");
+    let node = call.agent.shared.node();
+    let keys = keys(node.as_deref().and_then(|node| node.pointer("/instance_info")?.get(KEYS)))?;
+    // Without keys there has to be a password.
+    let password = (keys.is_empty() || !password.is_empty()).then(|| crypted(&password, hashed)).transpose()?;
+    let access = Access { password, keys };
+    let admitted = tokio::task::spawn_blocking(move || {
+        rescue::admit(Path::new("/"), &access).map_err(|error| error.to_string())?;
+        rescue::host_key().map_err(|error| transport::client::chain(&error))
+    });
+    let key = admitted.await.map_err(|error| failed(&error.to_string()))?.map_err(|error| failed(&error))?;
+    tracing::info!(host_key = key, "this machine is a rescue system now; its API closes");
     call.agent.close(Closing::Rescue);
     Ok(Value::Null)
+}
+
+/// The keys of a node, checked.
+fn keys(given: Option<&Value>) -> Result<Vec<String>, AgentError> {
+    let wrong = |why: String| failed(&format!("instance_info.{KEYS}: {why}"));
+    let texts: Option<Vec<&str>> = match given {
+        None | Some(Value::Null) => Some(Vec::new()),
+        Some(Value::String(text)) => Some(vec![text]),
+        Some(Value::Array(texts)) => texts.iter().map(Value::as_str).collect(),
+        Some(_) => None,
+    };
+    let texts = texts.ok_or_else(|| wrong("it is neither a text nor a list of texts".to_owned()))?;
+    rescue::keys(texts).map_err(wrong)
 }
 
 fn failed(reason: &str) -> AgentError {
@@ -68,34 +83,21 @@ fn crypted(password: &str, hashed: bool) -> Result<String, AgentError> {
     if is_crypt { Ok(password.to_owned()) } else { Err(failed("the password is not in the form of crypt(5)")) }
 }
 
-/// Writes the password for root alone, and the marker.
-fn rescue(root: &Path, crypted: &str) -> io::Result<()> {
-    let path = root.join(PASSWORD_FILE);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(&path, flags, Permissions::RUSR | Permissions::WUSR)
-        .map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("{}: {error}", path.display())))?;
-    std::fs::File::from(file).write_all(crypted.as_bytes())?;
-    if let Err(error) = std::fs::File::create(root.join(MARKER)) {
-        tracing::warn!(%error, "the marker of the rescue could not be written");
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
+    use serde_json::json;
 
     #[test]
-    fn the_password_is_written_for_root_alone() {
-        let root = tempfile::tempdir().unwrap();
-        assert_eq!(rescue(root.path(), "$5$x").unwrap_err().kind(), io::ErrorKind::NotFound);
-        std::fs::create_dir_all(root.path().join("etc/ipa-rescue-config")).unwrap();
-        rescue(root.path(), "$5$salt$hash").unwrap();
-        let file = root.path().join(PASSWORD_FILE);
-        assert_eq!(std::fs::read_to_string(&file).unwrap(), "$5$salt$hash");
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(root.path().join(MARKER).exists());
+    fn keys_of_a_node_are_a_text_or_a_list() {
+        let key = format!("ssh-ed25519 {}", "A".repeat(68));
+        assert!(keys(None).unwrap().is_empty() && keys(Some(&Value::Null)).unwrap().is_empty());
+        assert_eq!(keys(Some(&json!(format!("{key}\n{key}\n")))).unwrap().len(), 2);
+        assert_eq!(keys(Some(&json!([key]))).unwrap(), [key]);
+        for wrong in [json!(7), json!([7]), json!({}), json!("no key")] {
+            let error = keys(Some(&wrong)).unwrap_err();
+            assert!(error.details.contains("rescue_authorized_keys"), "{}", error.details);
+        }
     }
 
     #[test]

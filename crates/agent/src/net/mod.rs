@@ -26,7 +26,7 @@ pub use params::{Autoconf, BondLink, NetParams, ParamError, StaticAddress, Stati
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// Why there is no network.
@@ -99,6 +99,7 @@ pub struct NetHandle {
     state: watch::Receiver<NetState>,
     handle: rtnetlink::Handle,
     params: Arc<watch::Sender<Option<NetParams>>>,
+    again: Arc<Notify>,
     stop: Arc<watch::Sender<bool>>,
 }
 
@@ -111,8 +112,9 @@ pub struct NetHandle {
 pub async fn start() -> Result<NetHandle, NetError> {
     let (stop, stopped) = watch::channel(false);
     let (params, wanted) = watch::channel(None);
-    let (handle, state) = watcher::start(wanted, stopped).await?;
-    Ok(NetHandle { state, handle, params: Arc::new(params), stop: Arc::new(stop) })
+    let again = Arc::new(Notify::new());
+    let (handle, state) = watcher::start(wanted, Arc::clone(&again), stopped).await?;
+    Ok(NetHandle { state, handle, params: Arc::new(params), again, stop: Arc::new(stop) })
 }
 
 impl NetHandle {
@@ -124,6 +126,12 @@ impl NetHandle {
     /// Makes more VLAN interfaces, which do what interfaces do that nothing is said of.
     pub fn add_vlans(&self, vlans: Vec<VlanLink>) {
         self.params.send_modify(|params| params.get_or_insert_default().vlans.extend(vlans));
+    }
+
+    /// Asks for addresses anew on all links, as after they were plugged in: the machine may have been moved to another
+    /// network. Those that there are stay until others are given.
+    pub fn begin_again(&self) {
+        self.again.notify_one();
     }
 
     /// What is known now.

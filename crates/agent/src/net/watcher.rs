@@ -58,6 +58,7 @@ struct Watcher {
 /// Opens the netlink socket and starts the task. It ends when the sender of `stop` says so.
 pub(super) async fn start(
     mut wanted: watch::Receiver<Option<NetParams>>,
+    again: Arc<Notify>,
     mut stop: watch::Receiver<bool>,
 ) -> Result<(Handle, watch::Receiver<NetState>), NetError> {
     let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
@@ -95,6 +96,7 @@ pub(super) async fn start(
                     while messages.next().now_or_never().flatten().is_some() {}
                 }
                 () = heard.changed.notified() => {}
+                () = again.notified() => std::mem::take(&mut watcher.tasks).values().for_each(AbortHandle::abort),
                 Ok(()) = wanted.changed() => watcher.params = wanted.borrow_and_update().clone(),
                 () = tokio::time::sleep(LOOK_ANYWAY) => {}
             }
