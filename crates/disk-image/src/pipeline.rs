@@ -113,6 +113,9 @@ fn hash(algorithm: Algorithm, mut feed: UnboundedReceiver<Feed>) -> Option<Diges
     None
 }
 
+/// Bytes of the footer of a VHD.
+const FOOTER: u64 = 512;
+
 /// Zeros that are made at a time while nothing else is to do.
 const ZEROS: u64 = 16 << 20;
 
@@ -251,6 +254,19 @@ impl Writer<'_> {
         Ok(true)
     }
 
+    /// A VHD of fixed size begins as a raw image does, and says what it is in its last 512 bytes only (Virtual Hard Disk
+    /// Image Format Specification, "Hard Disk Footer Format").
+    fn check_footer(&mut self) -> Result<(), Cause> {
+        let Some(footer) = self.end.checked_sub(FOOTER).filter(|at| at.is_multiple_of(FOOTER)) else { return Ok(()) };
+        let sector = u64::from(self.target.geometry().sector);
+        let within = (footer % sector) as usize;
+        let last = self.target.get(self.base + footer - footer % sector, sector as usize)?;
+        match last.get(within..).and_then(table::foreign) {
+            Some(VHD) => Err(ImageError::Format(VHD).into()),
+            _ => Ok(()),
+        }
+    }
+
     fn finish(&mut self) -> Result<(u64, Table), Cause> {
         if self.table.is_none() {
             self.begin(&[])?;
@@ -264,6 +280,7 @@ impl Writer<'_> {
             }
         }
         let Some(map) = &self.pass.map else {
+            self.check_footer()?;
             if self.system.is_none() {
                 table.check_covered(self.end)?;
             }

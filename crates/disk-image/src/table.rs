@@ -215,6 +215,8 @@ fn read_gpt(head: &[u8], mut mbr: Mbr, disk: &Geometry) -> Result<Table, ImageEr
 
 /// What [`foreign`] calls qcow2.
 pub(crate) const QCOW2: &str = "qcow2";
+/// And VHD.
+pub(crate) const VHD: &str = "vhd";
 
 /// Names the formats that are not raw, by their first bytes.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
@@ -228,7 +230,7 @@ pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
         (0, b"COWD", "vmdk"),
         (0, b"# Disk DescriptorFile", "a vmdk descriptor"),
         (0, b"vhdxfile", "vhdx"),
-        (0, b"conectix", "vhd"),
+        (0, b"conectix", VHD),
         (64, b"\x7f\x10\xda\xbe", "vdi"),
         (0, b"QED\0", "qed"),
         (0, b"<!DOCTYPE", "an HTML page"),

@@ -84,6 +84,23 @@ async fn cve_2024_44082_images_of_other_tools_are_refused_by_name_however_declar
     }
 }
 
+/// Only its last 512 bytes tell it from a raw image: what is on the disk by then does not boot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vhd_of_fixed_size_is_refused_at_its_footer() {
+    let lab = Lab::new(gpt_image(5, 512));
+    let to = lab.path("to");
+    let options = ["convert", "-f", "raw", "-O", "vpc", "-o", "subformat=fixed,force_size"];
+    run(Command::new("qemu-img").args(options).arg(lab.path("raw")).arg(&to));
+    let image = std::fs::read(to).unwrap();
+    for bytes in [image.clone(), zstd(&image)] {
+        let disk = FakeDisk::new(vec![0x5a; 10 * MIB], 512);
+        let error = write(plan(&bytes), disk.clone()).await.unwrap_err();
+        assert!(matches!(error.cause, Cause::Image(ImageError::Format("vhd"))), "{error:?}");
+        assert_eq!(error.state, DiskState::NoTable);
+        assert!(!has_table(&disk.bytes()));
+    }
+}
+
 /// A DOS partition table and boot signature in the first sector of something else.
 fn with_boot_sector(mut image: Vec<u8>) -> Vec<u8> {
     let mut mbr = Mbr { signature: 0x00c0_ffee, ..Mbr::default() };
