@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The device does not have it. Not a fault of anybody: the next method is tried.
-    #[error("not there: {0}")]
+    #[error("not possible: {0}")]
     Unsupported(String),
     /// The device has it and cannot do it now; the text has the remedy.
     #[error("{0}")]

@@ -6,17 +6,23 @@
 //! the data is gone is for a proof to find out, which shares no code with this crate.
 //!
 //! No files, no sockets, no clock and no random numbers: the device is a [`hardware::Device`], and time, progress and cancelling
-//! come in through [`Control`]. The codecs of commands and answers are of use to others too:
+//! come in through [`Control`]. The codecs of commands and answers ([`nvme`], [`ata`], [`scsi`]) are of use to others too:
 //! firmware, health, self-tests.
 
+pub mod ata;
 mod control;
 mod engine;
 mod error;
 mod method;
+pub mod nvme;
 mod options;
+mod run;
+pub mod scsi;
+mod words;
 
 pub use control::{Control, Progress};
 pub use engine::{Done, erase, methods};
 pub use error::{Attempt, EraseError, Failure};
 pub use method::{Method, Nist};
 pub use options::{OptionError, Options};
+pub use words::Malformed;

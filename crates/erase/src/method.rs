@@ -107,11 +107,6 @@ impl Method {
     pub fn is_secure(self) -> bool {
         !matches!(self, Self::WriteZeroes | Self::Discard | Self::Overwrite)
     }
-
-    /// Whether the command goes to all namespaces of an NVMe subsystem.
-    pub(crate) fn is_nvme_sanitize(self) -> bool {
-        matches!(self, Self::NvmeSanitizeCrypto | Self::NvmeSanitizeBlock | Self::NvmeSanitizeOverwrite)
-    }
 }
 
 impl std::fmt::Display for Method {

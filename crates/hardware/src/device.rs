@@ -67,6 +67,15 @@ impl Transfer<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The same data for a command that is sent again.
+    pub fn again(&mut self) -> Transfer<'_> {
+        match self {
+            Self::None => Transfer::None,
+            Self::FromDevice(buffer) => Transfer::FromDevice(buffer),
+            Self::ToDevice(data) => Transfer::ToDevice(data),
+        }
+    }
 }
 
 /// An NVMe admin command: those fields of a submission queue entry that are the caller's (NVM Express Base 2.0, figure 87).
