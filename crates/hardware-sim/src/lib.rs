@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Something that was done to the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +77,17 @@ struct State {
     read_only: bool,
     faults: Vec<Fault>,
     events: Vec<Event>,
+    end: End,
+}
+
+/// What ends the machine from outside.
+#[derive(Clone, Default)]
+struct End(Option<Arc<dyn Fn(PowerAction) + Send + Sync>>);
+
+impl std::fmt::Debug for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("End").field(&self.0.is_some()).finish()
+    }
 }
 
 /// A disk without any quirks. `name` is its device node, `size` its bytes; its serial number is made of its name.
@@ -109,6 +120,14 @@ impl SimMachine {
     #[must_use]
     pub fn read_only(self) -> Self {
         self.state().read_only = true;
+        self
+    }
+
+    /// Calls `end` when the machine is to end, for whoever simulates the power supply. Without it an end is an event and no
+    /// more.
+    #[must_use]
+    pub fn ending_with(self, end: impl Fn(PowerAction) + Send + Sync + 'static) -> Self {
+        self.state().end = End(Some(Arc::new(end)));
         self
     }
 
@@ -306,6 +325,12 @@ impl Machine for SimMachine {
             return Err(MachineError::Write { what, source });
         }
         state.events.push(Event::Ended(action));
+        let end = state.end.clone();
+        // Whoever ends the machine may look at it.
+        drop(state);
+        if let End(Some(end)) = end {
+            end(action);
+        }
         Ok(())
     }
 }

@@ -17,6 +17,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use transport::server;
 use transport::tls::{Identity, Making};
 
@@ -67,8 +68,9 @@ pub async fn run(
     // Whatever ends the session, nothing of it keeps the port.
     let _guard = open.clone().drop_guard();
     let session = check_in_and_serve(Arc::clone(agent), Arc::clone(dispatcher), open.clone());
-    // A panic ends the session alone: a node that checks in anew is better than a machine that starts again.
-    let mut session = tokio::spawn(contain::request(session));
+    // A panic ends the session alone: a node that checks in anew is better than a machine that starts again. Who drops this
+    // future ends the session with it.
+    let mut session = AbortOnDropHandle::new(tokio::spawn(contain::request(session)));
     let ended = tokio::select! {
         ended = &mut session => ended,
         () = agent.closed() => {
