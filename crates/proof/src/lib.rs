@@ -7,7 +7,10 @@
 //! This crate knows nothing of what erases, and shares no code with it. Everything follows from a seed that is drawn when the
 //! erase begins and is kept in the record, so that anybody can say afterwards which places were looked at.
 
+mod hidden;
 mod places;
+
+pub use hidden::{Hidden, hidden};
 
 use hardware::grant::{Look, Reading};
 use hardware::medium::{MarkedMedium, Medium};
