@@ -4,9 +4,10 @@
 
 mod entry;
 mod esp;
+mod path;
 mod variables;
 
-use hardware::MachineError;
+use hardware::{BootEntry, MachineError};
 use std::fs::File;
 use std::path::Path;
 
@@ -59,6 +60,27 @@ pub(crate) fn install(device: &Path, sector: u64, efivars: &Path) -> Result<Vec<
     variables.put_first(&numbers)?;
     tracing::info!(device = shown, ?dropped, "boot entries of older systems dropped");
     Ok(labels)
+}
+
+/// The boot entries, by number.
+pub(crate) fn entries(efivars: &Path) -> Result<Vec<BootEntry>, MachineError> {
+    let variables = Variables::at(efivars).ok_or_else(|| absent("reading boot entries"))?;
+    let entry = |(number, option): (u16, Vec<u8>)| BootEntry {
+        number,
+        label: entry::label(&option).unwrap_or_default(),
+        path: path::text(&option),
+    };
+    Ok(variables.options().into_iter().map(entry).collect())
+}
+
+/// Removes the entries of these numbers.
+pub(crate) fn remove(efivars: &Path, numbers: &[u16]) -> Result<(), MachineError> {
+    Variables::at(efivars).ok_or_else(|| absent("removing boot entries"))?.remove_numbers(numbers)
+}
+
+fn absent(what: &str) -> MachineError {
+    let reason = "there are no firmware variables: the machine was not booted by UEFI".to_owned();
+    MachineError::Unsupported { what: what.to_owned(), reason }
 }
 
 #[cfg(test)]

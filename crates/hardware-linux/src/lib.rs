@@ -14,6 +14,7 @@ pub mod exec;
 mod interfaces;
 pub mod lldp;
 mod machine;
+mod maintain;
 pub mod power;
 pub mod signature;
 pub mod smbios;

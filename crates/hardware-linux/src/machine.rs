@@ -79,7 +79,7 @@ impl LinuxMachine {
         interfaces
     }
 
-    fn writing(&self, what: &str) -> Result<(), MachineError> {
+    pub(crate) fn writing(&self, what: &str) -> Result<(), MachineError> {
         if self.may_write {
             return Ok(());
         }
@@ -138,7 +138,7 @@ fn secure_boot(tree: &Tree) -> Option<bool> {
 }
 
 /// `sda` of `/dev/sda`; in sysfs a `!` stands for a slash.
-fn kernel_name(node: &str) -> &str {
+pub(crate) fn kernel_name(node: &str) -> &str {
     node.strip_prefix("/dev/").unwrap_or(node)
 }
 

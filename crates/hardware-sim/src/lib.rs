@@ -14,6 +14,8 @@
 //! assert_eq!(machine.events(), [Event::Erased("/dev/vda".to_owned())]);
 //! ```
 
+mod maintain;
+
 use hardware::{
     Contents, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome,
     PowerAction, WriteGrant,
@@ -77,6 +79,7 @@ struct State {
     read_only: bool,
     faults: Vec<Fault>,
     events: Vec<Event>,
+    parts: maintain::Parts,
     end: End,
 }
 

@@ -7,6 +7,7 @@
 
 use crate::DeviceId;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The command set that a device takes.
@@ -192,4 +193,51 @@ pub trait Device: Send + Sync {
 
     /// Has everything written that lies in caches, that of the device too.
     fn flush(&self) -> Result<(), DeviceError>;
+}
+
+impl<D: Device + ?Sized> Device for Arc<D> {
+    fn id(&self) -> &DeviceId {
+        (**self).id()
+    }
+
+    fn bus(&self) -> Bus {
+        (**self).bus()
+    }
+
+    fn limits(&self) -> Limits {
+        (**self).limits()
+    }
+
+    fn nvme_admin(
+        &self,
+        command: &NvmeCommand,
+        data: Transfer<'_>,
+        limit: Duration,
+    ) -> Result<NvmeCompletion, DeviceError> {
+        (**self).nvme_admin(command, data, limit)
+    }
+
+    fn scsi(&self, cdb: &[u8], data: Transfer<'_>, limit: Duration) -> Result<ScsiCompletion, DeviceError> {
+        (**self).scsi(cdb, data, limit)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
+        (**self).read_at(buffer, offset)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DeviceError> {
+        (**self).write_at(data, offset)
+    }
+
+    fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        (**self).write_zeroes(offset, length)
+    }
+
+    fn discard(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
+        (**self).discard(offset, length)
+    }
+
+    fn flush(&self) -> Result<(), DeviceError> {
+        (**self).flush()
+    }
 }

@@ -6,8 +6,10 @@ pub mod grant;
 pub mod hint;
 pub mod inventory;
 pub mod machine;
+pub mod maintain;
 pub mod manager;
 pub mod medium;
+pub mod observed;
 pub mod outofband;
 pub mod step;
 
@@ -15,8 +17,10 @@ pub use device::{Bus, Device, DeviceError, Limits, NvmeCommand, NvmeCompletion, 
 pub use grant::{DeviceId, EraseGrant, EraseProof, Look, Outcome, Plan, Reading, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
 pub use machine::{Contents, Machine, MachineError, PowerAction};
+pub use maintain::{BootEntry, Maintain, MemoryErrors, Mounted, Sensor};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use medium::{MarkedMedium, Medium};
+pub use observed::Observed;
 pub use outofband::{
     BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power,
     PowerState, VirtualMedia,

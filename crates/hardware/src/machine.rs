@@ -87,7 +87,7 @@ pub enum PowerAction {
 }
 
 /// A machine, seen from inside.
-pub trait Machine: Send + Sync + 'static {
+pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Everything that can be known of it.
     fn inventory(&self) -> Result<Inventory, MachineError>;
 

@@ -46,21 +46,32 @@ impl Variables {
 
     /// Deletes the entries for whose contents `is_old` says so, and takes them out of the boot order. Returns their labels.
     pub(crate) fn remove(&self, is_old: impl Fn(&[u8]) -> bool) -> Result<Vec<String>, MachineError> {
-        let (mut removed, mut labels) = (Vec::new(), Vec::new());
-        for number in self.numbers() {
-            let name = format!("Boot{number:04X}");
-            let value = crate::tree::bytes(&self.path(&name)).unwrap_or_default();
-            let Some(option) = value.get(4..).filter(|option| is_old(option)) else { continue };
-            self.delete(&name)?;
-            removed.push(number);
-            labels.push(entry::label(option).unwrap_or_default());
+        let old: Vec<_> = self.options().into_iter().filter(|(_, option)| is_old(option)).collect();
+        let numbers: Vec<u16> = old.iter().map(|(number, _)| *number).collect();
+        self.remove_numbers(&numbers)?;
+        Ok(old.iter().map(|(_, option)| entry::label(option).unwrap_or_default()).collect())
+    }
+
+    /// All entries that can be read: number and contents.
+    pub(crate) fn options(&self) -> Vec<(u16, Vec<u8>)> {
+        let option = |number: u16| {
+            let value = crate::tree::bytes(&self.path(&format!("Boot{number:04X}"))).ok()?;
+            Some((number, value.get(4..)?.to_vec()))
+        };
+        self.numbers().into_iter().filter_map(option).collect()
+    }
+
+    /// Deletes entries, and takes them out of the boot order.
+    pub(crate) fn remove_numbers(&self, numbers: &[u16]) -> Result<(), MachineError> {
+        for number in numbers {
+            self.delete(&format!("Boot{number:04X}"))?;
         }
-        if !removed.is_empty() {
+        if !numbers.is_empty() {
             let mut order = self.order();
-            order.retain(|number| !removed.contains(number));
+            order.retain(|number| !numbers.contains(number));
             self.set_order(&order)?;
         }
-        Ok(labels)
+        Ok(())
     }
 
     /// Creates an entry under the lowest free number.
