@@ -270,6 +270,9 @@ settings! {
         drain_delay ["FERRIC_DRAIN_DELAY"]: u64 = 0;
         /// Seconds that an operating system has to shut down after a soft power off.
         soft_power_off_timeout ["FERRIC_SOFT_POWER_OFF_TIMEOUT"]: u64 = 600;
+        /// Whether agents may dial in and hold a session, so that nothing has to reach into their network. Agents that cannot
+        /// do so are reached as ever.
+        sessions ["FERRIC_SESSIONS"]: bool = true;
         /// Limits of states in seconds, in place of those in docs/state-machine.md:
         /// "deploy_callback_timeout=3600,clean_callback_timeout=0"; 0 for none.
         deadlines ["FERRIC_DEADLINES"]: String = String::new();
@@ -286,10 +289,20 @@ settings! {
         /// URL under which agents and BMCs reach the driver. Needed where they listen on an unspecified address or come
         /// through a proxy; otherwise it is http:// and the address that agents are served on.
         api_url ["FERRIC_API_URL"]: String, like "\"http://192.0.2.1:6386\"";
+        /// Address and port on which agents dial in, by TLS with certificates of the driver's own; port 6387 of the address on
+        /// which agents are served when unset.
+        session_listen ["FERRIC_SESSION_LISTEN"]: SocketAddr, like "\"192.0.2.1:6387\"";
+        /// URL under which agents reach session_listen; https:// with the host of api_url and the port when unset.
+        session_url ["FERRIC_SESSION_URL"]: String, like "\"https://ferric.example.org:6387\"";
         /// Folder with the ramdisk: ferric.efi, or any agent's vmlinuz and initramfs together with systemd's linuxx64.efi.stub.
         ramdisk_dir ["FERRIC_RAMDISK_DIR"]: PathBuf, like "\"/usr/share/ferric/ramdisk\"";
+        /// Folder with the ramdisk for rescues, such as that of profile rescue; ramdisk_dir when unset.
+        rescue_ramdisk_dir ["FERRIC_RESCUE_RAMDISK_DIR"]: PathBuf, like "\"/usr/share/ferric/rescue\"";
         /// Folder for the logs of ramdisks; logs in data_dir when unset.
         deploy_logs_dir ["FERRIC_DEPLOY_LOGS_DIR"]: PathBuf, like "\"/var/log/ferric/deploy\"";
+        /// Private key (PEM, PKCS #8, Ed25519) that signs records of erasures; erasure-key.pem in data_dir when unset. Made
+        /// when it is not there.
+        erasure_key ["FERRIC_ERASURE_KEY"]: PathBuf, like "\"/etc/ferric/erasure-key.pem\"";
         /// Name under which this driver owns nodes; the machine's host name when unset.
         hostname ["FERRIC_HOSTNAME"]: String, like "\"ferric-1\"";
         /// File of inspection rules that run besides those of the API: JSON, a list of rules as the API takes them.
@@ -402,6 +415,14 @@ impl Config {
         {
             return invalid("api_url", format!("\"{url}\" does not begin with http:// or https://"));
         }
+        if let Some(url) = &self.session_url {
+            let parsed = url.parse::<http::Uri>().ok();
+            let plain =
+                |url: &http::Uri| url.scheme_str() == Some("https") && url.host().is_some() && url.path() == "/";
+            if !parsed.as_ref().is_some_and(plain) {
+                return invalid("session_url", format!("\"{url}\" is not https://<host>:<port>"));
+            }
+        }
         self.hardware()?;
         self.inspection_rules()?;
         self.ports_setting()?;
@@ -473,6 +494,32 @@ impl Config {
         }
     }
 
+    /// Where agents dial in, of a driver that serves agents on `agents`; and whether somebody has said so. [`None`]: nowhere.
+    pub fn session_address(&self, agents: SocketAddr) -> Option<(SocketAddr, bool)> {
+        /// The port beside that of the API.
+        const PORT: u16 = 6387;
+        if !self.sessions {
+            return None;
+        }
+        // Whoever has the system choose one port has it choose both.
+        let any = self.agent_listen.unwrap_or(self.listen).port() == 0;
+        let own = SocketAddr::new(agents.ip(), if any { 0 } else { PORT });
+        Some(self.session_listen.map_or((own, false), |address| (address, true)))
+    }
+
+    /// The URL that agents are told to dial, of a driver that agents reach under `agent_url` and that listens for sessions on
+    /// `port`.
+    pub fn session_url(&self, agent_url: &str, port: u16) -> String {
+        match &self.session_url {
+            Some(url) => url.trim_end_matches('/').to_owned(),
+            None => {
+                let uri = agent_url.parse::<http::Uri>().ok();
+                let host = uri.as_ref().and_then(http::Uri::host).unwrap_or("localhost");
+                format!("https://{host}:{port}")
+            }
+        }
+    }
+
     /// The settings of the conductor, whose agents are served on `address`.
     ///
     /// # Errors
@@ -483,6 +530,7 @@ impl Config {
         settings.hardware = self.hardware()?;
         settings.inspection_rules = self.inspection_rules()?;
         settings.media.ramdisk_dir = self.ramdisk_dir.clone();
+        settings.media.rescue_ramdisk_dir = self.rescue_ramdisk_dir.clone();
         settings.media.kernel_append_params = Parameters::parse(&self.kernel_append_params)
             .map_err(|error| ConfigError::Invalid { setting: "kernel_append_params", reason: error.to_string() })?;
         settings.require_tls = self.require_tls;
@@ -496,6 +544,9 @@ impl Config {
         settings.keep_logs = self.keep_logs()?;
         if let Some(folder) = &self.deploy_logs_dir {
             settings.logs_dir.clone_from(folder);
+        }
+        if let Some(file) = &self.erasure_key {
+            settings.erasure_key.clone_from(file);
         }
         settings.max_concurrent_deploy = usize::try_from(self.max_concurrent_deploy).unwrap_or(usize::MAX);
         settings.max_concurrent_clean = usize::try_from(self.max_concurrent_clean).unwrap_or(usize::MAX);
@@ -681,6 +732,25 @@ mod tests {
         assert!(served("0.0.0.0:80").is_err());
         let config = load("api_url = \"https://ferric.example.org/\"", &[]).unwrap();
         assert_eq!(config.agent_url("0.0.0.0:80".parse().unwrap()).unwrap(), "https://ferric.example.org");
+    }
+
+    #[test]
+    fn agents_dial_the_host_of_the_api_unless_somebody_says_otherwise() {
+        let config = load("", &[]).unwrap();
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(config.session_address(address("192.0.2.1:6385")), Some((address("192.0.2.1:6387"), false)));
+        assert_eq!(config.session_url("http://192.0.2.1:6385", 6387), "https://192.0.2.1:6387");
+        assert_eq!(config.session_url("http://[2001:db8::1]:6385", 1), "https://[2001:db8::1]:1");
+        let any = load("listen = \"127.0.0.1:0\"", &[]).unwrap();
+        assert_eq!(any.session_address(address("127.0.0.1:4711")), Some((address("127.0.0.1:0"), false)));
+        let file = "session_listen = \"0.0.0.0:7\"\nsession_url = \"https://relay.example.org:8/\"";
+        let config = load(file, &[]).unwrap();
+        assert_eq!(config.session_address(address("192.0.2.1:1")), Some((address("0.0.0.0:7"), true)));
+        assert_eq!(config.session_url("http://192.0.2.1:1", 7), "https://relay.example.org:8");
+        assert_eq!(load("sessions = false", &[]).unwrap().session_address(address("192.0.2.1:1")), None);
+        for url in ["http://x:1", "x", "https://x:1/y", "https://"] {
+            assert!(load(&format!("session_url = \"{url}\""), &[]).is_err(), "{url}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use driver::api::auth::{Access, Users, UsersError};
 use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts};
 use driver::config::{Auth, Config, DbTask, Flags, LogFormat, Task};
+use driver::session::{self, authority::Authority};
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use store::sqlite::maintenance;
 use store::{Epoch, SqliteStore, Store as _};
 use tokio::net::TcpListener;
@@ -38,6 +39,9 @@ const DRAIN: Duration = Duration::from_secs(25);
 /// The database in the data folder.
 const DATABASE: &str = "ferric.db";
 
+/// The authority of sessions, beside it.
+const AUTHORITY: &str = "session-ca.pem";
+
 /// The service could not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 enum ServiceError {
@@ -57,6 +61,8 @@ enum ServiceError {
     Conductor(#[source] driver::conductor::StartError),
     #[error("listen on {address}")]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error("prepare for agents that dial in")]
+    Sessions(#[from] driver::session::authority::AuthorityError),
     #[error("wait for signals")]
     Signals(#[source] std::io::Error),
     #[error("apply the configuration")]
@@ -166,7 +172,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 async fn run(config: Config) -> Result<(), ServiceError> {
-    if let Some(folder) = &config.ramdisk_dir {
+    for folder in [&config.ramdisk_dir, &config.rescue_ramdisk_dir].into_iter().flatten() {
         driver::effect::media::check_ramdisk(folder).map_err(ServiceError::Ramdisk)?;
     }
     let (access, served) = access(&config)?;
@@ -180,7 +186,9 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     let address = listener.local_addr().map_err(|source| ServiceError::Listen { address: config.listen, source })?;
     let agent_address = agent_listener.as_ref().unwrap_or(&listener).local_addr();
     let agent_address = agent_address.map_err(|source| ServiceError::Listen { address: config.listen, source })?;
-    let settings = config.conductor(agent_address).map_err(ServiceError::Config)?;
+    let mut settings = config.conductor(agent_address).map_err(ServiceError::Config)?;
+    let dialled = Dialled::listen(&config, agent_address, &settings.media.agent_url).await?;
+    settings.session = dialled.as_ref().map(Dialled::offer);
 
     let mut signals = Signals::new()?;
     let stop = CancellationToken::new();
@@ -204,6 +212,12 @@ async fn run(config: Config) -> Result<(), ServiceError> {
         let access = Access { draining: draining.clone(), ..Access::default() };
         of_agents.get_or_init(|| api::router_for(conductor.clone(), Audience::Agents, access));
         tracing::info!(address = %agent_address, audience = ?Audience::Agents, "listening");
+    }
+    if let Some(Dialled { listener, url, authority, tls }) = dialled {
+        tracing::info!(url, "agents may dial in");
+        let listening =
+            session::Listening { listener, conductor: conductor.clone(), authority: Arc::new(authority), tls };
+        listeners.spawn(session::serve(listening, stop.clone()));
     }
     own.get_or_init(|| api::router_for(conductor.clone(), Audience::Everybody, access));
     tracing::info!(%address, audience = ?Audience::Everybody, tls, basic, "listening");
@@ -282,6 +296,42 @@ fn prepare(folder: &Path) -> Result<(), ServiceError> {
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, ServiceError> {
     TcpListener::bind(address).await.map_err(|source| ServiceError::Listen { address, source })
+}
+
+/// What agents need to dial in.
+struct Dialled {
+    listener: TcpListener,
+    url: String,
+    authority: Authority,
+    tls: Arc<rustls::ServerConfig>,
+}
+
+impl Dialled {
+    /// Listens where the configuration says. Where it says nothing, a port that is taken is no reason not to start: agents
+    /// that are offered no session are reached as ever.
+    async fn listen(config: &Config, agents: SocketAddr, agent_url: &str) -> Result<Option<Self>, ServiceError> {
+        let Some((address, said)) = config.session_address(agents) else { return Ok(None) };
+        let listener = match listen(address).await {
+            Ok(listener) => listener,
+            Err(error) if !said => {
+                tracing::warn!(error = %chain(&error), "agents cannot dial in; set session_listen");
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        };
+        let bound = listener.local_addr().map_err(|source| ServiceError::Listen { address, source })?;
+        let url = config.session_url(agent_url, bound.port());
+        let authority = Authority::open(&config.data_dir.join(AUTHORITY), SystemTime::now())?;
+        let uri = url.parse::<http::Uri>().ok();
+        let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default();
+        let tls = authority.server(host.trim_start_matches('[').trim_end_matches(']'), SystemTime::now())?;
+        Ok(Some(Self { listener, url, authority, tls }))
+    }
+
+    /// What agents are told.
+    fn offer(&self) -> wire::session::Offer {
+        wire::session::Offer { url: self.url.clone(), ca: self.authority.certificate().to_owned() }
+    }
 }
 
 /// What tells the process to end. Heard from the start on, so that none is missed.

@@ -50,6 +50,11 @@ pub const TABLE: &[About] = &[
     about("ferric_bmc_power_read_seconds", "histogram", "`outcome`: `answered` or `failed`", "Time that a BMC took to say the power state of its machine"),
     about("ferric_heartbeats", "counter", "`effect`: `act`, `record`, `ignore` or `refused`", "Heartbeats of agents, by what they led to"),
     about("ferric_lookups", "counter", "`outcome`: `found` or `refused`", "Look-ups of agents"),
+    about("ferric_enrolments", "counter", "`outcome`: `done` or `refused`", "Certificates that agents asked for with their token"),
+    about("ferric_sessions", "gauge", "", "Agents that have dialled in and are connected"),
+    about("ferric_session_ends", "counter", "`reason`: `gone` where the agent ended it or the network broke, else why the driver did: `superseded`, `silent`, `flood`, `sequence`, `malformed`, `too_large`, `identity`, `going_away`", "Connections of sessions that ended"),
+    about("ferric_telemetry_ends", "counter", "`reason`: as above", "Logs of agents that the driver stopped taking"),
+    about("ferric_watchers", "gauge", "", "Clients that watch events or follow a log"),
     about("ferric_http_requests", "counter", "`method`; `route`: its pattern; `status`", "Requests that were answered; `route` is empty where there is none"),
     about("ferric_http_request_seconds", "histogram", "`method`; `route`: its pattern", "Time from the head of a request to that of its answer"),
     about("process_resident_memory_bytes", "gauge", "", "Memory of the driver that is resident"),
@@ -102,6 +107,11 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct EffectLabel {
     effect: &'static str,
 }
@@ -145,6 +155,11 @@ pub struct Metrics {
     bmc: Histograms<OutcomeLabel>,
     heartbeats: Family<EffectLabel, Counter>,
     lookups: Family<OutcomeLabel, Counter>,
+    enrolments: Family<OutcomeLabel, Counter>,
+    sessions: Gauge,
+    session_ends: Family<ReasonLabel, Counter>,
+    telemetry_ends: Family<ReasonLabel, Counter>,
+    watchers: Gauge,
     requests: Family<RequestLabels, Counter>,
     request_seconds: Histograms<RouteLabels>,
     memory: Gauge,
@@ -174,6 +189,11 @@ impl Default for Metrics {
             bmc: register(&mut registry, "ferric_bmc_power_read_seconds", Family::new_with_constructor(calls)),
             heartbeats: register(&mut registry, "ferric_heartbeats", Family::default()),
             lookups: register(&mut registry, "ferric_lookups", Family::default()),
+            enrolments: register(&mut registry, "ferric_enrolments", Family::default()),
+            sessions: register(&mut registry, "ferric_sessions", Gauge::default()),
+            session_ends: register(&mut registry, "ferric_session_ends", Family::default()),
+            telemetry_ends: register(&mut registry, "ferric_telemetry_ends", Family::default()),
+            watchers: register(&mut registry, "ferric_watchers", Gauge::default()),
             requests: register(&mut registry, "ferric_http_requests", Family::default()),
             request_seconds: register(
                 &mut registry,
@@ -210,6 +230,27 @@ impl Metrics {
     pub(crate) fn lookup(&self, found: bool) {
         let outcome = if found { "found" } else { "refused" };
         self.lookups.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    pub(crate) fn enrolment(&self, done: bool) {
+        let outcome = if done { "done" } else { "refused" };
+        self.enrolments.get_or_create(&OutcomeLabel { outcome }).inc();
+    }
+
+    /// A connection of a session ended.
+    pub(crate) fn session_ends(&self, reason: &'static str) {
+        self.session_ends.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// The log of an agent is not taken any more.
+    pub(crate) fn telemetry_ends(&self, reason: &'static str) {
+        self.telemetry_ends.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// How many agents are connected, and how many clients watch.
+    pub(crate) fn connected(&self, sessions: usize, watchers: usize) {
+        self.sessions.set(sessions as i64);
+        self.watchers.set(watchers as i64);
     }
 
     /// A request was answered; `route` is its method and pattern.
@@ -323,7 +364,7 @@ mod tests {
             Flow::new(Uuid::nil(), FlowKind::Deploy, vec![Action::PowerOff, Action::PowerOn], Timestamp::UNIX_EPOCH);
         flow.cursor = cursor;
         let since = Timestamp::UNIX_EPOCH;
-        flow.intent = Some(Intent { attempt: 1, digest: String::new(), command: None, since, trouble: None });
+        flow.intent = Some(Intent { attempt: 1, digest: String::new(), id: None, command: None, since, trouble: None });
         flow
     }
 
@@ -333,6 +374,10 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH + jiff::SignedDuration::from_secs(7);
         metrics.heartbeat(&Ok(HeartbeatEffect::Record));
         metrics.lookup(true);
+        metrics.enrolment(false);
+        metrics.session_ends("flood");
+        metrics.telemetry_ends("flood");
+        metrics.connected(1, 1);
         metrics.request(Some(("GET", "/v1/nodes/{}")), 200, Duration::from_millis(3));
         metrics.power_read(false, Duration::from_secs(3));
         metrics.changed(Uuid::nil(), &[State::Enroll], Timestamp::UNIX_EPOCH);

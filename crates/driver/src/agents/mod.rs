@@ -1,9 +1,11 @@
-//! Talking to agents. [`rest`] dials them; another way to reach one is another implementation of the same trait.
+//! Talking to agents. [`rest`] dials them, [`stream`] has those that dialled in; both are ways of the same trait.
 
 pub mod rest;
+pub mod stream;
 
 use futures::future::BoxFuture;
 use std::sync::Arc;
+use uuid::Uuid;
 use wire::agent::{CommandRequest, CommandResult};
 
 /// Where an agent is and how it is known to be the right one.
@@ -52,6 +54,12 @@ pub trait Agent: Send + Sync {
 
     /// Gives it a command. `wait`: the answer comes when the command has ended.
     fn execute(&self, command: CommandRequest, wait: bool) -> BoxFuture<'_, Result<CommandResult, AgentError>>;
+
+    /// Gives it a command under an id of the driver's. One that it has under this id it does not carry out again. Where the
+    /// agent makes its ids itself, this one is not used.
+    fn execute_as(&self, _id: Uuid, command: CommandRequest) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
+        self.execute(command, false)
+    }
 }
 
 /// Ways to agents.

@@ -1,13 +1,31 @@
-//! Events: what a network service tells of its ports.
+//! Events: what a network service tells of its ports; and, an addition of ours, what happens to nodes, as a stream of
+//! server-sent events (WHATWG HTML, 9.2).
 
 use super::request::{self, Arguments, Call, short};
 use super::{Api, reply};
+use crate::conductor::Conductor;
+use crate::events::{Event, Place, Seat, WATCHERS};
 use crate::fault::Fault;
 use axum::body::Body;
-use http::{Response, StatusCode};
-use serde_json::Value;
+use bytes::Bytes;
+use futures::stream::unfold;
+use futures::{Stream, StreamExt as _};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 use store::Store;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+/// How often something is sent while nothing happens, so that both ends learn when the other is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// Events of one piece of a stream.
+const PIECE: usize = 128;
+/// Milliseconds after which a client whose stream ended comes again.
+const RETRY: u32 = 3000;
 
 const KNOWN: &[&str] = &["network.bind_port", "network.unbind_port", "network.delete_port"];
 /// Most events of a request.
@@ -54,4 +72,130 @@ impl<S: Store> Api<S> {
         }
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
+}
+
+/// The answer to one watcher too many.
+pub(super) fn no_seat() -> Fault {
+    Fault::Unavailable(format!(
+        "{WATCHERS} clients watch already, which is as many as may; end one of them, or try again later."
+    ))
+}
+
+/// A stream that holds a place as long as it is read.
+pub(super) fn streamed(
+    stream: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static,
+    seat: Seat,
+) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    stream.map(move |piece| {
+        let _held = &seat;
+        piece
+    })
+}
+
+impl<S: Store> Api<S> {
+    /// `GET /v1/events`
+    pub(super) async fn stream_events(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+        let mut query = std::mem::take(&mut call.query);
+        let node = query.take("node");
+        let asked = query.take("last_event_id");
+        query.finish()?;
+        let node = match node {
+            None => None,
+            Some(text) => Some(self.find_node(&request::node_ident(&text, true)?).await?.uuid),
+        };
+        let header = call.headers.get("last-event-id").and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let events = self.conductor.events();
+        let seat = events.seat().ok_or_else(no_seat)?;
+        let place = match header.or(asked).filter(|id| !id.is_empty()) {
+            None => Ok(events.now()),
+            Some(id) => id.parse::<Place>().map_err(|()| {
+                Fault::Invalid(format!("Last-Event-ID \"{}\" is none that this stream has given.", short(&id)))
+            }),
+        };
+        let watcher = Watcher {
+            newest: events.subscribe(),
+            place: place?,
+            node,
+            begun: false,
+            over: false,
+            end: self.access.draining.clone(),
+            conductor: self.conductor.clone(),
+        };
+        let mut response = reply::empty(StatusCode::OK);
+        *response.body_mut() = Body::from_stream(streamed(watcher.stream(), seat));
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        // A proxy that collects answers would hold events back (nginx reads this).
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+        Ok(response)
+    }
+}
+
+/// Somebody who watches. It reads when there is room to write to it, so a slow one costs nothing.
+struct Watcher<S: Store> {
+    conductor: Arc<Conductor<S>>,
+    newest: watch::Receiver<u64>,
+    place: Place,
+    node: Option<Uuid>,
+    begun: bool,
+    over: bool,
+    end: CancellationToken,
+}
+
+impl<S: Store> Watcher<S> {
+    fn stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+        unfold(self, |mut this| async move {
+            let piece = this.next().await?;
+            Some((Ok(Bytes::from(piece)), this))
+        })
+    }
+
+    async fn next(&mut self) -> Option<String> {
+        if self.over {
+            return None;
+        }
+        if !self.begun {
+            self.begun = true;
+            let host = self.conductor.hostname();
+            return Some(format!(
+                "retry: {RETRY}\n{}",
+                message(self.place, "begin", &json!({"conductor": host}).to_string())
+            ));
+        }
+        loop {
+            self.newest.mark_unchanged();
+            match self.conductor.events().read(self.place, self.node, PIECE) {
+                Err(lost) => {
+                    self.over = true;
+                    let now = self.conductor.events().now();
+                    return Some(message(now, "lost", &json!({"reason": lost.to_string()}).to_string()));
+                }
+                Ok((events, place)) => {
+                    self.place = place;
+                    if !events.is_empty() {
+                        return Some(events.iter().map(|event| told(place.epoch, event)).collect());
+                    }
+                }
+            }
+            tokio::select! {
+                changed = self.newest.changed() => changed.ok()?,
+                () = tokio::time::sleep(KEEP_ALIVE) => return Some(": nothing happened\n\n".to_owned()),
+                () = self.end.cancelled() => {
+                    self.over = true;
+                    let reason = json!({"reason": "the driver stops"}).to_string();
+                    return Some(message(self.place, "end", &reason));
+                }
+            }
+        }
+    }
+}
+
+fn told(epoch: u64, event: &Event) -> String {
+    message(Place { epoch, number: event.number }, event.kind.as_str(), &event.data)
+}
+
+/// One message of the stream. `data` is JSON, which has no line breaks.
+fn message(id: Place, event: &str, data: &str) -> String {
+    format!("id: {id}\nevent: {event}\ndata: {data}\n\n")
 }

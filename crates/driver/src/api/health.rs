@@ -72,6 +72,7 @@ impl<S: Store> Api<S> {
         let nodes = store.nodes(&NodeFilter::default(), &Page::default()).await?;
         let flows = store.flows().await?;
         let kinds = flows.into_iter().filter_map(|flow| Some(serde_json::from_value::<Flow>(flow.document).ok()?.kind));
+        self.conductor.metrics.connected(self.conductor.sessions().connected(), self.conductor.events().watchers());
         let metrics = self.conductor.metrics.text(&nodes, kinds.map(|kind| kind.as_str()));
         Ok(text(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics))
     }

@@ -10,10 +10,12 @@ mod conductors;
 mod deploy_templates;
 mod document;
 mod drivers;
+mod erasures;
 mod events;
 pub mod health;
 mod inspection_rules;
 mod list;
+mod logs;
 mod node_hardware;
 mod node_parts;
 mod node_states;
@@ -21,6 +23,7 @@ mod nodes;
 mod patch;
 mod portgroups;
 mod ports;
+mod progress;
 mod ramdisk;
 mod readings;
 mod reply;
@@ -197,6 +200,11 @@ impl<S: Store> Api<S> {
             Endpoint::NodeBootDeviceSet => self.set_boot_device(call).await,
             Endpoint::NodeBootDevices => self.list_boot_devices(call).await,
             Endpoint::NodeWhy => self.show_why(call).await,
+            Endpoint::NodeProgress => self.show_progress(call).await,
+            Endpoint::NodeLogs => self.show_logs(call).await,
+            Endpoint::NodeErasures => self.list_erasures(call).await,
+            Endpoint::NodeErasureShow => self.show_erasure(call).await,
+            Endpoint::ErasureKey => self.show_erasure_key(call),
             Endpoint::NodeInventory => self.show_inventory(call).await,
             Endpoint::NodeHistoryList => self.list_history(call).await,
             Endpoint::NodeHistoryShow => self.show_history(call).await,
@@ -245,6 +253,7 @@ impl<S: Store> Api<S> {
             Endpoint::Volume => self.show_volume(call, false).await,
             Endpoint::ShardList => self.list_shards(call).await,
             Endpoint::EventCreate => self.take_events(call),
+            Endpoint::EventStream => self.stream_events(call).await,
             Endpoint::PortCreate => self.create_port(call).await,
             Endpoint::PortList => self.list_ports(call, false).await,
             Endpoint::PortListDetail => self.list_ports(call, true).await,
@@ -290,7 +299,7 @@ impl<S: Store> Api<S> {
 
     /// The document of a node, with what its running step reports.
     fn node_document(&self, call: &Call, node: &Node, wanted: &Wanted) -> serde_json::Value {
-        let progress = self.conductor.progress(node.uuid).map(|progress| serde_json::json!(progress));
+        let progress = self.conductor.running(node.uuid).map(|running| running.document());
         document::node(self.context(call), node, wanted, progress)
     }
 }

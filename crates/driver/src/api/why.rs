@@ -2,7 +2,7 @@
 
 use super::request::Call;
 use super::{Api, reply};
-use crate::conductor::Why;
+use crate::conductor::{Running, Why};
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -86,7 +86,8 @@ fn document(why: &Why, now: Timestamp) -> Value {
         "lock": lock,
         "deadline": deadline,
         "agent": agent,
-        "progress": why.progress,
+        "progress": why.progress.as_ref().map(Running::document),
+        "state": why.lasting.document("state"),
         "possible": possible,
     })
 }

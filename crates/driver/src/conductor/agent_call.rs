@@ -6,8 +6,11 @@
 
 use super::Conductor;
 use super::change::{Draft, Failure};
+use super::erasures::Erased;
+use super::heartbeat::is_session;
 use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
 use super::secret::masked;
+use super::session::session_of;
 use super::verbs::abort_service;
 use crate::agents::{Agent, AgentAddress, AgentError};
 use crate::fault::Fault;
@@ -75,9 +78,16 @@ impl From<AgentError> for Trouble {
 impl<S: Store> Conductor<S> {
     /// A way to the node's agent.
     pub(super) fn reach(&self, node: &Node) -> Result<Arc<dyn Agent>, Trouble> {
+        let dialled_in = session_of(node).and_then(|session| self.sessions.agent(node.uuid, session));
+        if let Some(agent) = dialled_in {
+            return Ok(agent);
+        }
         let (Some(url), Some(token)) = (text_of(node, "agent_url"), text_of(node, "agent_secret_token")) else {
             return Err(Trouble::Later("the agent has not called yet".to_owned()));
         };
+        if is_session(url) {
+            return Err(Trouble::Later("its session is broken; it dials again by itself".to_owned()));
+        }
         let certificate = text_of(node, "agent_verify_ca").map(str::to_owned);
         let address = AgentAddress { url: url.to_owned(), token: token.to_owned(), certificate };
         Ok(self.parts.agents.reach(&address)?)
@@ -130,11 +140,18 @@ impl<S: Store> Conductor<S> {
     pub(super) async fn send(&self, node: &Node, flow: &Flow, call: Call) -> Result<Outcome, Trouble> {
         let agent = self.reach(node)?;
         let listed = agent.commands().await?;
-        if let Some(mine) = listed.iter().rev().find(|listed| call.is(listed, &flow.settled)) {
+        let chosen = flow.intent.as_ref().and_then(|intent| intent.id);
+        let is_mine = |listed: &&CommandResult| {
+            chosen.is_some_and(|id| listed.id == id.to_string()) || call.is(listed, &flow.settled)
+        };
+        if let Some(mine) = listed.iter().rev().find(is_mine) {
             tracing::info!(command = mine.id, name = mine.command_name, "adopted a command that was sent before");
             return Ok(Outcome { sent: Some(mine.id.clone()), ..Outcome::default() });
         }
-        let sent = agent.execute(call.request, false).await?;
+        let sent = match chosen {
+            Some(id) => agent.execute_as(id, call.request).await?,
+            None => agent.execute(call.request, false).await?,
+        };
         tracing::info!(command = sent.id, name = sent.command_name, "sent");
         Ok(Outcome { sent: Some(sent.id), ..Outcome::default() })
     }
@@ -152,6 +169,9 @@ impl<S: Store> Conductor<S> {
             Ok(agent) => agent.commands().await,
             Err(trouble) => {
                 tracing::debug!(?trouble, "the agent cannot be asked");
+                if let Trouble::Later(reason) = &trouble {
+                    self.progress_stalls(node, reason);
+                }
                 return Ok(left(UNREACHABLE_PAUSE));
             }
         };
@@ -159,6 +179,7 @@ impl<S: Store> Conductor<S> {
             Ok(listed) => listed,
             Err(error @ (AgentError::Busy(_) | AgentError::Unreachable(_))) => {
                 tracing::debug!(error = %chain(&error), "the agent cannot be asked");
+                self.progress_stalls(node, &chain(&error));
                 return Ok(left(UNREACHABLE_PAUSE));
             }
             Err(error @ (AgentError::Refused { .. } | AgentError::Protocol(_))) => {
@@ -169,21 +190,25 @@ impl<S: Store> Conductor<S> {
             let text = "the agent does not know the command any more: it was started anew while the command ran";
             return self.trouble(node, flow, action, fatal(text)).await;
         };
+        let erased = || self.erased(node, action, &result);
         match &result.command_status {
             CommandStatus::Running => {
-                self.set_progress(node.uuid, result.progress);
+                if let Some(progress) = result.progress {
+                    self.told_progress(node, &action.describe(), command, progress);
+                }
                 Ok(left(self.settings.poll_interval))
             }
             CommandStatus::Succeeded => {
                 if flow.abort_after {
-                    self.abort_now(node, flow).await?;
+                    self.abort_now(node, flow, &erased()).await?;
                     return Ok(Turn::Again);
                 }
                 let more = match action {
                     Action::ExecuteStep { step, .. } => reboot_after(node, step),
                     _ => Vec::new(),
                 };
-                let outcome = Outcome { settled: vec![result.id], more, ..Outcome::default() };
+                let erased = erased();
+                let outcome = Outcome { settled: vec![result.id], more, erased, ..Outcome::default() };
                 self.settle(node.uuid, Place::of(flow), action, &outcome).await?;
                 Ok(Turn::Again)
             }
@@ -194,7 +219,8 @@ impl<S: Store> Conductor<S> {
                     Some(error) => error.message.clone(),
                     None => format!("the agent ended it as {}", String::from(result.command_status.clone())),
                 };
-                self.trouble(node, flow, action, Trouble::Final { text, on_agent: true }).await
+                let trouble = Trouble::Final { text, on_agent: true };
+                self.trouble_with(node, flow, action, trouble, &erased()).await
             }
         }
     }
@@ -239,13 +265,14 @@ impl<S: Store> Conductor<S> {
         Ok(Turn::Again)
     }
 
-    async fn abort_now(&self, node: &Node, flow: &Flow) -> Result<(), Fault> {
+    async fn abort_now(&self, node: &Node, flow: &Flow, erased: &Erased) -> Result<(), Fault> {
         let place = Place::of(flow);
         let text = format!("{} was aborted by request, after the step that could not be.", flow.kind.as_str());
         self.change(node.uuid, |draft: &mut Draft| {
             if !place.is_in(draft) {
                 return Ok(());
             }
+            erased.put(draft);
             if flow.kind == FlowKind::Service {
                 return abort_service(draft);
             }

@@ -2,6 +2,8 @@
 //! is applied again to what they left.
 
 use super::Conductor;
+use super::progress::{STEP_ENDED, step_end};
+use super::session::SESSION;
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, plan_cleanup};
 use hardware::StepKind;
@@ -17,7 +19,8 @@ use uuid::Uuid;
 const TRIES: u32 = 32;
 
 /// What is in `driver_internal_info` only as long as an agent runs.
-const OF_THE_AGENT: [&str; 7] = [
+const OF_THE_AGENT: [&str; 8] = [
+    SESSION,
     "agent_secret_token",
     "agent_secret_token_pregenerated",
     "agent_url",
@@ -64,6 +67,8 @@ pub(super) struct Draft {
     /// The states that it has left.
     left: Vec<State>,
     failed: bool,
+    /// Whether the agent is gone, and with it what it logged.
+    agent_gone: bool,
 }
 
 impl Draft {
@@ -129,6 +134,7 @@ impl Draft {
 
     /// Forgets what an agent said: it is gone, or shall not be listened to any more.
     pub(super) fn forget_agent(&mut self) {
+        self.agent_gone = true;
         for key in OF_THE_AGENT.into_iter().chain(OFFERED) {
             self.node.driver_internal_info.remove(key);
         }
@@ -327,6 +333,7 @@ impl<S: Store> Conductor<S> {
             journal: Vec::new(),
             left: Vec::new(),
             failed: false,
+            agent_gone: false,
         }
     }
 
@@ -341,16 +348,26 @@ impl<S: Store> Conductor<S> {
     ) -> Result<(Node, Option<Flow>, T), Fault> {
         for _ in 0..TRIES {
             let (node, flow) = self.load(uuid).await?;
-            let before = flow.clone();
+            let (was, before) = (node.clone(), flow.clone());
             let mut draft = self.draft(node, flow);
             let value = apply(&mut draft)?;
             if draft.durability.is_none() {
                 return Ok((draft.node, before, value));
             }
-            let after = draft.flow.clone();
-            let (left, failed, now) = (std::mem::take(&mut draft.left), draft.failed, draft.now);
+            let (after, now) = (draft.flow.clone(), draft.now);
+            let (left, failed, gone) = (std::mem::take(&mut draft.left), draft.failed, draft.agent_gone);
+            let ended = before.as_ref().and_then(|before| step_end(before, after.as_ref(), failed, now));
+            if let Some((severity, text)) = ended {
+                draft.note(severity, STEP_ENDED, text);
+            }
+            let journal = draft.journal.clone();
             match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {
                 Ok(node) => {
+                    self.tell(&was, &node, &journal);
+                    if gone {
+                        self.sessions.forget(uuid);
+                        self.keep_log(uuid);
+                    }
                     self.metrics.changed(uuid, &left, now);
                     self.metrics.flow(before.as_ref(), after.as_ref(), failed, now);
                     return Ok((node, after, value));

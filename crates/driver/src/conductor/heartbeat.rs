@@ -18,8 +18,10 @@ use lifecycle::provision::{HeartbeatEffect, Kind};
 use serde_json::Value;
 use std::sync::Arc;
 use store::{Durability, Store};
+use uuid::Uuid;
 use wire::ironic::Version;
 use wire::ramdisk::Heartbeat;
+use wire::session::CALLBACK_SCHEME;
 
 /// The first version whose heartbeats carry `agent_version`.
 const WITH_AGENT_VERSION: Version = Version(36);
@@ -69,6 +71,8 @@ impl<S: Store> Conductor<S> {
     fn check_shape(&self, version: Version, heartbeat: &Heartbeat) -> Result<(), Fault> {
         let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
         match heartbeat.callback_url.split_once("://") {
+            // An agent that does not listen names its session.
+            None if is_session(&heartbeat.callback_url) => {}
             Some(("https", rest)) if !rest.is_empty() => {}
             Some(("http", rest)) if !rest.is_empty() => {
                 if self.settings.require_tls {
@@ -96,11 +100,18 @@ impl<S: Store> Conductor<S> {
     }
 }
 
+/// Whether this is no URL, but the name of a session.
+pub(super) fn is_session(url: &str) -> bool {
+    let session = url.strip_prefix(CALLBACK_SCHEME).and_then(|rest| rest.strip_prefix(':'));
+    session.is_some_and(|session| Uuid::try_parse(session).is_ok())
+}
+
 fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<HeartbeatEffect, Fault> {
     let info = &draft.node.driver_internal_info;
     let stored = |key: &str| info.get(key).and_then(Value::as_str);
     let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
-    if stored("agent_url").is_some_and(|url| url != heartbeat.callback_url) {
+    // Over its session an agent does not tell whether it listens as well; over REST it does.
+    if stored("agent_url").is_some_and(|url| url != heartbeat.callback_url && !is_session(url)) {
         return invalid("Detected change in ramdisk provided \"callback_url\".");
     }
     let Some(token) = &heartbeat.agent_token else {
@@ -114,6 +125,18 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<
     {
         return invalid("Detected change in ramdisk provided \"agent_verify_ca\".");
     }
+    let told = [
+        ("agent_url", Some(&heartbeat.callback_url)),
+        ("agent_version", heartbeat.agent_version.as_ref()),
+        ("agent_verify_ca", heartbeat.agent_verify_ca.as_ref()),
+        ("agent_status", heartbeat.agent_status.as_ref()),
+        ("agent_status_message", heartbeat.agent_status_message.as_ref()),
+    ];
+    Ok(heard(draft, fast_track, &told))
+}
+
+/// The agent was heard of, and told this.
+pub(super) fn heard(draft: &mut Draft, fast_track: bool, told: &[(&str, Option<&String>)]) -> HeartbeatEffect {
     let effect = draft.node.provision_state.heartbeat(fast_track);
     draft.durability = match effect {
         HeartbeatEffect::Act => Some(Durability::Now),
@@ -122,25 +145,18 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<
         HeartbeatEffect::Ignore => None,
     };
     if effect == HeartbeatEffect::Ignore {
-        return Ok(effect);
+        return effect;
     }
-    let last = draft.now.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string();
-    let told = [
-        ("agent_url", Some(&heartbeat.callback_url)),
-        ("agent_version", heartbeat.agent_version.as_ref()),
-        ("agent_verify_ca", heartbeat.agent_verify_ca.as_ref()),
-        ("agent_status", heartbeat.agent_status.as_ref()),
-        ("agent_status_message", heartbeat.agent_status_message.as_ref()),
-        ("agent_last_heartbeat", Some(&last)),
-    ];
     for (key, value) in told {
         if let Some(value) = value {
-            draft.node.driver_internal_info.insert(key.to_owned(), Value::from(value.as_str()));
+            draft.node.driver_internal_info.insert((*key).to_owned(), Value::from(value.as_str()));
         }
     }
+    let last = draft.now.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string();
+    draft.node.driver_internal_info.insert("agent_last_heartbeat".to_owned(), Value::from(last));
     // A hold waits for a person, and nothing else waits in a stable state: neither is put off by a machine.
     if matches!(draft.node.provision_state.kind(), Kind::Working | Kind::Waiting) {
         draft.node.provision_updated_at = Some(draft.now);
     }
-    Ok(effect)
+    effect
 }

@@ -101,7 +101,7 @@ impl<S: Store> Conductor<S> {
             agent_token_required: Some(true),
             tls_min_version: Some("1.3".to_owned()),
             agent_md5_checksum_enable: Some(false),
-            ferric_session: None,
+            ferric_session: self.settings.session.clone(),
             other: agent_settings(node.driver == "redfish"),
         };
         Lookup { node: LookupNode { uuid: node.uuid.to_string(), other }, config }

@@ -9,12 +9,15 @@
 //! | `step_lists.rs` | steps of runbooks and deploy templates |
 //! | `waits.rs` | waits for an agent, an operator, a time |
 //! | `ramdisk.rs` | a ramdisk that stays, ends, is logged into; its logs |
+//! | `progress.rs` | how far a node is, and how long that usually takes |
 //! | `why.rs` | why a node is where it is |
 //! | `power.rs` | power as operators ask for it, and as it turns out to be |
 //! | `agent_call.rs` | commands to agents: sent once, adopted after a restart |
 //! | `heartbeat.rs` | **what happens on a heartbeat** |
+//! | `session.rs` | who may have a session, and what it tells |
 //! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
 //! | `patch.rs`, `ports.rs`, `records.rs`, `devices.rs` | changes that start no flow |
+//! | `erasures.rs` | what agents report of devices that they erased, signed and kept |
 //! | `readings.rs` | what a BMC told of its machine's firmware, kept for the API |
 //! | `rules.rs` | inspection rules: what they see, what they changed |
 //! | `allocations.rs` | finding a node for a claim |
@@ -27,18 +30,21 @@ mod allocations;
 mod change;
 mod children;
 mod devices;
+mod erasures;
 mod heartbeat;
 mod inspection;
 mod lookup;
 mod patch;
 mod ports;
 mod power;
+mod progress;
 mod ramdisk;
 mod readings;
 mod records;
 mod rules;
 mod runner;
 mod secret;
+mod session;
 mod settings;
 mod step_lists;
 mod verbs;
@@ -46,28 +52,31 @@ mod waits;
 mod why;
 mod worker;
 
+pub use progress::{Lasting, Report, Running, Usual};
 pub use ramdisk::KeepLogs;
 pub use readings::{KeptComponent, KeptSetting};
+pub use session::EnrolError;
 pub use settings::{AddPorts, Clock, Parts, Settings, SystemClock};
 pub use why::{Heard, Hold, Possible, Until, Why, Work};
 
+use crate::agents::stream::Sessions;
 use crate::command::{Command, NodeIdent};
+use crate::events::Events;
+use crate::erasure::{KeyError, Signer};
 use crate::fault::Fault;
 use crate::flow::Action;
 use crate::hardware_type::{self, Interface, Validation};
+use crate::logs::Logs;
 use crate::metrics::Metrics;
 use jiff::Timestamp;
-use std::collections::HashMap;
 use std::future::Future;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Epoch, Node, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::client::chain;
-use uuid::Uuid;
-use wire::agent::Progress;
 use worker::Workers;
 
 /// How long [`Conductor::stop`] waits for effects that are under way.
@@ -76,6 +85,9 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// The conductor could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// Erasures cannot be signed.
+    #[error("use the key that signs erasures")]
+    Key(#[source] KeyError),
     /// The store does not work.
     #[error("take the store over")]
     Store(#[source] StoreError),
@@ -92,8 +104,13 @@ pub struct Conductor<S> {
     parts: Parts,
     started: Timestamp,
     workers: Workers,
-    progress: Mutex<HashMap<Uuid, Progress>>,
+    board: progress::Board,
+    customs: progress::Customs,
+    events: Events,
+    logs: Arc<Logs>,
+    sessions: Arc<Sessions>,
     watch: power::Watch,
+    signer: Signer,
     pub(crate) metrics: Metrics,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -105,18 +122,24 @@ impl<S: Store> Conductor<S> {
     /// # Errors
     /// [`StartError`].
     pub async fn start(store: Arc<S>, settings: Settings, parts: Parts) -> Result<Arc<Self>, StartError> {
+        let signer = Signer::open(&settings.erasure_key).map_err(StartError::Key)?;
         let epoch = store.take_over(&settings.hostname).await.map_err(StartError::Store)?;
         let flows = store.flows().await.map_err(StartError::Store)?;
         let (watch, asked) = power::Watch::new();
         let conductor = Arc::new(Self {
             epoch,
             watch,
+            signer,
             started: parts.clock.now(),
             store,
+            logs: Arc::new(Logs::new(settings.logs_dir.clone())),
             settings,
             parts,
             workers: Workers::default(),
-            progress: Mutex::default(),
+            board: progress::Board::default(),
+            customs: progress::Customs::default(),
+            events: Events::new(epoch.0),
+            sessions: Arc::default(),
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -155,6 +178,7 @@ impl<S: Store> Conductor<S> {
         node.provision_updated_at = None;
         let node = self.store.create_node(self.epoch, node).await?;
         self.watch_node(node.uuid);
+        self.tell_state(&node, None);
         Ok(node)
     }
 
@@ -182,7 +206,9 @@ impl<S: Store> Conductor<S> {
             )));
         }
         self.store.delete_node(self.epoch, node.uuid, node.version).await?;
-        self.clear_progress(node.uuid);
+        self.tell_deleted(&node);
+        self.forget_logs(node.uuid);
+        self.sessions.forget(node.uuid);
         self.metrics.forget(node.uuid);
         self.wake(node.uuid);
         self.parts.machines.release(node.uuid).await;
@@ -231,9 +257,14 @@ impl<S: Store> Conductor<S> {
         &self.store
     }
 
-    /// How far the agent's current command is, where one runs and its agent tells.
-    pub fn progress(&self, node: Uuid) -> Option<Progress> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner).get(&node).cloned()
+    /// What happens, for watchers.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// What ramdisks log.
+    pub fn logs(&self) -> &Arc<Logs> {
+        &self.logs
     }
 
     /// Whether it has been told to stop.
@@ -302,18 +333,6 @@ impl<S: Store> Conductor<S> {
                 Err(Fault::Internal("The command ended unexpectedly; the log has details.".to_owned()))
             }
         }
-    }
-
-    fn set_progress(&self, node: Uuid, progress: Option<Progress>) {
-        let mut all = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
-        match progress {
-            Some(progress) => drop(all.insert(node, progress)),
-            None => drop(all.remove(&node)),
-        }
-    }
-
-    fn clear_progress(&self, node: Uuid) {
-        self.set_progress(node, None);
     }
 
     /// What the node's machine boots next, and whether for good; `None` where its BMC does not say.

@@ -5,15 +5,18 @@ use super::change::RESCUE_HASH;
 use super::runner::{Outcome, Trouble, fatal, make_power};
 use crate::agents::AgentError;
 use crate::flow::{Flow, Purpose, boot_ramdisk};
+use crate::logs::Line;
 use base64::Engine as _;
 use hardware::PowerState;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Node, Store};
 use transport::client::chain;
+use uuid::Uuid;
 use wire::agent::{CommandRequest, CommandStatus};
 
 /// How often the power state is read while an agent shuts its machine down.
@@ -66,7 +69,11 @@ impl<S: Store> Conductor<S> {
         let begun_before = flow.intent.as_ref().is_some_and(|intent| intent.attempt > 1);
         let hash = node.instance_info.get(RESCUE_HASH).and_then(Value::as_str);
         let hash = hash.ok_or_else(|| fatal("the hash of the password is gone; ask for the rescue again"))?;
-        let agent = self.reach(node)?;
+        let agent = match self.reach(node) {
+            // A session ends with the agent.
+            Err(Trouble::Later(_)) if begun_before => return Ok(Outcome::default()),
+            other => other?,
+        };
         let listed = match agent.commands().await {
             Err(AgentError::Unreachable(_)) if begun_before => return Ok(Outcome::default()),
             other => other?,
@@ -189,6 +196,35 @@ impl<S: Store> Conductor<S> {
             Ok(Err(error)) => tracing::warn!(file = %file.display(), %error, "the logs of the ramdisk were not saved"),
             Err(error) => tracing::warn!(%error, "the logs of the ramdisk were not saved"),
         }
+    }
+}
+
+impl<S: Store> Conductor<S> {
+    /// Keeps what the ramdisk of a node logged: it has ended.
+    pub(super) fn keep_log(&self, node: Uuid) {
+        self.save_lines(node, self.logs.take(node));
+    }
+
+    /// Saves lines in a file, beside everything else.
+    pub(super) fn save_lines(&self, node: Uuid, lines: Vec<Arc<Line>>) {
+        if lines.is_empty() || self.settings.keep_logs == KeepLogs::Never {
+            return;
+        }
+        let (logs, now) = (self.logs.clone(), self.parts.clock.now());
+        self.tasks.spawn_blocking(move || match logs.save(node, &lines, now) {
+            Ok(file) => tracing::info!(%node, file = %file.display(), lines = lines.len(), "the log was kept"),
+            Err(error) => tracing::warn!(%node, %error, "the log of the ramdisk was not kept"),
+        });
+    }
+
+    /// Forgets what was logged by a node that is there no more.
+    pub(super) fn forget_logs(&self, node: Uuid) {
+        let logs = self.logs.clone();
+        self.tasks.spawn_blocking(move || {
+            if let Err(error) = logs.forget(node) {
+                tracing::warn!(%node, %error, "logs of a node that is there no more stay");
+            }
+        });
     }
 }
 

@@ -3,7 +3,9 @@
 
 use super::agent_call::Call;
 use super::change::{BOOT_MEDIA, Draft, Failure};
+use super::erasures::Erased;
 use super::secret::new_token;
+use super::session::SESSION;
 use super::settings::Settings;
 use super::{Conductor, allocations};
 use crate::effect::OutOfBand;
@@ -65,6 +67,8 @@ pub(super) struct Outcome {
     pub(super) more: Vec<Action>,
     /// UUIDs of what was written.
     pub(super) partitions: Option<Value>,
+    /// What the end of a step says of devices that were erased.
+    pub(super) erased: Erased,
     /// Attributes of the node that the BMC told.
     pub(super) told: Vec<(&'static str, Value)>,
 }
@@ -230,6 +234,18 @@ impl<S: Store> Conductor<S> {
         action: &Action,
         trouble: Trouble,
     ) -> Result<Turn, Fault> {
+        self.trouble_with(node, flow, action, trouble, &Erased::default()).await
+    }
+
+    /// The same, with what was erased all the same.
+    pub(super) async fn trouble_with(
+        &self,
+        node: &Node,
+        flow: &Flow,
+        action: &Action,
+        trouble: Trouble,
+        erased: &Erased,
+    ) -> Result<Turn, Fault> {
         let place = Place::of(flow);
         let attempt = flow.intent.as_ref().map_or(1, |intent| intent.attempt);
         let (text, on_agent) = match trouble {
@@ -261,6 +277,7 @@ impl<S: Store> Conductor<S> {
             if !place.is_in(draft) {
                 return Ok(());
             }
+            erased.put(draft);
             // An event of the table: a waiting node fails from its waiting state, a working one from its own.
             draft.fail(&failure)
         })
@@ -431,6 +448,7 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
     let intent = flow.intent.get_or_insert_with(|| Intent {
         attempt: 0,
         digest: digest.to_owned(),
+        id: (!digest.is_empty()).then(Uuid::new_v4),
         command: None,
         since: now,
         trouble: None,
@@ -448,6 +466,7 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
         if let Some(stale) = info.insert(BOOT_MEDIA.to_owned(), Value::from(place)) {
             info.insert(STALE_MEDIA.to_owned(), stale);
         }
+        info.remove(SESSION);
         info.insert("agent_secret_token".to_owned(), Value::from(new_token()));
         info.insert("agent_secret_token_pregenerated".to_owned(), Value::from(true));
     }
@@ -465,6 +484,7 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
     for (name, value) in &outcome.offered {
         draft.node.driver_internal_info.insert(name.clone(), value.clone());
     }
+    outcome.erased.put(draft);
     for (name, value) in &outcome.told {
         draft.node.attributes.insert((*name).to_owned(), value.clone());
     }

@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Node;
+use wire::session::Offer;
 
 /// Which interfaces become ports when a node is inspected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -73,6 +74,10 @@ pub struct Settings {
     pub keep_logs: KeepLogs,
     /// Where.
     pub logs_dir: PathBuf,
+    /// The file of the key that signs erasures; made where there is none.
+    pub erasure_key: PathBuf,
+    /// Where agents may dial in; not at all when unset.
+    pub session: Option<Offer>,
     /// Most nodes that are deployed at once.
     pub max_concurrent_deploy: usize,
     /// Most nodes that are cleaned at once.
@@ -94,11 +99,13 @@ impl Settings {
     pub fn new(hostname: impl Into<String>, data_dir: impl Into<PathBuf>, agent_url: &str) -> Self {
         let data_dir = data_dir.into();
         let logs_dir = data_dir.join("logs");
+        let erasure_key = data_dir.join("erasure-key.pem");
         Self {
             hostname: hostname.into(),
             hardware: Enabled::default(),
             media: MediaSettings {
                 ramdisk_dir: None,
+                rescue_ramdisk_dir: None,
                 data_dir,
                 agent_url: agent_url.trim_end_matches('/').to_owned(),
                 kernel_append_params: Parameters::default(),
@@ -118,6 +125,8 @@ impl Settings {
             fast_track_timeout: Duration::from_secs(300),
             keep_logs: KeepLogs::default(),
             logs_dir,
+            erasure_key,
+            session: None,
             max_concurrent_deploy: 250,
             max_concurrent_clean: 50,
             sync_power_state_interval: Duration::from_secs(120),

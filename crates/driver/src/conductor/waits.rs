@@ -47,6 +47,7 @@ fn look(draft: &mut Draft, place: Place, action: &Action) -> Result<Wait, Fault>
     let intent = flow.intent.get_or_insert_with(|| Intent {
         attempt: 1,
         digest: String::new(),
+        id: None,
         command: None,
         since: now,
         trouble: None,

@@ -2,6 +2,7 @@
 //! can do about it. Everything here is read from what is saved; nothing is asked of machines.
 
 use super::Conductor;
+use super::progress::{Lasting, Running};
 use super::waits::last_heartbeat;
 use crate::command::NodeIdent;
 use crate::fault::Fault;
@@ -10,7 +11,6 @@ use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, Verb, allowed_verbs, step};
 use std::time::Duration;
 use store::{Node, Store};
-use wire::agent::Progress;
 
 /// Why a node is where it is.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,7 +28,9 @@ pub struct Why {
     /// Its agent, as far as it is known.
     pub agent: Option<Heard>,
     /// What the agent's running command tells.
-    pub progress: Option<Progress>,
+    pub progress: Option<Running>,
+    /// How long it has been in its state, against what is usual.
+    pub lasting: Lasting,
     /// What an operator can do now.
     pub possible: Vec<Possible>,
 }
@@ -111,15 +113,17 @@ impl<S: Store> Conductor<S> {
         let now = self.parts.clock.now();
         let deadline = self.until(&node, now);
         let agent = heard(&node);
+        let report = self.report_of(node.clone(), flow.as_ref()).await?;
         Ok(Why {
             summary: summary(&node, flow.as_ref(), deadline.as_ref(), agent.as_ref()),
             work: flow.as_ref().map(work),
             hold: hold(&node, flow.as_ref()),
             deadline,
             agent,
-            progress: self.progress(uuid),
             possible: possible(&node),
-            node,
+            progress: report.running,
+            lasting: report.state,
+            node: report.node,
         })
     }
 

@@ -113,6 +113,8 @@ impl FlowKind {
 pub enum Purpose {
     /// To take commands: it looks its node up and sends heartbeats.
     Commands,
+    /// As before, and to let the machine's owner in: the site may have a ramdisk of its own for that.
+    Rescue,
     /// To send an inventory.
     Inspection,
     /// To send an inventory and stay for commands.
@@ -333,6 +335,10 @@ pub struct Intent {
     pub attempt: u32,
     /// SHA-256 of the arguments of an agent command, in hex; empty for other effects.
     pub digest: String,
+    /// The id under which a command goes to an agent that does not make its ids itself. Saved before it is sent, so that the
+    /// same command is never given twice.
+    #[serde(default)]
+    pub id: Option<Uuid>,
     /// The agent's id of the command, once it is known.
     pub command: Option<String>,
     /// When the first try began.
@@ -431,7 +437,7 @@ pub fn boot_ramdisk(node: &Node, purpose: Purpose) -> Vec<Action> {
     }
     plan.push(Action::PowerOn);
     plan.push(match purpose {
-        Purpose::Commands => Action::WaitForAgent,
+        Purpose::Commands | Purpose::Rescue => Action::WaitForAgent,
         Purpose::Inspection | Purpose::InspectionThenCommands => Action::WaitForInspection,
     });
     plan

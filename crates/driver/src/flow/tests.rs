@@ -190,6 +190,7 @@ fn a_flow_is_read_as_it_was_saved() {
     flow.intent = Some(Intent {
         attempt: 2,
         digest: "00".to_owned(),
+        id: None,
         command: Some("c".to_owned()),
         since: Timestamp::UNIX_EPOCH,
         trouble: None,

@@ -1,0 +1,605 @@
+//! Agents that have dialled in: one session of each node, through which commands go down and their states come up.
+//!
+//! A session lives as long as its agent's boot. Its connections come and go; what was sent over one that broke is sent again
+//! over the next ([`wire::session::Link`]). Here is what is remembered of a session between connections, and the
+//! [`Agent`] that flows use; what happens on a connection is in `session/connection.rs`.
+
+use super::{Agent, AgentError};
+use futures::future::BoxFuture;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use uuid::Uuid;
+use wire::agent::{CommandRequest, CommandResult, CommandStatus, Progress};
+use wire::session::{Body as _, Command, Frame, FromAgent, FromDriver, Hello, Link, Receipt, Refused, Violation};
+
+/// How long an agent may take to answer, as over REST.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the list of an agent's commands may take after it dialled in.
+const LISTING: Duration = Duration::from_secs(20);
+/// Commands of a session that wait for room on the way down.
+const WAITING: usize = 64;
+/// Commands that are remembered of a session; the oldest that have ended go first.
+const REMEMBERED: usize = 512;
+/// The longest result that is remembered, in bytes; a longer one is for whoever waits for it, and for nobody else.
+const RESULT: usize = 256 * 1024;
+
+/// The sessions of all nodes.
+#[derive(Debug, Default)]
+pub struct Sessions {
+    nodes: Mutex<HashMap<Uuid, Arc<Session>>>,
+}
+
+/// The session of a node.
+#[derive(Debug)]
+pub struct Session {
+    node: Uuid,
+    id: Uuid,
+    state: Mutex<State>,
+    /// There is something to send, or a newer connection.
+    pub(crate) work: Notify,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    link: Link<FromDriver>,
+    /// The number of the connection that is in use.
+    connection: Option<u64>,
+    connections: u64,
+    /// Whether the agent was heard of since it was welcomed: before that, it may not know the numbers of this session.
+    confirmed: bool,
+    queue: VecDeque<FromDriver>,
+    /// In the order in which they were accepted.
+    commands: Vec<CommandResult>,
+    /// Whether `commands` are all that the agent has.
+    listed: bool,
+    refused: HashMap<Uuid, Refused>,
+    awaited: HashSet<Uuid>,
+    /// Results that are too long to be remembered.
+    long: HashMap<Uuid, CommandResult>,
+}
+
+/// How a connection begins.
+#[derive(Debug)]
+pub struct Attached {
+    /// The session.
+    pub session: Arc<Session>,
+    /// The number of the connection.
+    pub connection: u64,
+    /// Whether the session goes on where it was.
+    pub resumed: bool,
+    /// The number of the last frame that was received of the agent.
+    pub last_received: u64,
+    /// What it has not received yet.
+    pub again: Vec<Frame<FromDriver>>,
+}
+
+impl Sessions {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Uuid, Arc<Session>>> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a connection of the session that the agent greets for. An older connection of the node ends.
+    pub fn attach(&self, hello: &Hello) -> Attached {
+        let (session, older) = {
+            let mut nodes = self.lock();
+            match nodes.get(&hello.node) {
+                Some(session) if session.id == hello.session => (session.clone(), None),
+                _ => {
+                    let session = Arc::new(Session {
+                        node: hello.node,
+                        id: hello.session,
+                        state: Mutex::default(),
+                        work: Notify::new(),
+                        changed: watch::Sender::new(0),
+                    });
+                    let older = nodes.insert(hello.node, session.clone());
+                    (session, older)
+                }
+            }
+        };
+        if let Some(older) = older {
+            older.end();
+        }
+        let attached = session.attach(hello);
+        // The task of the connection that was in use so far learns that it is not any more.
+        session.work.notify_one();
+        attached
+    }
+
+    /// The session of a node's boot.
+    pub fn find(&self, node: Uuid, id: Uuid) -> Option<Arc<Session>> {
+        self.lock().get(&node).filter(|session| session.id == id).cloned()
+    }
+
+    /// The agent of a node's boot, when it is connected.
+    pub fn agent(&self, node: Uuid, id: Uuid) -> Option<Arc<dyn Agent>> {
+        let session = self.find(node, id)?;
+        session.lock().connection?;
+        Some(Arc::new(StreamAgent { session }))
+    }
+
+    /// Forgets a node's session: its agent is gone, or shall not be listened to any more.
+    pub fn forget(&self, node: Uuid) {
+        let gone = self.lock().remove(&node);
+        if let Some(session) = gone {
+            session.end();
+        }
+    }
+
+    /// How many sessions are connected.
+    pub fn connected(&self) -> usize {
+        self.lock().values().filter(|session| session.lock().connection.is_some()).count()
+    }
+}
+
+impl Session {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self) {
+        self.changed.send_modify(|number| *number = number.wrapping_add(1));
+    }
+
+    /// The node.
+    pub fn node(&self) -> Uuid {
+        self.node
+    }
+
+    /// The number that the agent gave its boot.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    fn attach(self: &Arc<Self>, hello: &Hello) -> Attached {
+        let mut state = self.lock();
+        state.connections += 1;
+        state.connection = Some(state.connections);
+        let remembered = state.confirmed.then(|| state.link.resume(hello.last_received));
+        let again = match remembered {
+            Some(Ok(again)) => Some(again),
+            // It knows other numbers: both begin anew, and commands are known by their ids.
+            Some(Err(violation)) => {
+                tracing::warn!(node = %self.node, %violation, "a session cannot be resumed and begins anew");
+                None
+            }
+            None => None,
+        };
+        let resumed = again.is_some();
+        if !resumed {
+            for body in state.link.restart().into_iter().rev() {
+                state.queue.push_front(body);
+            }
+            state.commands.clear();
+            state.listed = false;
+        }
+        state.confirmed = false;
+        let attached = Attached {
+            session: self.clone(),
+            connection: state.connections,
+            resumed,
+            last_received: state.link.received(),
+            again: again.unwrap_or_default(),
+        };
+        drop(state);
+        self.tell();
+        attached
+    }
+
+    /// A connection has ended.
+    pub(crate) fn detach(&self, connection: u64) {
+        let mut state = self.lock();
+        if state.connection == Some(connection) {
+            state.connection = None;
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// The session is over, whatever comes of its connection.
+    fn end(&self) {
+        self.lock().connection = None;
+        self.tell();
+        self.work.notify_one();
+    }
+
+    /// Whether this connection is the one in use.
+    pub(crate) fn uses(&self, connection: u64) -> bool {
+        self.lock().connection == Some(connection)
+    }
+
+    /// Whether something that was sent is not acknowledged.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.lock().link.outstanding() > 0
+    }
+
+    /// Takes a frame.
+    pub(crate) fn receive(&self, frame: Frame<FromAgent>) -> Result<Receipt<FromAgent>, Violation> {
+        let mut state = self.lock();
+        state.confirmed = true;
+        state.link.receive(frame)
+    }
+
+    /// The next frame to send, when there is one and room for it.
+    pub(crate) fn next(&self) -> Option<Frame<FromDriver>> {
+        let mut state = self.lock();
+        let size = state.queue.front()?.size();
+        if !state.link.has_room(size) {
+            return None;
+        }
+        let body = state.queue.pop_front()?;
+        Some(state.link.send(body))
+    }
+
+    /// An acknowledgement, where one is owed.
+    pub(crate) fn acknowledge(&self) -> Option<Frame<FromDriver>> {
+        self.lock().link.acknowledge()
+    }
+
+    /// A command was accepted, has ended or is listed.
+    pub(crate) fn command(&self, mut result: CommandResult, size: usize) {
+        let mut state = self.lock();
+        let id = Uuid::try_parse(&result.id).ok();
+        if let Some(id) = id.filter(|_| size > RESULT) {
+            if state.awaited.contains(&id) {
+                state.long.insert(id, result.clone());
+            }
+            result.command_result = None;
+        }
+        match state.commands.iter_mut().find(|known| known.id == result.id) {
+            Some(known) => *known = result,
+            None => state.commands.push(result),
+        }
+        if state.commands.len() > REMEMBERED {
+            let oldest = state.commands.iter().position(|known| known.command_status != CommandStatus::Running);
+            state.commands.remove(oldest.unwrap_or_default());
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// How far a command is.
+    pub(crate) fn progress(&self, id: Uuid, progress: Progress) {
+        let id = id.to_string();
+        if let Some(known) = self.lock().commands.iter_mut().find(|known| known.id == id) {
+            known.progress = Some(progress);
+        }
+    }
+
+    /// A command was not accepted.
+    pub(crate) fn refuse(&self, refused: Refused) {
+        let mut state = self.lock();
+        if state.awaited.contains(&refused.id) {
+            state.refused.insert(refused.id, refused);
+        } else {
+            tracing::info!(node = %self.node, command = %refused.id, text = refused.faultstring, "the agent refused what nobody waits for");
+        }
+        drop(state);
+        self.tell();
+    }
+
+    /// The list of its commands is complete.
+    pub(crate) fn list_ends(&self, count: u32) {
+        let mut state = self.lock();
+        if usize::try_from(count).unwrap_or(usize::MAX) > REMEMBERED.max(state.commands.len()) {
+            tracing::warn!(node = %self.node, count, "the agent lists more commands than are remembered");
+        }
+        state.listed = true;
+        drop(state);
+        self.tell();
+    }
+
+    /// What there is to answer to somebody who waits for a command.
+    fn answer(&self, id: Uuid, wait: bool) -> Option<Result<CommandResult, AgentError>> {
+        let mut state = self.lock();
+        if let Some(refused) = state.refused.remove(&id) {
+            return Some(Err(refusal(refused)));
+        }
+        let text = id.to_string();
+        let known = state.commands.iter().find(|known| known.id == text)?.clone();
+        if wait && known.command_status == CommandStatus::Running {
+            return None;
+        }
+        Some(Ok(state.long.remove(&id).unwrap_or(known)))
+    }
+}
+
+/// A refusal in the words that flows know.
+fn refusal(refused: Refused) -> AgentError {
+    let text = refused.faultstring;
+    if refused.status == 409 || text.to_ascii_lowercase().contains("agent is busy") {
+        return AgentError::Busy(text);
+    }
+    AgentError::Refused { status: refused.status, text }
+}
+
+/// An agent at the other end of a session.
+struct StreamAgent {
+    session: Arc<Session>,
+}
+
+/// Takes note that somebody waits for a command, until it is dropped.
+struct Awaited<'a> {
+    session: &'a Session,
+    id: Uuid,
+}
+
+impl<'a> Awaited<'a> {
+    fn new(session: &'a Session, id: Uuid) -> Self {
+        session.lock().awaited.insert(id);
+        Self { session, id }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let mut state = self.session.lock();
+        state.awaited.remove(&self.id);
+        state.refused.remove(&self.id);
+        state.long.remove(&self.id);
+        // What was not sent yet must not be sent when nobody knows of it any more.
+        let id = self.id;
+        state.queue.retain(|body| !matches!(body, FromDriver::Command(command) if command.id == id));
+    }
+}
+
+impl StreamAgent {
+    async fn run(&self, id: Uuid, request: CommandRequest, wait: bool) -> Result<CommandResult, AgentError> {
+        let session = &*self.session;
+        let awaited = Awaited::new(session, id);
+        {
+            let mut state = session.lock();
+            if state.queue.len() >= WAITING {
+                return Err(AgentError::Busy(format!("{WAITING} commands wait on the way to it")));
+            }
+            let command = Command { id, name: request.name, params: request.params };
+            state.queue.push_back(FromDriver::Command(command));
+        }
+        session.work.notify_one();
+        let mut changed = session.changed.subscribe();
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
+        loop {
+            changed.mark_unchanged();
+            if let Some(answer) = session.answer(id, wait) {
+                return typed(answer?);
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                // It has begun and takes long: whoever asked may look again.
+                if let Some(answer) = session.answer(id, false) {
+                    return answer;
+                }
+                drop(awaited);
+                let text = format!("nothing came over its session within {} s", TIMEOUT.as_secs());
+                return Err(AgentError::Unreachable(text));
+            }
+        }
+    }
+
+    async fn list(&self) -> Result<Vec<CommandResult>, AgentError> {
+        let mut changed = self.session.changed.subscribe();
+        let deadline = tokio::time::Instant::now() + LISTING;
+        loop {
+            changed.mark_unchanged();
+            {
+                let state = self.session.lock();
+                if state.connection.is_none() {
+                    return Err(AgentError::Unreachable("its session is broken; it dials again by itself".to_owned()));
+                }
+                if state.listed {
+                    return Ok(state.commands.clone());
+                }
+            }
+            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
+                let text = format!("it did not list its commands within {} s", LISTING.as_secs());
+                return Err(AgentError::Unreachable(text));
+            }
+        }
+    }
+}
+
+/// A command whose parameters the agent does not know counts as refused, as over REST.
+fn typed(result: CommandResult) -> Result<CommandResult, AgentError> {
+    match &result.command_error {
+        Some(error) if error.class == "TypeError" => {
+            Err(AgentError::Refused { status: error.code, text: error.details.clone() })
+        }
+        _ => Ok(result),
+    }
+}
+
+impl Agent for StreamAgent {
+    fn commands(&self) -> BoxFuture<'_, Result<Vec<CommandResult>, AgentError>> {
+        Box::pin(self.list())
+    }
+
+    fn execute(&self, command: CommandRequest, wait: bool) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
+        Box::pin(self.run(Uuid::new_v4(), command, wait))
+    }
+
+    fn execute_as(&self, id: Uuid, command: CommandRequest) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
+        Box::pin(self.run(id, command, false))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Map;
+    use wire::agent::CommandError;
+
+    fn hello(session: Uuid, last_received: u64) -> Hello {
+        Hello {
+            node: Uuid::nil(),
+            session,
+            last_received,
+            protocol_minor: 0,
+            agent_version: "13.0.0".to_owned(),
+            ferric_version: "0.1.0".to_owned(),
+        }
+    }
+
+    fn request(name: &str) -> CommandRequest {
+        CommandRequest { name: name.to_owned(), params: Map::new() }
+    }
+
+    fn result(id: Uuid, status: CommandStatus) -> CommandResult {
+        CommandResult {
+            id: id.to_string(),
+            command_name: "sync".to_owned(),
+            command_status: status,
+            command_error: None,
+            command_result: None,
+            progress: None,
+        }
+    }
+
+    fn frame(seq: u64, ack: u64, body: FromAgent) -> Frame<FromAgent> {
+        Frame { seq, ack, body }
+    }
+
+    /// A session that is connected, listed and has said something.
+    fn connected(sessions: &Sessions, id: Uuid) -> Attached {
+        let attached = sessions.attach(&hello(id, 0));
+        attached.session.receive(frame(1, 0, FromAgent::Listed(0))).unwrap();
+        attached.session.list_ends(0);
+        attached
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_goes_down_once_under_its_id_and_its_state_comes_back() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let session = connected(&sessions, boot).session;
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let id = Uuid::new_v4();
+        let (answer, ()) = tokio::join!(agent.execute_as(id, request("standby.sync")), async {
+            session.work.notified().await;
+            let sent = session.next().unwrap();
+            assert!(matches!(&sent.body, FromDriver::Command(command) if command.id == id));
+            assert!(session.next().is_none());
+            session.command(result(id, CommandStatus::Running), 100);
+        });
+        assert_eq!(answer.unwrap().id, id.to_string());
+        session.command(result(id, CommandStatus::Succeeded), 100);
+        let listed = agent.commands().await.unwrap();
+        assert_eq!((listed.len(), &listed[0].command_status), (1, &CommandStatus::Succeeded));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_those_of_rest() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let session = connected(&sessions, boot).session;
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let refuse = async |status: u16, text: &str| {
+            let id = Uuid::new_v4();
+            let refused = Refused { id, status, faultstring: text.to_owned() };
+            tokio::join!(agent.execute_as(id, request("x.y")), async {
+                session.work.notified().await;
+                session.refuse(refused);
+            })
+            .0
+        };
+        let busy = refuse(409, "Agent is busy: executing command sync").await;
+        assert!(matches!(busy, Err(AgentError::Busy(_))), "{busy:?}");
+        let unknown = refuse(404, "no such command").await;
+        assert!(matches!(unknown, Err(AgentError::Refused { status: 404, .. })), "{unknown:?}");
+        let id = Uuid::new_v4();
+        let mut wrong = result(id, CommandStatus::Failed);
+        let text = |text: &str| text.to_owned();
+        let (class, message, details) = (text("TypeError"), text("m"), text("unexpected keyword argument"));
+        wrong.command_error = Some(CommandError { class, code: 400, message, details });
+        let (answer, ()) = tokio::join!(agent.execute_as(id, request("x.y")), async {
+            session.work.notified().await;
+            session.command(wrong, 100);
+        });
+        assert!(matches!(answer, Err(AgentError::Refused { status: 400, .. })));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_answers_is_given_up_and_is_not_sent_later() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let session = connected(&sessions, boot).session;
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let silent = agent.execute(request("standby.power_off"), false).await;
+        assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
+        assert!(session.next().is_none());
+        let state = session.lock();
+        assert!(state.awaited.is_empty() && state.refused.is_empty() && state.long.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_result_is_for_whoever_waits_for_it() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let session = connected(&sessions, boot).session;
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let (answer, ()) = tokio::join!(agent.execute(request("log.collect_system_logs"), true), async {
+            session.work.notified().await;
+            let Some(FromDriver::Command(command)) = session.next().map(|frame| frame.body) else { return };
+            let mut done = result(command.id, CommandStatus::Succeeded);
+            done.command_result = Some(serde_json::json!("x".repeat(RESULT)));
+            session.command(done, RESULT + 100);
+        });
+        assert!(answer.unwrap().command_result.is_some());
+        assert!(agent.commands().await.unwrap()[0].command_result.is_none());
+        assert!(session.lock().long.is_empty());
+    }
+
+    #[test]
+    fn a_session_is_resumed_where_both_remember_it_and_begins_anew_where_one_does_not() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let first = sessions.attach(&hello(boot, 0));
+        assert!(!first.resumed);
+        // The welcome never arrived: the agent may still count as with the driver before.
+        let second = sessions.attach(&hello(boot, 50));
+        assert!(!second.resumed && !first.session.uses(first.connection));
+        second.session.receive(frame(1, 0, FromAgent::Listed(0))).unwrap();
+        let command = Command { id: Uuid::new_v4(), name: "a.b".to_owned(), params: Map::new() };
+        second.session.lock().queue.push_back(FromDriver::Command(command.clone()));
+        second.session.next().unwrap();
+        second.session.detach(second.connection);
+        assert!(sessions.agent(Uuid::nil(), boot).is_none());
+        let third = sessions.attach(&hello(boot, 0));
+        assert_eq!((third.resumed, third.last_received, third.again.len()), (true, 1, 1));
+        // Numbers that make no sense: everything anew, and the command is not lost.
+        third.session.receive(frame(2, 0, FromAgent::Ack)).unwrap_err();
+        third.session.receive(frame(0, 1, FromAgent::Ack)).unwrap();
+        let fourth = sessions.attach(&hello(boot, 9));
+        assert!(!fourth.resumed);
+        assert_eq!(sessions.connected(), 1);
+    }
+
+    #[test]
+    fn a_newer_boot_takes_the_place_of_the_one_before() {
+        let sessions = Sessions::default();
+        let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
+        let first = connected(&sessions, old);
+        let second = connected(&sessions, new);
+        assert!(!first.session.uses(first.connection) && second.session.uses(second.connection));
+        assert!(sessions.agent(Uuid::nil(), old).is_none() && sessions.agent(Uuid::nil(), new).is_some());
+        sessions.forget(Uuid::nil());
+        assert!(!second.session.uses(second.connection));
+        assert_eq!(sessions.connected(), 0);
+    }
+
+    #[test]
+    fn what_is_remembered_of_a_session_is_bounded() {
+        let sessions = Sessions::default();
+        let session = connected(&sessions, Uuid::new_v4()).session;
+        let running = Uuid::new_v4();
+        session.command(result(running, CommandStatus::Running), 1);
+        for _ in 0..2 * REMEMBERED {
+            session.command(result(Uuid::new_v4(), CommandStatus::Succeeded), 1);
+            session.refuse(Refused { id: Uuid::new_v4(), status: 409, faultstring: String::new() });
+        }
+        let state = session.lock();
+        assert_eq!((state.commands.len(), state.refused.len()), (REMEMBERED, 0));
+        assert_eq!(state.commands[0].id, running.to_string());
+    }
+}

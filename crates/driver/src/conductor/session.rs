@@ -1,0 +1,173 @@
+//! Who may have a session, and what it tells.
+//!
+//! The token of a node's boot is its proof, once: it is spent for the first key that asks with it, which is saved with the
+//! number that the agent gave its boot. Both are forgotten with the token, so that nothing of an earlier boot counts.
+
+use super::Conductor;
+use super::change::Draft;
+use super::heartbeat::heard;
+use super::secret::same;
+use crate::agents::stream::Sessions;
+use crate::fault::Fault;
+use crate::logs::Line;
+use lifecycle::provision::HeartbeatEffect;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use store::{Node, Store};
+use uuid::Uuid;
+use wire::session::{Heartbeat, Hello, callback_url};
+
+/// Key of the session of a node's boot in `driver_internal_info`: its number and the digest of its key.
+pub(super) const SESSION: &str = "agent_session";
+
+/// Why there is no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EnrolError {
+    /// No such node, or not its token: one text for both.
+    #[error("node and token do not belong together")]
+    Unknown,
+    /// The token was used with another key.
+    #[error("the token has been used with another key; the node has to boot anew")]
+    Spent,
+    /// The driver cannot say now.
+    #[error("the driver cannot answer now; try again")]
+    Later,
+}
+
+/// The number of the session that a node's boot has enrolled.
+pub(super) fn session_of(node: &Node) -> Option<Uuid> {
+    enrolled(node).map(|(session, _)| session)
+}
+
+fn enrolled(node: &Node) -> Option<(Uuid, &str)> {
+    let session = node.driver_internal_info.get(SESSION)?;
+    let id = Uuid::try_parse(session.get("id")?.as_str()?).ok()?;
+    Some((id, session.get("key")?.as_str()?))
+}
+
+impl<S: Store> Conductor<S> {
+    /// The sessions that there are.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Takes a key for a node's boot, when the token is that of the node and was not used with another one.
+    ///
+    /// # Errors
+    /// [`EnrolError`].
+    pub async fn enrol(self: &Arc<Self>, node: Uuid, token: &str, session: Uuid, key: &str) -> Result<(), EnrolError> {
+        let (this, token, key) = (self.clone(), token.to_owned(), key.to_owned());
+        let taken = self
+            .detached(async move {
+                let (_, _, taken) = this.change(node, |draft| Ok(take_key(draft, &token, session, &key))).await?;
+                Ok(taken)
+            })
+            .await;
+        match taken {
+            Ok(taken) => taken,
+            Err(Fault::NotFound(_)) => Err(EnrolError::Unknown),
+            Err(fault) => {
+                tracing::warn!(%node, %fault, "an enrolment could not be saved");
+                Err(EnrolError::Later)
+            }
+        }
+    }
+
+    /// Whether this session with this key is that of the node's present boot; else why not.
+    ///
+    /// # Errors
+    /// One sentence for the agent.
+    pub async fn knows_session(&self, node: Uuid, session: Uuid, key: &str) -> Result<(), String> {
+        let refused = || "the session is not that of the node's present boot; enrol again".to_owned();
+        let node = self.store.node(node).await.map_err(|error| match error {
+            store::StoreError::NotFound { .. } => refused(),
+            error => {
+                tracing::warn!(%node, %error, "cannot tell whether a session is right");
+                "the driver cannot tell now; try again".to_owned()
+            }
+        })?;
+        match enrolled(&node) {
+            Some((id, own)) if id == session && own == key => Ok(()),
+            _ => Err(refused()),
+        }
+    }
+
+    /// Takes a heartbeat that came over a session.
+    ///
+    /// # Errors
+    /// [`Fault`]: the session is not that of the node any more; or the store.
+    pub async fn session_heartbeat(
+        self: &Arc<Self>,
+        node: Uuid,
+        session: Uuid,
+        hello: &Hello,
+        heartbeat: Heartbeat,
+    ) -> Result<(), Fault> {
+        let (this, version) = (self.clone(), hello.agent_version.clone());
+        let taken = self
+            .detached(async move {
+                let record = |draft: &mut Draft| {
+                    if session_of(&draft.node) != Some(session) {
+                        return Err(Fault::Conflict("the session is not that of the node's present boot".to_owned()));
+                    }
+                    let fast_track = this.settings.fast_track_of(&draft.node);
+                    // An agent that listens has told where.
+                    let known = draft.node.driver_internal_info.contains_key("agent_url");
+                    let url = (!known).then(|| callback_url(session));
+                    let told = [
+                        ("agent_url", url.as_ref()),
+                        ("agent_version", Some(&version)),
+                        ("agent_status", heartbeat.status.as_ref()),
+                        ("agent_status_message", heartbeat.message.as_ref()),
+                    ];
+                    Ok(heard(draft, fast_track, &told))
+                };
+                let (_, _, effect) = this.change(node, record).await?;
+                if effect == HeartbeatEffect::Act {
+                    this.wake(node);
+                }
+                Ok(effect)
+            })
+            .await;
+        self.metrics.heartbeat(&taken);
+        taken.map(drop)
+    }
+
+    /// Something about the node's agent is new: whoever waits for it looks.
+    pub fn agent_changed(self: &Arc<Self>, node: Uuid) {
+        self.wake(node);
+    }
+
+    /// The number of the last line that was taken of the log of a node's boot.
+    pub fn log_received(&self, node: Uuid, boot: &str) -> u64 {
+        self.logs.received(node, boot)
+    }
+
+    /// Takes lines that a ramdisk logged, those up to the number `through`.
+    pub fn log_lines(&self, node: Uuid, boot: &str, through: u64, lines: Vec<Line>) {
+        let earlier = self.logs.add(node, boot, through, lines);
+        self.save_lines(node, earlier);
+    }
+}
+
+/// Takes a key for the boot of a node.
+fn take_key(draft: &mut Draft, token: &str, session: Uuid, key: &str) -> Result<(), EnrolError> {
+    draft.durability = None;
+    let stored = draft.node.driver_internal_info.get("agent_secret_token").and_then(Value::as_str);
+    if !stored.is_some_and(|stored| same(stored, token)) {
+        return Err(EnrolError::Unknown);
+    }
+    match enrolled(&draft.node) {
+        Some((id, own)) if id == session && own == key => Ok(()),
+        Some(_) => {
+            tracing::warn!(node = %draft.node.uuid, "the node's token was used a second time, with another key");
+            Err(EnrolError::Spent)
+        }
+        None => {
+            let value = json!({"id": session.to_string(), "key": key});
+            draft.node.driver_internal_info.insert(SESSION.to_owned(), value);
+            draft.durability = Some(store::Durability::Now);
+            Ok(())
+        }
+    }
+}

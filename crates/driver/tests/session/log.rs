@@ -1,0 +1,84 @@
+//! Logs of ramdisks, as they happen and as they are kept.
+
+use super::Site;
+use super::peer::Boot;
+use std::time::Duration;
+use tonic::Code;
+use wire::rpc::{LogBatch, LogLine};
+
+fn batch(from: u64, texts: &[&str]) -> LogBatch {
+    let lines = texts.iter().zip(from..).map(|(text, number)| LogLine { number, text: (*text).to_owned() });
+    LogBatch { lines: lines.collect(), ..LogBatch::default() }
+}
+
+#[tokio::test]
+async fn lines_are_served_as_they_come_and_kept_when_the_ramdisk_ends() {
+    let site = Site::new().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    let (up, mut credits, _connection) = boot.log().await;
+    let first = credits.message().await.unwrap().unwrap();
+    assert_eq!(first.received_through, 0);
+    assert!(first.lines > 0);
+    up.send(batch(1, &["2026-01-01T00:00:00.5Z  INFO agent::write: begins", "[ 1.0] usb\x1b[2J"])).await.unwrap();
+    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 2);
+    let path = format!("/v1/nodes/{}/logs", site.node);
+    let text = site.text(&path).await;
+    assert_eq!(text, "2026-01-01T00:00:00.500Z  INFO agent::write: begins\n[ 1.0] usb\\u{1b}[2J\n");
+    assert_eq!(site.text(&format!("{path}?tail=1")).await, "[ 1.0] usb\\u{1b}[2J\n");
+    assert_eq!(site.text(&format!("{path}?tail=0")).await, "");
+
+    // After a break it goes on where it was.
+    drop((up, credits));
+    let (up, mut credits, _connection) = boot.log().await;
+    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 2);
+    up.send(batch(2, &["again"])).await.unwrap();
+    assert_eq!(credits.message().await.unwrap_err().code(), Code::OutOfRange);
+
+    site.deploy().await;
+    for _ in 0..200 {
+        if !site.conductor.logs().has(site.node) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The file is written beside everything else.
+    let mut kept = String::new();
+    for _ in 0..200 {
+        kept = site.text(&path).await;
+        if !kept.is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(kept, text);
+}
+
+#[tokio::test]
+async fn a_log_takes_the_certificate_of_its_node() {
+    let site = Site::new().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    boot.session = uuid::Uuid::new_v4();
+    let (_up, mut credits, _connection) = boot.log().await;
+    assert_eq!(credits.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn lines_beyond_the_credit_end_the_log_and_not_the_session() {
+    let site = Site::new().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    let (mut wire, _) = boot.dial().await;
+    let (up, mut credits, _connection) = boot.log().await;
+    let credit = credits.message().await.unwrap().unwrap();
+    up.send(batch(u64::from(credit.lines) + 1, &["x"])).await.unwrap();
+    assert_eq!(credits.message().await.unwrap_err().code(), Code::ResourceExhausted);
+    boot.beat(&wire).await;
+    while boot.link.outstanding() > 0 {
+        let frame = wire.hear().await.unwrap();
+        boot.link.receive(frame).unwrap();
+    }
+    let metrics = site.text("/metrics").await;
+    assert!(metrics.contains("ferric_telemetry_ends_total{reason=\"flood\"} 1"), "{metrics}");
+}
