@@ -6,7 +6,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::watch;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
@@ -29,7 +30,13 @@ pub const COLLECT: &str = "collect_system_logs";
 
 /// The last lines of the log. Cheap to clone; all clones are one buffer.
 #[derive(Clone, Default)]
-pub struct LogBuffer(Arc<Mutex<Lines>>);
+pub struct LogBuffer(Arc<Buffer>);
+
+#[derive(Default)]
+struct Buffer {
+    lines: Mutex<Lines>,
+    news: watch::Sender<()>,
+}
 
 #[derive(Default)]
 struct Lines {
@@ -40,14 +47,53 @@ struct Lines {
     dropped: u64,
 }
 
+/// Lines in a row, for a driver that follows the log.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tail {
+    /// Lines with their numbers, without line feeds.
+    pub lines: Vec<(u64, String)>,
+    /// Lines before them that were wanted and are not kept any more.
+    pub dropped: u64,
+}
+
+/// Bytes of a line in a [`Tail`]; what is longer is cut.
+const TAIL_LINE: usize = 8 << 10;
+
 impl LogBuffer {
     /// From now on every line names this node.
     pub fn set_node(&self, uuid: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).node = Some(uuid.to_owned());
+        self.lines().node = Some(uuid.to_owned());
+    }
+
+    fn lines(&self) -> MutexGuard<'_, Lines> {
+        self.0.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when there are new lines.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.0.news.subscribe()
+    }
+
+    /// The lines behind line `last`, the first of all being number 1: `lines` and about `bytes` at most.
+    pub fn after(&self, last: u64, lines: usize, bytes: usize) -> Tail {
+        let kept = self.lines();
+        let mut tail = Tail { lines: Vec::new(), dropped: kept.dropped.saturating_sub(last) };
+        let known = usize::try_from(last.saturating_sub(kept.dropped)).unwrap_or(usize::MAX);
+        let mut room = bytes;
+        for (line, number) in kept.lines.iter().zip(kept.dropped + 1..).skip(known).take(lines) {
+            let line = line.trim_ascii_end();
+            let text = String::from_utf8_lossy(&line[..line.len().min(TAIL_LINE)]);
+            if text.len() > room && !tail.lines.is_empty() {
+                break;
+            }
+            room = room.saturating_sub(text.len());
+            tail.lines.push((number, text.into_owned()));
+        }
+        tail
     }
 
     fn push(&self, line: &[u8]) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines();
         let mut line = line[..line.len().min(LOG_CAP)].to_vec();
         if let Some(node) = &lines.node
             && !line.windows(6).any(|window| window == b" node=")
@@ -63,11 +109,13 @@ impl LogBuffer {
             lines.bytes -= oldest.len();
             lines.dropped += 1;
         }
+        drop(lines);
+        self.0.news.send_replace(());
     }
 
     /// The log as text, beginning with a note when lines had to be dropped.
     pub fn contents(&self) -> Vec<u8> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines();
         let mut text = Vec::with_capacity(lines.bytes + 80);
         if lines.dropped > 0 {
             text.extend(format!("({} older lines were dropped)\n", lines.dropped).into_bytes());
@@ -330,6 +378,27 @@ mod tests {
         assert!(contents.len() <= LOG_CAP + 80);
         assert!(contents.starts_with(b"(3 older lines were dropped)"), "{:?}", &contents[..40]);
         assert!(contents.ends_with(b"newest\n"));
+    }
+
+    #[test]
+    fn who_follows_the_log_gets_its_lines_by_their_numbers_and_hears_how_many_are_gone() {
+        let buffer = LogBuffer::default();
+        let mut news = buffer.news();
+        assert_eq!(buffer.after(0, 10, 100), Tail::default());
+        for line in ["one\n", "two\n", "three\n"] {
+            buffer.push(line.as_bytes());
+        }
+        assert!(news.has_changed().unwrap());
+        news.mark_unchanged();
+        let line = |number, text: &str| (number, text.to_owned());
+        assert_eq!(buffer.after(0, 2, 100), Tail { lines: vec![line(1, "one"), line(2, "two")], dropped: 0 });
+        assert_eq!(buffer.after(1, 10, 5), Tail { lines: vec![line(2, "two")], dropped: 0 });
+        assert_eq!(buffer.after(1, 10, 0).lines.len(), 1, "one line fits always");
+        assert_eq!(buffer.after(3, 10, 100), Tail::default());
+        assert_eq!(buffer.after(u64::MAX, 10, 100), Tail::default());
+        buffer.push(&vec![b'x'; LOG_CAP - 4]);
+        let tail = buffer.after(1, 1, 100);
+        assert_eq!((tail.lines[0].0, tail.lines[0].1.len(), tail.dropped), (4, TAIL_LINE, 2));
     }
 
     #[test]

@@ -135,6 +135,8 @@ pub struct Agent {
     pub started_at: SystemTime,
     /// Rings when an asynchronous command has ended: a heartbeat is due at once.
     pub command_ended: Notify,
+    /// What is remembered of the session that the agent dials. Held by who holds the session.
+    pub(crate) stream: tokio::sync::Mutex<crate::session::stream::Memory>,
     closing: watch::Sender<Option<Closing>>,
     token: RwLock<Option<Token>>,
     node_uuid: RwLock<Option<String>>,
@@ -150,6 +152,7 @@ impl Agent {
             logs,
             started_at: SystemTime::now(),
             command_ended: Notify::new(),
+            stream: tokio::sync::Mutex::default(),
             closing: watch::Sender::new(None),
             token: RwLock::new(token),
             node_uuid: RwLock::new(None),

@@ -1,5 +1,5 @@
-//! The agent protocol, table by table: each row is given to the in-process function and to the REST API, over http and over
-//! https, and all have to answer the same. What the real agent answers to the same and to odder questions is in `replay.rs`.
+//! The agent protocol, table by table: each row is given to the in-process function, to the REST API, over http and over
+//! https, and to the session that the agent dials, and all have to answer the same. What the real agent answers to the same and to odder questions is in `replay.rs`.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -10,6 +10,7 @@ use hardware::Contents;
 use hardware_sim::{Event, Fault, SimMachine, disk};
 use http::Method;
 use serde_json::{Map, Value, json};
+use support::stream::Session;
 use support::{Answer, Rest, Rig, TOKEN, rig, settings};
 use wire::agent::CommandRequest;
 
@@ -74,7 +75,7 @@ fn check(name: &str, answer: &Answer, expect: &Expect, how: &str) {
 /// A row: name, parameters, what it comes to.
 type Row = (&'static str, Value, Expect);
 
-/// Runs each row on a machine of its own, in process and over REST.
+/// Runs each row on a machine of its own, in process, over REST and by a session.
 async fn run(machine: fn() -> SimMachine, rows: Vec<Row>) {
     for (name, params, expect) in rows {
         let inside = rig(machine(), settings());
@@ -91,6 +92,10 @@ async fn run(machine: fn() -> SimMachine, rows: Vec<Row>) {
             check(name, &rest.command(name, params.clone(), true).await, &expect, how);
             assert_eq!(rest.list().await.len(), recorded, "{how} {name}");
         }
+        let dialled = rig(machine(), settings());
+        let session = Session::open(&dialled.agent, &dialled.dispatcher).await;
+        check(name, &session.command(name, &params).await, &expect, "by session:");
+        assert_eq!(session.list().await.len(), recorded, "by session: {name}");
     }
 }
 
@@ -236,10 +241,11 @@ async fn checks_of_names_and_parameters() {
 async fn results_are_wrapped_as_the_protocol_says() {
     let uuids = json!({});
     let clean = json!({
-        "clean_steps": {"GenericHardwareManager": [{
-            "step": "erase_devices_metadata", "priority": 99, "interface": "deploy", "reboot_requested": false,
-            "abortable": true,
-        }]},
+        "clean_steps": {"GenericHardwareManager": [
+            ("erase_devices", 10), ("erase_devices_express", 0), ("erase_devices_metadata", 99), ("erase_pstore", 0),
+        ].map(|(step, priority)| json!({
+            "step": step, "priority": priority, "interface": "deploy", "reboot_requested": false, "abortable": true,
+        }))},
         "hardware_manager_version": {"generic_hardware_manager": "1.2"},
     });
     let deploy = json!({
@@ -588,6 +594,13 @@ async fn a_busy_agent_says_so_before_anything_else_and_by_its_short_name() {
     }
     // A name without a dot is noticed before that.
     assert_eq!(rest.command("nodot", json!({}), false).await.status, 400);
+    let session = Session::open(&rig.agent, &rig.dispatcher).await;
+    for name in ["standby.sync", "nonsense.x", "standby.x", "poll.get_hardware_info"] {
+        let answer = session.command(name, &json!({})).await;
+        assert_eq!(answer.status, 409, "{name}");
+        assert_eq!(answer.body["faultstring"], "Agent is busy: executing command power_off", "{name}");
+    }
+    assert_eq!(session.command("nodot", &json!({})).await.status, 400);
     let id = started.body["id"].as_str().unwrap();
     let ended = rest.get(&format!("/v1/commands/{id}?wait=TRUE&agent_token={TOKEN}")).await;
     assert_eq!(ended.body["command_status"], "SUCCEEDED");

@@ -152,6 +152,11 @@ impl Identity {
         Ok(Arc::new(config))
     }
 
+    /// Whether the texts are what they should be.
+    pub fn check(&self) -> Result<(), TlsError> {
+        self.parts().map(drop)
+    }
+
     /// Settings of a server for sessions: TLS 1.3 and HTTP/2. A client need not present a certificate; one that does has to
     /// have it from one of the authorities `clients`, PEM.
     pub fn session_config(&self, clients: &str) -> Result<Arc<rustls::ServerConfig>, TlsError> {
@@ -159,10 +164,10 @@ impl Identity {
         let mut roots = rustls::RootCertStore::empty();
         add(&mut roots, "authority of clients", clients)?;
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
-        let verifier = verifier.allow_unauthenticated().build().map_err(|error| TlsError::Pem {
-            what: "authority of clients".to_owned(),
-            reason: error.to_string(),
-        })?;
+        let verifier = verifier
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| TlsError::Pem { what: "authority of clients".to_owned(), reason: error.to_string() })?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(ONLY_TLS13)
             .map_err(TlsError::Setup)?

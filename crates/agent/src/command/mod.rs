@@ -13,6 +13,8 @@ pub use record::Record;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+use uuid::Uuid;
 use wire::agent::CommandRequest;
 
 /// Accepts commands, one at a time, and remembers them.
@@ -22,6 +24,7 @@ pub struct Dispatcher {
     /// Submissions are made one after the other; a synchronous command runs under it.
     turn: tokio::sync::Mutex<()>,
     records: RwLock<Records>,
+    news: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -33,17 +36,24 @@ struct Records {
 impl Dispatcher {
     /// A dispatcher with no commands yet.
     pub fn new(agent: Arc<Agent>, extensions: Vec<&'static Extension>) -> Arc<Self> {
-        Arc::new(Self { agent, extensions, turn: tokio::sync::Mutex::new(()), records: RwLock::default() })
+        let news = watch::Sender::new(());
+        Arc::new(Self { agent, extensions, turn: tokio::sync::Mutex::new(()), records: RwLock::default(), news })
     }
 
     /// Checks a command and starts it. An error means that nothing was recorded; how the command itself ends is in its
     /// record. A synchronous command has ended when this returns.
     pub async fn submit(self: &Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
+        self.submit_as(Uuid::new_v4(), request).await
+    }
+
+    /// As [`Self::submit`], with an id that the driver chose. A command that has this id already is not begun again: its
+    /// record is returned.
+    pub async fn submit_as(self: &Arc<Self>, id: Uuid, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
         // On a task of its own: a command belongs to the agent, so a client that goes away does not stop it half-way. The
         // mark of the request does not follow it there.
         let this = Arc::clone(self);
         let name = request.name.clone();
-        match tokio::spawn(contain::request(this.submit_in_turn(request))).await {
+        match tokio::spawn(contain::request(this.submit_in_turn(id, request))).await {
             Ok(answer) => answer,
             Err(error) => {
                 tracing::error!(command = name, %error, "a submission panicked");
@@ -52,8 +62,11 @@ impl Dispatcher {
         }
     }
 
-    async fn submit_in_turn(self: Arc<Self>, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
+    async fn submit_in_turn(self: Arc<Self>, id: Uuid, request: CommandRequest) -> Result<Arc<Record>, AgentError> {
         let _turn = self.turn.lock().await;
+        if let Ok(known) = self.get(&id.to_string()) {
+            return Ok(known);
+        }
         let CommandRequest { name, params } = request;
         let (extension_name, command_name) = split(&name)?;
         // Before anything is looked up: a driver that talks to a busy agent has to hear that, whatever it says.
@@ -65,7 +78,7 @@ impl Dispatcher {
         // Names only: values may be secrets.
         let names: Vec<&str> = params.keys().map(String::as_str).collect();
         tracing::info!(command = name, params = ?names, "command");
-        let record = Record::begin(command.name);
+        let record = Record::begin(id, command.name, self.news.clone());
         if let Some(validate) = command.validate
             && let Err(error) = validate(&self.agent, &params)
         {
@@ -132,6 +145,8 @@ impl Dispatcher {
         let place = records.order.len();
         records.order.push(Arc::clone(record));
         records.by_id.insert(record.id().to_owned(), place);
+        drop(records);
+        self.news.send_replace(());
     }
 
     fn last(&self) -> Option<Arc<Record>> {
@@ -141,6 +156,11 @@ impl Dispatcher {
     /// All commands in the order in which they were accepted.
     pub fn list(&self) -> Vec<Arc<Record>> {
         self.records.read().unwrap_or_else(PoisonError::into_inner).order.clone()
+    }
+
+    /// Tells when a command was accepted, when one has ended, and when one that runs is at another stage or stalls.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     /// The command with this id.

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 use wire::agent::{CommandResult, CommandStatus};
 
 /// What is remembered of a command. Kept for the life of the agent.
@@ -18,6 +19,7 @@ pub struct Record {
     name: &'static str,
     state: Mutex<State>,
     ended: watch::Sender<bool>,
+    news: watch::Sender<()>,
     cancel: CancellationToken,
 }
 
@@ -30,13 +32,14 @@ struct State {
 }
 
 impl Record {
-    /// A command that begins now. `name` is the name without the extension.
-    pub(super) fn begin(name: &'static str) -> Arc<Self> {
+    /// A command that begins now. `name` is the name without the extension; `news` tells of its end and its stages.
+    pub(super) fn begin(id: Uuid, name: &'static str, news: watch::Sender<()>) -> Arc<Self> {
         Arc::new(Self {
-            id: uuid::Uuid::new_v4().to_string(),
+            id: id.to_string(),
             name,
             state: Mutex::new(State { status: Status::Running, result: None, error: None, progress: None }),
             ended: watch::Sender::new(false),
+            news,
             cancel: CancellationToken::new(),
         })
     }
@@ -59,6 +62,11 @@ impl Record {
     /// Whether it still runs.
     pub fn is_running(&self) -> bool {
         !self.state().status.is_final()
+    }
+
+    /// How far it is, as it said last; nothing once it has ended.
+    pub fn progress(&self) -> Option<Progress> {
+        self.state().progress.clone()
     }
 
     /// Returns when it has ended.
@@ -101,6 +109,7 @@ impl Record {
         }
         drop(state);
         self.ended.send_replace(true);
+        self.news.send_replace(());
     }
 
     /// The command as the API shows it.
@@ -125,8 +134,16 @@ impl Record {
 impl StepControl for Record {
     fn report(&self, progress: Progress) {
         let mut state = self.state();
-        if !state.status.is_final() {
-            state.progress = Some(progress);
+        if state.status.is_final() {
+            return;
+        }
+        // Numbers that grow are looked at once a second by those who care; a new stage and a stall are told at once.
+        let told = |progress: &Progress| (progress.stage.clone(), progress.stalled.is_some());
+        let is_news = state.progress.as_ref().map(told) != Some(told(&progress));
+        state.progress = Some(progress);
+        drop(state);
+        if is_news {
+            self.news.send_replace(());
         }
     }
 

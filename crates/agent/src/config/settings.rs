@@ -61,6 +61,10 @@ pub struct Settings {
     pub listen_host: Option<IpAddr>,
     /// Port to listen on.
     pub listen_port: u16,
+    /// Whether the API is served at all; without, the driver reaches the agent by the session that it dials.
+    pub listens: bool,
+    /// Where the driver takes sessions, as the lookup told.
+    pub session_offer: Option<wire::session::Offer>,
     /// Host in the callback URL; found out when `None`.
     pub advertise_host: Option<String>,
     /// Port in the callback URL.
@@ -206,6 +210,8 @@ impl Settings {
             global_request_id: reader.text("global_request_id"),
             listen_host: reader.listen_host(),
             listen_port: reader.number("listen_port"),
+            listens: !reader.one_or_other("ferric.listen", ["yes", "no"]),
+            session_offer: None,
             advertise_host: reader.text("advertise_host"),
             advertise_port: reader.number("advertise_port"),
             advertise_protocol: reader.one_of("advertise_protocol"),
@@ -282,6 +288,7 @@ impl Settings {
         if let Some(enabled) = config.agent_md5_checksum_enable {
             self.md5_enabled = enabled;
         }
+        self.session_offer.clone_from(&config.ferric_session);
         for (key, value) in &config.other {
             if !self.adopt_one(key, value) {
                 tracing::warn!(key, %value, "the lookup sets this to a value of the wrong type; it is not used");

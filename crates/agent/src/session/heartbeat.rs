@@ -1,10 +1,12 @@
 //! Heartbeats: where the agent is, that it lives, and that it has something to tell.
 
 use super::ironic::{AGENT_VERSION_VERSION, Ironic, TOKEN_VERSION, VERIFY_CA_VERSION, refusal};
+use super::stream::Stream;
 use crate::state::Agent;
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +19,8 @@ pub struct Announcement {
     pub callback_url: String,
     /// The certificate that it presents, PEM, when it made one itself.
     pub certificate: Option<String>,
+    /// Whether somebody can be reached there.
+    pub listens: bool,
 }
 
 /// Part of the driver's time-out after which the next heartbeat is due, at random: agents that started together drift
@@ -27,10 +31,36 @@ const SOON: f64 = 5.0;
 /// What a driver may say of its time-out, seconds: neither does an agent storm it, nor is it silent for a day.
 const TIMEOUTS: RangeInclusive<f64> = 5.0..=86_400.0;
 
-/// Sends heartbeats until `stop`, see [`keep_up`].
-pub async fn run(agent: &Agent, ironic: &Ironic, announcement: Announcement, stop: &CancellationToken) {
+/// How long the first heartbeat waits for a session that the driver offers: it would look for the agent there.
+const SESSION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sends heartbeats until `stop`, see [`keep_up`]. They go by the session while there is one; over REST goes the first one
+/// of an agent that listens, since it tells where to call, and whatever finds no connection.
+pub async fn run(
+    agent: &Agent,
+    ironic: &Ironic,
+    announcement: Announcement,
+    stream: Option<&Stream>,
+    stop: &CancellationToken,
+) {
     let timeout = || agent.shared.settings().heartbeat_timeout;
-    keep_up(timeout, &agent.command_ended, || send(agent, ironic, &announcement), stop).await;
+    if let Some(stream) = stream {
+        tokio::select! {
+            () = stream.connected(SESSION_PATIENCE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+    let is_announced = AtomicBool::new(!announcement.listens);
+    let beat = async || {
+        if is_announced.load(Ordering::Relaxed) && stream.is_some_and(Stream::beat) {
+            tracing::debug!("heartbeat by the session");
+            return Ok(());
+        }
+        send(agent, ironic, &announcement).await?;
+        is_announced.store(true, Ordering::Relaxed);
+        Ok(())
+    };
+    keep_up(timeout, &agent.command_ended, beat, stop).await;
 }
 
 /// Calls `beat` until `stop`: at once, then at random intervals, and at once when an asynchronous command has ended.

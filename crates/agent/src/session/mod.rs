@@ -6,6 +6,7 @@ pub mod identity;
 pub mod inspection;
 pub mod ironic;
 pub mod lookup;
+pub mod stream;
 
 use crate::api;
 use crate::command::Dispatcher;
@@ -44,6 +45,12 @@ pub enum SessionError {
         /// Cause.
         #[source]
         source: std::io::Error,
+    },
+    /// The driver could not reach the agent in any way.
+    #[error("ferric.listen=no is set, and {why}: nobody could reach this agent; boot it without ferric.listen=no")]
+    Unreachable {
+        /// Why there is no session either.
+        why: &'static str,
     },
     /// A fault of the agent itself.
     #[error("the session ended unexpectedly: {0}")]
@@ -105,14 +112,53 @@ async fn check_in_and_serve(
     }
     let given = settings.listen_tls.as_ref().map(identity::read).transpose().map_err(SessionError::Identity)?;
     if settings.is_standalone() {
+        if !settings.listens {
+            return Err(SessionError::Unreachable { why: "no driver is known" });
+        }
         return serve(agent, dispatcher, given.as_ref(), stop).await?.finished().await;
     }
     lookup::run(agent, &ironic, uuid.as_deref()).await.map_err(SessionError::Lookup)?;
     let settings = agent.shared.settings();
-    let host = identity::advertised_host(agent, &ironic, &settings).await.map_err(SessionError::Address)?;
+    if !settings.listens && settings.session_offer.is_none() {
+        return Err(SessionError::Unreachable { why: "the driver offers no session" });
+    }
+    let stream = match settings.session_offer.clone() {
+        Some(offer) => Some(stream::start(agent, dispatcher, offer, stop).await),
+        None => None,
+    };
+    let (announcement, serving) = match &stream {
+        Some(stream) if !settings.listens => {
+            let callback_url = wire::session::callback_url(stream.id);
+            (heartbeat::Announcement { callback_url, certificate: None, listens: false }, None)
+        }
+        _ => {
+            let (announcement, serving) = announce(agent, dispatcher, &ironic, given, stop).await?;
+            (announcement, Some(serving))
+        }
+    };
+    heartbeat::run(agent, &ironic, announcement, stream.as_ref(), stop).await;
+    if let Some(stream) = stream {
+        stream.finished().await;
+    }
+    match serving {
+        Some(serving) => serving.finished().await,
+        None => Ok(()),
+    }
+}
+
+/// Serves the API, and finds out what the driver has to know of it.
+async fn announce(
+    agent: &Arc<Agent>,
+    dispatcher: &Arc<Dispatcher>,
+    ironic: &Ironic,
+    given: Option<Identity>,
+    stop: &CancellationToken,
+) -> Result<(heartbeat::Announcement, Serving), SessionError> {
+    let settings = agent.shared.settings();
+    let host = identity::advertised_host(agent, ironic, &settings).await.map_err(SessionError::Address)?;
     let generated = match given {
         Some(_) => None,
-        None => generate(&ironic, &settings, &host).await?,
+        None => generate(ironic, &settings, &host).await?,
     };
     let identity = given.as_ref().or(generated.as_ref());
     let protocol = if identity.is_some() { "https" } else { settings.advertise_protocol.as_str() };
@@ -120,9 +166,7 @@ async fn check_in_and_serve(
     let serving = serve(agent, dispatcher, identity, stop).await?;
     // A driver that is to believe a given certificate has its authority; only a generated one has to be sent.
     let certificate = generated.map(|identity| identity.certificate);
-    let announcement = heartbeat::Announcement { callback_url, certificate };
-    heartbeat::run(agent, &ironic, announcement, stop).await;
-    serving.finished().await
+    Ok((heartbeat::Announcement { callback_url, certificate, listens: true }, serving))
 }
 
 /// An identity of the agent's own, where the driver can be told its certificate and there is an address to make it for.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 pub mod odd;
+pub mod stream;
 
 use agent::{Agent, Dispatcher, Settings, Token, api};
 use bytes::Bytes;

@@ -125,7 +125,7 @@ impl TryFrom<rpc::DriverFrame> for Frame<FromDriver> {
                 driver_version: text("Welcome.driver_version", welcome.driver_version)?,
                 heartbeat_timeout: welcome.heartbeat_timeout,
             }),
-            Some(Body::Command(command)) => FromDriver::Command(command.try_into()?),
+            Some(Body::Command(command)) => command_of(command)?,
             Some(Body::Cancel(cancel)) => FromDriver::Cancel(id("Cancel.id", &cancel.id)?),
             Some(Body::List(rpc::List {})) => FromDriver::List,
             Some(Body::Acknowledge(rpc::Ack {})) => FromDriver::Ack,
@@ -151,7 +151,7 @@ impl From<Frame<FromDriver>> for rpc::DriverFrame {
             FromDriver::List => Some(Body::List(rpc::List {})),
             FromDriver::Ack => Some(Body::Acknowledge(rpc::Ack {})),
             FromDriver::Close(violation) => Some(Body::Close(violation.into())),
-            FromDriver::Unknown => None,
+            FromDriver::Unreadable(_) | FromDriver::Unknown => None,
         };
         Self { seq: frame.seq, ack: frame.ack, body }
     }
@@ -185,17 +185,18 @@ impl From<Hello> for rpc::Hello {
     }
 }
 
-impl TryFrom<rpc::Command> for Command {
-    type Error = Violation;
-
-    fn try_from(command: rpc::Command) -> Result<Self, Violation> {
-        let id = id("Command.id", &command.id)?;
-        let name = text("Command.name", command.name)?;
-        let params = document("Command.params", command.params)?;
-        let params = crate::json::read_within(&params, crate::json::COMMAND_LIMITS)
-            .map_err(|error| Violation::malformed(format!("Command.params of {name:?}: {error}")))?;
-        Ok(Self { id, name, params })
+/// A command, or its refusal: one that cannot be read is no reason to end the connection, on which it would be repeated.
+fn command_of(command: rpc::Command) -> Result<FromDriver, Violation> {
+    let id = id("Command.id", &command.id)?;
+    let name = text("Command.name", command.name)?;
+    let unreadable = |status, faultstring| FromDriver::Unreadable(Refused { id, status, faultstring });
+    if command.params.len() > DOCUMENT_LIMIT {
+        return Ok(unreadable(413, format!("the arguments are larger than {DOCUMENT_LIMIT} bytes")));
     }
+    Ok(match crate::json::read_within(&command.params, crate::json::COMMAND_LIMITS) {
+        Ok(params) => FromDriver::Command(Command { id, name, params }),
+        Err(error) => unreadable(400, format!("the arguments of {name:?} cannot be read: {error}")),
+    })
 }
 
 impl From<Command> for rpc::Command {

@@ -55,6 +55,16 @@ impl<B: Body> Link<B> {
         self.kept.len() as u64
     }
 
+    /// Number of the last body that the other side has acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.sent - self.outstanding()
+    }
+
+    /// Bytes of bodies that are under way.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Number of the last body received, for hello and welcome.
     pub fn received(&self) -> u64 {
         self.received
@@ -88,7 +98,7 @@ impl<B: Body> Link<B> {
     /// Takes a frame of the other side. After an error the connection is of no use; the session can be resumed.
     pub fn receive<P: Body>(&mut self, frame: Frame<P>) -> Result<Receipt<P>, Violation> {
         let before = self.kept.len();
-        self.acknowledged(frame.ack)?;
+        self.take_acknowledgement(frame.ack)?;
         let receipt = match (frame.body.is_numbered(), frame.seq) {
             (false, 0) => Receipt::New(frame.body),
             (false, seq) => {
@@ -122,15 +132,15 @@ impl<B: Body> Link<B> {
     /// The frames that the other side has not received, of which `last_received` was the last one that it has, for the
     /// connection that begins now.
     pub fn resume(&mut self, last_received: u64) -> Result<Vec<Frame<B>>, Violation> {
-        let acknowledged = self.sent - self.outstanding();
+        let acknowledged = self.acknowledged();
         if last_received < acknowledged {
             let text =
                 format!("{last_received} is said to be the last frame received, but {acknowledged} was acknowledged");
             return Err(Violation::new(Reason::Sequence, text));
         }
-        self.acknowledged(last_received)?;
+        self.take_acknowledgement(last_received)?;
         (self.told, self.empty) = (self.received, 0);
-        let first = self.sent - self.outstanding() + 1;
+        let first = self.acknowledged() + 1;
         let frames = self.kept.iter().zip(first..);
         Ok(frames.map(|(body, seq)| Frame { seq, ack: self.received, body: body.clone() }).collect())
     }
@@ -143,12 +153,12 @@ impl<B: Body> Link<B> {
         kept.into()
     }
 
-    fn acknowledged(&mut self, ack: u64) -> Result<(), Violation> {
+    fn take_acknowledgement(&mut self, ack: u64) -> Result<(), Violation> {
         if ack > self.sent {
             let text = format!("frame {ack} is acknowledged, but {} is the last one that was sent", self.sent);
             return Err(Violation::new(Reason::Sequence, text));
         }
-        while self.sent - self.outstanding() < ack {
+        while self.acknowledged() < ack {
             if let Some(body) = self.kept.pop_front() {
                 self.bytes -= body.size();
             }

@@ -26,7 +26,7 @@ pub const TEXT_LIMIT: usize = 4096;
 /// Lines in a [`crate::rpc::LogBatch`] at most.
 pub const LOG_LINES: usize = 512;
 /// Bytes of lines in a batch at most.
-pub const LOG_BYTES: usize = 256 << 10;
+pub const LOG_BYTES: usize = 64 << 10;
 
 /// The key of the lookup reply's `config` that offers a session; a real Ironic has none.
 pub const OFFER_KEY: &str = "ferric_session";
@@ -114,6 +114,8 @@ pub enum FromDriver {
     Welcome(Welcome),
     /// A command to carry out.
     Command(Command),
+    /// A command whose arguments cannot be read, with its refusal. Never sent.
+    Unreadable(Refused),
     /// A command is to stop at its next safe point.
     Cancel(Uuid),
     /// The states of all commands are wanted.

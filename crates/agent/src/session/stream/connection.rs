@@ -1,0 +1,298 @@
+//! One connection of a session, from hello to its end.
+
+use super::Client;
+use super::talk::{PROGRESS_INTERVAL, Talk};
+use super::work::{Taken, Work};
+use crate::command::Dispatcher;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+use uuid::Uuid;
+use wire::rpc::{AgentFrame, DriverFrame};
+use wire::session::{Frame, FromAgent, FromDriver, Reason, Refused, Violation, Welcome};
+
+/// How long the driver may take for its welcome.
+const WELCOME: Duration = Duration::from_secs(10);
+/// How long what was received may wait for a frame that acknowledges it along the way.
+const ACKNOWLEDGE: Duration = Duration::from_millis(100);
+/// How long the driver may take to acknowledge anything at all …
+const SILENCE: Duration = Duration::from_secs(60);
+/// … and longer for what is under way, at this many bytes a second.
+const SLOWEST: usize = 16 << 10;
+/// How long the end of a session waits for the driver to have heard everything.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Frames between this and the transport; the window bounds what is under way.
+const OUTGOING: usize = 8;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    /// The agent stops.
+    #[error("the agent stops")]
+    Stopped,
+    /// It broke, or the driver ended it.
+    #[error("{}{} ({:?})", .0.message(), cause(.0), .0.code())]
+    Broken(Status),
+    /// The driver says why it ends it.
+    #[error("the driver ends the connection: {} ({:?})", .0.text, .0.reason)]
+    Closed(Violation),
+    /// The driver broke the rules.
+    #[error("the driver broke the rules of the session: {0}")]
+    Violated(Violation),
+    /// The driver did not answer hello.
+    #[error("no welcome within {} s", WELCOME.as_secs())]
+    NoWelcome,
+}
+
+/// What the transport says of a status, where there is something.
+fn cause(status: &Status) -> String {
+    let source = std::error::Error::source(status);
+    source.map(|source| format!(": {}", transport::client::chain(source))).unwrap_or_default()
+}
+
+/// What a connection works on.
+pub(super) struct Parts<'a> {
+    pub(super) dispatcher: &'a Arc<Dispatcher>,
+    pub(super) talk: &'a mut Talk,
+    pub(super) work: &'a mut Work,
+    /// Rings when a heartbeat is due.
+    pub(super) beat: &'a Notify,
+    /// Is told when the driver has welcomed the agent.
+    pub(super) up: &'a watch::Sender<bool>,
+}
+
+/// Holds a session over `client` until it ends. What has not arrived then stays in the talk.
+pub(super) async fn run(
+    mut client: Client,
+    parts: Parts<'_>,
+    node: Uuid,
+    session: Uuid,
+    welcomed: impl FnOnce(&Welcome),
+    stop: &CancellationToken,
+) -> End {
+    let (outgoing, mut frames) = mpsc::channel::<AgentFrame>(OUTGOING);
+    if outgoing.send(parts.talk.hello(node, session).into()).await.is_err() {
+        return End::NoWelcome;
+    }
+    let frames = futures::stream::poll_fn(move |context| frames.poll_recv(context));
+    let greeted = async {
+        let mut incoming = client.session(frames).await.map_err(End::Broken)?.into_inner();
+        let first = incoming.message().await.map_err(End::Broken)?;
+        let first = first.ok_or_else(|| End::Broken(Status::unavailable("the driver ended the call at once")))?;
+        Ok((incoming, first))
+    };
+    let greeted = tokio::select! {
+        greeted = tokio::time::timeout(WELCOME, greeted) => greeted,
+        () = stop.cancelled() => return End::Stopped,
+    };
+    let (incoming, first) = match greeted {
+        Ok(Ok(greeted)) => greeted,
+        Ok(Err(end)) => return end,
+        Err(_) => return End::NoWelcome,
+    };
+    let mut connection = Connection { parts, incoming, outgoing };
+    let welcome = match connection.welcome(first) {
+        Ok(welcome) => welcome,
+        Err(end) => return connection.ended(end),
+    };
+    let repeated = match connection.parts.talk.welcomed(&welcome) {
+        Ok(repeated) => repeated,
+        Err(violation) => return connection.ended(End::Violated(violation)),
+    };
+    welcomed(&welcome);
+    tracing::info!(
+        driver = welcome.driver_version,
+        resumed = welcome.resumed,
+        repeated = repeated.len(),
+        "session with the driver"
+    );
+    connection.parts.up.send_replace(true);
+    let end = connection.talk(repeated, stop).await;
+    connection.parts.up.send_replace(false);
+    connection.ended(end)
+}
+
+struct Connection<'a> {
+    parts: Parts<'a>,
+    incoming: Streaming<DriverFrame>,
+    outgoing: mpsc::Sender<AgentFrame>,
+}
+
+impl Connection<'_> {
+    fn welcome(&mut self, first: DriverFrame) -> Result<Welcome, End> {
+        let frame: Frame<FromDriver> = first.try_into().map_err(End::Violated)?;
+        match frame.body {
+            FromDriver::Welcome(welcome) => Ok(welcome),
+            FromDriver::Close(violation) => Err(End::Closed(violation)),
+            _ => Err(End::Violated(Violation::new(Reason::Malformed, "the first frame is no welcome"))),
+        }
+    }
+
+    /// Tells the driver why the connection ends, as far as it still listens.
+    fn ended(&mut self, end: End) -> End {
+        let violation = match &end {
+            End::Violated(violation) => violation.clone(),
+            End::Stopped => Violation::new(Reason::GoingAway, "the agent stops"),
+            End::Broken(_) | End::Closed(_) | End::NoWelcome => return end,
+        };
+        let _ = self.outgoing.try_send(self.parts.talk.close(violation).into());
+        end
+    }
+
+    async fn talk(&mut self, repeated: Vec<Frame<FromAgent>>, stop: &CancellationToken) -> End {
+        let mut repeated = repeated.into_iter();
+        let mut news = self.parts.dispatcher.news();
+        let mut silence = Silence::new(self.parts.talk);
+        let mut owed_since = None;
+        let mut leaving: Option<Instant> = None;
+        loop {
+            let commands = self.parts.dispatcher.list();
+            let mut full = false;
+            loop {
+                let Ok(permit) = self.outgoing.try_reserve() else {
+                    full = true;
+                    break;
+                };
+                // What was under way when the connection before broke goes first.
+                let next = repeated.next().or_else(|| self.parts.talk.next(&commands, Instant::now()));
+                let Some(frame) = next else { break };
+                permit.send(frame.into());
+            }
+            silence.look(self.parts.talk);
+            let owes = self.parts.talk.owes_acknowledgement();
+            owed_since = owed_since.filter(|_| owes).or_else(|| owes.then(Instant::now));
+            let acknowledge_at = owed_since.map(|since| since + ACKNOWLEDGE);
+            let is_running = commands.last().is_some_and(|record| record.is_running());
+            if let Some(until) = leaving
+                && (Instant::now() >= until || (!self.parts.work.is_busy() && self.parts.talk.outstanding().0 == 0))
+            {
+                return End::Stopped;
+            }
+            let happened = tokio::select! {
+                message = self.incoming.message() => Happened::Heard(message),
+                refused = self.parts.work.refused() => Happened::Refused(refused),
+                () = self.parts.beat.notified() => Happened::Beat,
+                () = sleep(acknowledge_at) => Happened::Acknowledge,
+                () = sleep(silence.until()) => Happened::Silence,
+                () = stop.cancelled(), if leaving.is_none() => Happened::Stop,
+                // An error means that the call has ended, of which the first branch hears.
+                Ok(_) = self.outgoing.reserve(), if full => Happened::Look,
+                // The dispatcher lives as long as this.
+                _ = news.changed() => Happened::Look,
+                () = tokio::time::sleep(PROGRESS_INTERVAL), if is_running => Happened::Look,
+                () = tokio::time::sleep(ACKNOWLEDGE), if leaving.is_some() => Happened::Look,
+            };
+            match happened {
+                Happened::Heard(Ok(Some(frame))) => {
+                    if let Err(end) = self.hear(frame) {
+                        return end;
+                    }
+                }
+                Happened::Heard(Ok(None)) => return End::Broken(Status::unavailable("the driver ended the call")),
+                Happened::Heard(Err(status)) => return End::Broken(status),
+                Happened::Refused(refused) => {
+                    if let Err(violation) = self.parts.talk.refuse(refused) {
+                        return End::Violated(violation);
+                    }
+                }
+                Happened::Beat => self.parts.talk.beat(),
+                Happened::Acknowledge => {
+                    // Nothing was said meanwhile that would have told it along the way.
+                    owed_since = Some(Instant::now());
+                    if let Ok(permit) = self.outgoing.try_reserve()
+                        && let Some(frame) = self.parts.talk.acknowledge()
+                    {
+                        permit.send(frame.into());
+                    }
+                }
+                Happened::Silence => {
+                    let text = format!("nothing was acknowledged for {} s", silence.patience.as_secs());
+                    return End::Violated(Violation::new(Reason::Silent, text));
+                }
+                Happened::Stop => leaving = Some(Instant::now() + LAST_WORDS),
+                Happened::Look => {}
+            }
+        }
+    }
+
+    fn hear(&mut self, frame: DriverFrame) -> Result<(), End> {
+        let frame = frame.try_into().map_err(End::Violated)?;
+        let Some(said) = self.parts.talk.hear(frame).map_err(End::Violated)? else { return Ok(()) };
+        let talk = &mut *self.parts.talk;
+        match said {
+            FromDriver::Command(command) => match self.parts.work.take(command) {
+                Taken::Queued | Taken::Known(None) => Ok(()),
+                Taken::Known(Some(record)) => talk.repeat(record),
+                Taken::Refused(refused) => talk.refuse(refused),
+            },
+            FromDriver::Unreadable(refused) => talk.refuse(refused),
+            FromDriver::Cancel(id) => match self.parts.work.cancel(id) {
+                Some(refused) => talk.refuse(refused),
+                None => Ok(()),
+            },
+            FromDriver::List => {
+                talk.list();
+                Ok(())
+            }
+            FromDriver::Ack => Ok(()),
+            FromDriver::Unknown => {
+                tracing::debug!("the driver says something that this version does not know");
+                Ok(())
+            }
+            FromDriver::Close(violation) => return Err(End::Closed(violation)),
+            FromDriver::Welcome(_) => Err(Violation::new(Reason::Malformed, "a welcome in the middle of a connection")),
+        }
+        .map_err(End::Violated)
+    }
+}
+
+/// What a connection woke up for.
+enum Happened {
+    Heard(Result<Option<DriverFrame>, Status>),
+    Refused(Refused),
+    Beat,
+    Acknowledge,
+    Silence,
+    Stop,
+    /// Something may have become due.
+    Look,
+}
+
+/// How long the driver has acknowledged nothing while something was under way.
+struct Silence {
+    acknowledged: u64,
+    since: Option<Instant>,
+    patience: Duration,
+}
+
+impl Silence {
+    fn new(talk: &Talk) -> Self {
+        Self { acknowledged: talk.acknowledged(), since: None, patience: SILENCE }
+    }
+
+    fn look(&mut self, talk: &Talk) {
+        let (frames, bytes) = talk.outstanding();
+        if frames == 0 {
+            self.since = None;
+        } else if self.since.is_none() || talk.acknowledged() != self.acknowledged {
+            self.since = Some(Instant::now());
+        }
+        self.acknowledged = talk.acknowledged();
+        self.patience = SILENCE + Duration::from_secs((bytes / SLOWEST) as u64);
+    }
+
+    fn until(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.patience)
+    }
+}
+
+/// Waits until then, or for ever.
+async fn sleep(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
