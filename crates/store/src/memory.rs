@@ -93,6 +93,13 @@ impl Content {
         Ok(())
     }
 
+    fn check_new_record(&self, record: &Record) -> Result<(), StoreError> {
+        if self.record_row(record.kind, record.uuid).is_ok() {
+            return Err(StoreError::Duplicate { what: "uuid", value: record.uuid.to_string() });
+        }
+        self.check_record(record)
+    }
+
     /// Checks what a change of a record needs, and returns its row with the record as it shall be.
     fn changed_record(&self, record: &Record) -> Result<(u64, Record), StoreError> {
         let (row, found) = self.record_row(record.kind, record.uuid)?;
@@ -158,6 +165,11 @@ impl Store for MemoryStore {
         let mut put = Vec::new();
         for change in &commit.records {
             match change {
+                RecordChange::Create(record) => {
+                    content.check_new_record(record)?;
+                    let row = content.row();
+                    put.push((row, Record { version: 1, ..record.clone() }));
+                }
                 RecordChange::Put(record) => put.push(content.changed_record(record)?),
                 RecordChange::Delete(kind, uuid) => drop(content.record_row(*kind, *uuid)?),
             }
@@ -265,10 +277,7 @@ impl Store for MemoryStore {
     async fn create_record(&self, epoch: Epoch, mut record: Record) -> Result<Record, StoreError> {
         let mut content = self.lock();
         content.fence(epoch)?;
-        if content.record_row(record.kind, record.uuid).is_ok() {
-            return Err(StoreError::Duplicate { what: "uuid", value: record.uuid.to_string() });
-        }
-        content.check_record(&record)?;
+        content.check_new_record(&record)?;
         record.version = 1;
         let row = content.row();
         content.records.entry(record.kind).or_default().insert(row, record.clone());

@@ -15,6 +15,9 @@ pub enum RecordKind {
     Chassis,
     /// Steps that a deployment gains from a trait.
     DeployTemplate,
+    /// What was erased and how, signed. It belongs to no node, so that it is there when the node is gone; the field
+    /// `node_uuid` says which it was.
+    Erasure,
     /// What is done with the findings of an inspection.
     InspectionRule,
     /// Ports of a node that are one.
@@ -31,10 +34,11 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// All kinds.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Allocation,
         Self::Chassis,
         Self::DeployTemplate,
+        Self::Erasure,
         Self::InspectionRule,
         Self::Portgroup,
         Self::Reading,
@@ -49,6 +53,7 @@ impl RecordKind {
             Self::Allocation => "allocation",
             Self::Chassis => "chassis",
             Self::DeployTemplate => "deploy template",
+            Self::Erasure => "erasure",
             Self::InspectionRule => "inspection rule",
             Self::Portgroup => "portgroup",
             Self::Reading => "reading",
@@ -74,6 +79,7 @@ impl RecordKind {
             ],
             Self::Chassis => &["uuid", "created_at", "updated_at", "description"],
             Self::DeployTemplate => &["uuid", "created_at", "updated_at", "name"],
+            Self::Erasure => &["uuid", "created_at", "step", "device", "method", "outcome"],
             Self::InspectionRule => {
                 &["uuid", "created_at", "updated_at", "description", "phase", "priority", "sensitive"]
             }
@@ -108,6 +114,7 @@ impl RecordKind {
             Self::Allocation
             | Self::Chassis
             | Self::DeployTemplate
+            | Self::Erasure
             | Self::InspectionRule
             | Self::Portgroup
             | Self::Reading
@@ -194,6 +201,8 @@ impl RecordFilter {
 /// A change of a record that goes with the change of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RecordChange {
+    /// Adds it; its version becomes 1.
+    Create(Record),
     /// Changes it, when it still has the version that it was read with.
     Put(Record),
     /// Removes it.

@@ -44,6 +44,7 @@ const WAITING: usize = 1024;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "nodes, ports, flows, history", include_str!("../migrations/0001_nodes_ports_flows_history.sql")),
     (2, "records", include_str!("../migrations/0002_records.sql")),
+    (3, "erasures", include_str!("../migrations/0003_erasures.sql")),
 ];
 
 /// A store in an SQLite file. Clones share their connections and their image.

@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod ironic;
+pub mod jcs;
 pub mod json;
 pub mod ramdisk;
 pub mod rpc;

@@ -47,7 +47,11 @@ const COMPONENT: &[&str] = &["component", "initial_version", "current_version", 
 const IDENTITY: &[&str] = &["vendor", "model", "serial_number"];
 
 /// Takes `fields` and `detail`: the fields that are asked for, of those that there are.
-fn wanted(query: &mut Query, known: &[&'static str], short_list: &[&'static str]) -> Result<Vec<&'static str>, Fault> {
+pub(super) fn wanted(
+    query: &mut Query,
+    known: &[&'static str],
+    short_list: &[&'static str],
+) -> Result<Vec<&'static str>, Fault> {
     let detail = query.flag("detail")?.unwrap_or_default();
     let Some(fields) = query.take("fields") else {
         return Ok(if detail { known.to_vec() } else { short_list.to_vec() });

@@ -5,8 +5,8 @@ use super::document::{self, Wanted};
 use super::request::{self, Call, Query, node_ident, short};
 use super::versions::{Field, NODE_NAMES};
 use super::{
-    Api, allocations, chassis, deploy_templates, inspection_rules, list, patch, portgroups, readings, reply, runbooks,
-    volumes,
+    Api, allocations, chassis, deploy_templates, erasures, inspection_rules, list, patch, portgroups, readings, reply,
+    runbooks, volumes,
 };
 use crate::fault::Fault;
 use axum::body::Body;
@@ -57,6 +57,7 @@ pub(super) fn of(kind: RecordKind) -> &'static Resource {
         RecordKind::DeployTemplate => &deploy_templates::RESOURCE,
         RecordKind::InspectionRule => &inspection_rules::RESOURCE,
         RecordKind::Portgroup => &portgroups::RESOURCE,
+        RecordKind::Erasure => &erasures::RESOURCE,
         RecordKind::Reading => &readings::RESOURCE,
         RecordKind::Runbook => &runbooks::RESOURCE,
         RecordKind::VolumeConnector => &volumes::CONNECTOR,

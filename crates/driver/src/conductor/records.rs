@@ -93,6 +93,7 @@ impl<S: Store> Conductor<S> {
             | RecordKind::Chassis
             | RecordKind::DeployTemplate
             | RecordKind::InspectionRule
+            | RecordKind::Erasure
             | RecordKind::Reading
             | RecordKind::Runbook => Ok(()),
         }

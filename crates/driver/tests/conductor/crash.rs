@@ -1,8 +1,10 @@
 //! A conductor that is killed at any moment: the next one goes on where it was.
 
+use super::erasures::{OUTCOMES, erasures, outcomes, reports};
 use super::flows::{clean, rescue, service};
 use super::sim::{Booted, Fuse, Site};
 use driver::command::ProvisionArguments;
+use futures::FutureExt as _;
 use hardware::PowerState;
 use lifecycle::provision::{State, Verb};
 use serde_json::json;
@@ -155,11 +157,11 @@ async fn manual_cleaning_with_a_hold_survives_a_kill_at_any_moment() {
 
 #[tokio::test(start_paused = true)]
 async fn a_service_with_a_reboot_survives_a_kill_at_any_moment() {
-    let list = json!([{"interface": "firmware", "step": "update"}, {"interface": "deploy", "step": "burnin_cpu"}]);
+    let list = json!([{"interface": "firmware", "step": "flash"}, {"interface": "deploy", "step": "burnin_cpu"}]);
     killed_while(Ask::with(Verb::Service, service(list)), State::Active, active, |site, when| {
         let state = site.machine.lock();
         assert_eq!(state.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk], "{when}");
-        assert_eq!(state.steps_run, ["update", "burnin_cpu"], "{when}");
+        assert_eq!(state.steps_run, ["flash", "burnin_cpu"], "{when}");
     })
     .await;
 }
@@ -258,4 +260,18 @@ async fn two_conductors_at_once_work_as_one() {
     assert_eq!(state.image_writes, 1);
     assert_eq!(state.booted, [Booted::Ramdisk, Booted::Disk]);
     assert_eq!(state.steps_run, ["check_burn_in", "write_image", "tune", "install_bootloader"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_records_of_an_erase_are_kept_once_whenever_the_conductor_is_killed() {
+    let ask = Ask::with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}])));
+    let erases = async |site: &Site| {
+        site.start_in(State::Manageable).await;
+        site.machine.lock().results.push(("erase_devices".to_owned(), reports()));
+    };
+    killed_while(ask, State::Manageable, erases, |site, when| {
+        let records = erasures(site).now_or_never().unwrap();
+        assert_eq!(outcomes(&records), OUTCOMES, "{when}");
+    })
+    .await;
 }

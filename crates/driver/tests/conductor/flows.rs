@@ -106,13 +106,13 @@ async fn a_step_that_asks_for_a_reboot_gets_one_and_the_next_runs_in_the_new_ram
     let site = Site::new().await;
     site.make_active().await;
     let arguments = service(json!([
-        {"interface": "firmware", "step": "update"},
+        {"interface": "firmware", "step": "flash"},
         {"interface": "deploy", "step": "burnin_cpu"},
     ]));
     site.verb_with(Verb::Service, arguments).await.unwrap();
     site.settle(State::Active).await;
     let state = site.machine.lock();
-    assert_eq!(state.steps_run, ["update", "burnin_cpu"]);
+    assert_eq!(state.steps_run, ["flash", "burnin_cpu"]);
     assert_eq!(state.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk]);
 }
 

@@ -8,6 +8,7 @@
 
 mod children;
 mod crash;
+mod erasures;
 mod failures;
 mod flows;
 mod life_cycle;

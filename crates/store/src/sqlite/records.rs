@@ -161,6 +161,7 @@ pub(super) async fn remove(connection: &mut SqliteConnection, kind: RecordKind, 
 pub(super) async fn apply(connection: &mut SqliteConnection, changes: &[RecordChange]) -> Result<(), StoreError> {
     for change in changes {
         match change {
+            RecordChange::Create(record) => create(connection, &Record { version: 1, ..record.clone() }).await?,
             RecordChange::Put(record) => {
                 let changed = Record { version: record.version + 1, ..record.clone() };
                 update(connection, &changed).await?;

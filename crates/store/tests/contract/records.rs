@@ -11,6 +11,7 @@ contract! {
     records_are_unique_by_name_address_and_identity,
     records_are_filtered_sorted_and_paged,
     records_go_with_their_node_and_change_with_it_or_not_at_all,
+    records_are_added_with_a_change_of_a_node_or_not_at_all_and_those_of_no_node_outlive_it,
 }
 
 async fn a_record_of_any_kind_is_found_as_it_was_made<P: Place>(place: P) {
@@ -174,4 +175,23 @@ async fn records_go_with_their_node_and_change_with_it_or_not_at_all<P: Place>(p
     assert!(matches!(store.record(gone.kind, gone.uuid).await, Err(StoreError::NotFound { .. })));
     store.delete_node(epoch, node.uuid, node.version).await.unwrap();
     assert!(matches!(store.record(kept.kind, kept.uuid).await, Err(StoreError::NotFound { .. })));
+}
+
+async fn records_are_added_with_a_change_of_a_node_or_not_at_all_and_those_of_no_node_outlive_it<P: Place>(place: P) {
+    let (store, epoch) = opened(&place).await;
+    let node = store.create_node(epoch, named("n1")).await.unwrap();
+    let mut erasure = Record::new(RecordKind::Erasure, Uuid::new_v4(), time(1, 0));
+    erasure.fields.insert("node_uuid".to_owned(), json!(node.uuid));
+    let added = vec![RecordChange::Create(erasure.clone())];
+    let stale = Commit { records: added.clone(), ..Commit::of(Node { version: 9, ..node.clone() }) };
+    store.commit(epoch, stale).await.unwrap_err();
+    let of_node = RecordFilter { equal: vec![("node_uuid", node.uuid.to_string())], ..RecordFilter::default() };
+    assert!(store.records(RecordKind::Erasure, &of_node, &Page::default()).await.unwrap().is_empty());
+    let node = store.commit(epoch, Commit { records: added.clone(), ..Commit::of(node) }).await.unwrap();
+    let again = store.commit(epoch, Commit { records: added, ..Commit::of(node.clone()) }).await.unwrap_err();
+    assert!(matches!(again, StoreError::Duplicate { what: "uuid", .. }), "{again}");
+    assert_eq!(store.node(node.uuid).await.unwrap(), node);
+    store.delete_node(epoch, node.uuid, node.version).await.unwrap();
+    let kept = store.records(RecordKind::Erasure, &of_node, &Page::default()).await.unwrap();
+    assert_eq!(kept, [Record { version: 1, ..erasure }]);
 }

@@ -4,7 +4,10 @@ use super::{entry, named, names, record, values};
 use serde_json::json;
 use std::time::Instant;
 use store::sqlite::maintenance;
-use store::{Commit, Durability, Node, NodeFilter, Page, PortFilter, RecordKind, SOON, SqliteStore, Store, StoreError};
+use store::{
+    Commit, Durability, Node, NodeFilter, Page, PortFilter, RecordFilter, RecordKind, SOON, SqliteStore, Store,
+    StoreError,
+};
 
 #[tokio::test]
 async fn an_sqlite_file_that_is_no_database_is_refused() {
@@ -15,25 +18,31 @@ async fn an_sqlite_file_that_is_no_database_is_refused() {
     assert!(matches!(error, StoreError::Database { .. }), "{error}");
 }
 
-/// A database of the schema before records, made by the driver of that time.
+/// Databases of earlier schemas, made by the driver of their time: before records, and before erasures.
 const SCHEMA_1: &str = include_str!("../data/schema_1.sql");
+const SCHEMA_2: &str = include_str!("../data/schema_2.sql");
 
-async fn old_database(file: &std::path::Path) {
+async fn old_database(file: &std::path::Path, schema: &'static str) {
     use std::str::FromStr as _;
     let options = sqlx::sqlite::SqliteConnectOptions::from_str(&format!("sqlite://{}", file.display())).unwrap();
     let pool = sqlx::SqlitePool::connect_with(options.create_if_missing(true)).await.unwrap();
-    sqlx::raw_sql(SCHEMA_1).execute(&pool).await.unwrap();
+    sqlx::raw_sql(schema).execute(&pool).await.unwrap();
     pool.close().await;
 }
 
 #[tokio::test]
-async fn a_database_of_the_previous_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+async fn a_database_of_an_earlier_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    brought_up_to_date(SCHEMA_1, 1).await;
+    brought_up_to_date(SCHEMA_2, 2).await;
+}
+
+async fn brought_up_to_date(schema: &'static str, version: i64) {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("ferric.db");
-    old_database(&file).await;
+    old_database(&file, schema).await;
     let before = maintenance::check(&file).await.unwrap();
-    assert_eq!((before.version, before.problems), (1, Vec::new()));
-    assert_eq!(maintenance::upgrade(&file).await.unwrap(), (1, before.newest));
+    assert_eq!((before.version, before.problems), (version, Vec::new()));
+    assert_eq!(maintenance::upgrade(&file).await.unwrap(), (version, before.newest));
     let store = SqliteStore::open(&file).await.unwrap();
     let nodes = values(store.nodes(&NodeFilter::default(), &Page::default()).await.unwrap());
     assert_eq!(names(&nodes), ["old-1", "old-2"]);
@@ -43,6 +52,8 @@ async fn a_database_of_the_previous_schema_is_brought_up_to_date_with_all_that_i
     assert_eq!(names(&values(store.nodes(&sharded, &Page::default()).await.unwrap())), ["old-1"]);
     let epoch = store.take_over("here").await.unwrap();
     store.create_record(epoch, record(RecordKind::Chassis, "new")).await.unwrap();
+    let readings = store.records(RecordKind::Reading, &RecordFilter::default(), &Page::default()).await.unwrap();
+    assert_eq!(readings.len(), usize::from(version > 1));
     assert_eq!(maintenance::check(&file).await.unwrap().problems, Vec::<String>::new());
     store.close().await;
 }

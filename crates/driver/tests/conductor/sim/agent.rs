@@ -291,6 +291,7 @@ impl Line {
                 return;
             }
             let failing = state.failing.clone().filter(|(failing, _)| *failing == name);
+            let reported = state.results.iter().find(|(step, _)| *step == name).map(|(_, result)| result.clone());
             if !mismatch {
                 state.steps_run.push(name.clone());
                 state.image_written |= name == "write_image" && failing.is_none();
@@ -304,11 +305,12 @@ impl Line {
                 result.command_status = CommandStatus::Failed;
                 let (class, message) = ("ImageChecksumError".to_owned(), "Error verifying image checksum".to_owned());
                 result.command_error = Some(CommandError { class, code: 500, message, details });
+                result.command_result = reported.map(|reported| json!({format!("{kind}_result"): reported}));
             } else {
                 result.command_status = CommandStatus::Succeeded;
                 if !step.is_null() {
                     let kept = format!("{kind}_step");
-                    result.command_result = Some(json!({format!("{kind}_result"): null, kept: step}));
+                    result.command_result = Some(json!({format!("{kind}_result"): reported, kept: step}));
                 }
             }
             agent.forced.notify_one();

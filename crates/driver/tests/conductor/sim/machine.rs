@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub(crate) dead: bool,
     /// Steps that fail, and what they say.
     pub(crate) failing: Option<(String, String)>,
+    /// Steps that return something, and what.
+    pub(crate) results: Vec<(String, serde_json::Value)>,
     /// The node whose BMC takes calls and never answers.
     pub(crate) hangs: Option<Uuid>,
     /// The operating system does not shut down when it is asked to.
@@ -77,6 +79,7 @@ impl Machine {
             agent: None,
             dead: false,
             failing: None,
+            results: Vec::new(),
             hangs: None,
             deaf: false,
             service_steps: serde_json::json!({"GenericHardwareManager": [
@@ -85,7 +88,7 @@ impl Machine {
                     "raid_config": {"description": "what to build", "required": true},
                     "delete_existing": {"description": "whether to delete", "required": false},
                 }},
-                {"step": "update", "interface": "firmware", "priority": 0, "reboot_requested": true},
+                {"step": "flash", "interface": "firmware", "priority": 0, "reboot_requested": true},
             ]}),
             rescued: Vec::new(),
             bmc_down: 0,

@@ -1,0 +1,107 @@
+//! What agents report of the devices that they erased, kept and signed with the end of the step.
+
+use super::Conductor;
+use super::change::Draft;
+use crate::command::NodeIdent;
+use crate::erasure::{self, Signer, Statement};
+use crate::fault::Fault;
+use crate::flow::Action;
+use store::{Node, Page, Record, RecordChange, RecordFilter, RecordKind, Store, StoreError};
+use uuid::Uuid;
+use wire::agent::CommandResult;
+
+/// What the end of a step brings besides itself.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Erased {
+    records: Vec<Record>,
+    /// For the history, with its severity.
+    notes: Vec<(&'static str, String)>,
+}
+
+impl Erased {
+    /// Adds it to what is committed.
+    pub(super) fn put(&self, draft: &mut Draft) {
+        draft.records.extend(self.records.iter().cloned().map(RecordChange::Create));
+        for (severity, text) in &self.notes {
+            draft.note(severity, "erasure", text.clone());
+        }
+    }
+}
+
+impl<S: Store> Conductor<S> {
+    /// What a command that has ended reports of devices that were erased, or were to be.
+    pub(super) fn erased(&self, node: &Node, action: &Action, result: &CommandResult) -> Erased {
+        let Action::ExecuteStep { kind, step } = action else { return Erased::default() };
+        if !erasure::is_expected_of(step) {
+            return Erased::default();
+        }
+        let name = format!("{}.{}", step.interface, step.step);
+        let Some(found) = erasure::reports(*kind, result.command_result.as_ref()) else {
+            let text = format!("{name}: the agent reports no devices, so there is no record of an erasure.");
+            return Erased { records: Vec::new(), notes: vec![("INFO", text)] };
+        };
+        let mut erased = Erased::default();
+        if found.reports.is_empty() && found.others == 0 {
+            erased.notes.push(("INFO", format!("{name}: the agent found no device to erase.")));
+        }
+        if found.others > 0 {
+            let text = format!("{name}: {} entries of the agent's result are no reports, or too many.", found.others);
+            erased.notes.push(("ERROR", text));
+        }
+        let conductor = &self.settings.hostname;
+        let statement = Statement { node, kind: *kind, step, conductor, now: self.parts.clock.now() };
+        for report in found.reports {
+            let record = erasure::record(statement, report, &self.signer);
+            let text = |key: &str| record.text(key).unwrap_or_default().to_owned();
+            let (device, method, outcome) = (text("device"), text("method"), text("outcome"));
+            let severity = if matches!(outcome.as_str(), "verified" | "skipped") { "INFO" } else { "ERROR" };
+            let event = format!("{name}: {device} {outcome} ({method}); record of the erasure {}", record.uuid);
+            erased.notes.push((severity, event));
+            erased.records.push(record);
+        }
+        erased
+    }
+
+    /// The key that signs erasures.
+    pub fn erasure_key(&self) -> &Signer {
+        &self.signer
+    }
+
+    /// The node whose erasures are asked for; one that was deleted has them still, by its UUID.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`]: there is no such node, and no erasure of one.
+    pub async fn node_of_erasures(&self, ident: &NodeIdent) -> Result<Uuid, Fault> {
+        match (self.find(ident).await, ident) {
+            (Ok(node), _) => Ok(node.uuid),
+            (Err(missing @ Fault::NotFound(_)), NodeIdent::Uuid(uuid)) => {
+                let one = Page { limit: Some(1), ..Page::default() };
+                let found = self.erasures(*uuid, &one).await?;
+                if found.is_empty() { Err(missing) } else { Ok(*uuid) }
+            }
+            (Err(other), _) => Err(other),
+        }
+    }
+
+    /// The records of a node's erasures, one page.
+    ///
+    /// # Errors
+    /// [`Fault`]: an unknown marker or key to sort by, or the store.
+    pub async fn erasures(&self, node: Uuid, page: &Page) -> Result<Vec<Record>, Fault> {
+        let filter = RecordFilter { equal: vec![("node_uuid", node.to_string())], ..RecordFilter::default() };
+        Ok(self.store.records(RecordKind::Erasure, &filter, page).await?)
+    }
+
+    /// One of them.
+    ///
+    /// # Errors
+    /// [`Fault::NotFound`]: the node has no such record.
+    pub async fn erasure(&self, node: Uuid, uuid: Uuid) -> Result<Record, Fault> {
+        let missing = || Fault::NotFound(format!("Node {node} has no record of an erasure {uuid}."));
+        match self.store.record(RecordKind::Erasure, uuid).await {
+            Ok(record) if record.text("node_uuid") == Some(node.to_string().as_str()) => Ok(record),
+            Ok(_) | Err(StoreError::NotFound { .. }) => Err(missing()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What agents report of the devices that they erased: kept with the end of the step, whatever it was, and signed.
+
+use super::flows::clean;
+use super::sim::Site;
+use base64::Engine as _;
+use driver::command::NodeIdent;
+use driver::fault::Fault;
+use lifecycle::provision::{State, Verb};
+use serde_json::{Value, json};
+use store::{Page, Record};
+
+pub(crate) fn reports() -> Value {
+    let device =
+        |node: &str| json!({"node": node, "wwn": null, "serial": format!("S-{node}"), "path": null, "size": 4096});
+    json!([
+        {"device": device("/dev/sda"), "method": "overwrite", "outcome": "verified", "evidence": "all blocks are zero"},
+        {"device": device("/dev/sdb"), "method": "none", "outcome": "skipped", "reason": "it is read-only"},
+        {"device": device("/dev/sdc"), "method": "ata-secure-erase", "outcome": "failed", "error": "a mark is still there"},
+    ])
+}
+
+pub(crate) async fn erasures(site: &Site) -> Vec<Record> {
+    site.conductor().erasures(site.node, &Page::default()).await.unwrap()
+}
+
+pub(crate) fn outcomes(records: &[Record]) -> Vec<String> {
+    records
+        .iter()
+        .map(|record| format!("{} {}", record.text("device").unwrap(), record.text("outcome").unwrap()))
+        .collect()
+}
+
+pub(crate) const OUTCOMES: [&str; 3] =
+    ["/dev/sda (S-/dev/sda) verified", "/dev/sdb (S-/dev/sdb) skipped", "/dev/sdc (S-/dev/sdc) failed"];
+
+#[tokio::test(start_paused = true)]
+async fn every_device_of_an_erase_has_a_signed_record_that_outlives_its_node() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().results.push(("erase_devices".to_owned(), reports()));
+    site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+    site.settle(State::Manageable).await;
+    let records = erasures(&site).await;
+    assert_eq!(outcomes(&records), OUTCOMES);
+    let history = site.history().await.join("\n");
+    for record in &records {
+        assert!(history.contains(&record.uuid.to_string()), "{history}");
+        let signed = &record.fields["record"];
+        assert_eq!(signed["step"], "deploy.erase_devices");
+        assert_eq!(signed["kind"], "clean");
+        assert_eq!(signed["conductor"], "test-host");
+        verify(&site, record).unwrap();
+    }
+    assert_eq!(records[1].fields["record"]["report"], reports()[1]);
+    let mut forged = records[2].clone();
+    forged.fields["record"]["report"]["outcome"] = json!("verified");
+    verify(&site, &forged).unwrap_err();
+
+    site.conductor().delete_node(&site.ident()).await.unwrap();
+    assert_eq!(site.conductor().node_of_erasures(&site.ident()).await.unwrap(), site.node);
+    assert_eq!(erasures(&site).await, records);
+    let nobody = NodeIdent::Uuid(uuid::Uuid::nil());
+    assert!(matches!(site.conductor().node_of_erasures(&nobody).await, Err(Fault::NotFound(_))));
+}
+
+fn verify(site: &Site, record: &Record) -> Result<(), aws_lc_rs::error::Unspecified> {
+    use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+    let base64 = base64::engine::general_purpose::STANDARD;
+    let conductor = site.conductor();
+    let key = conductor.erasure_key();
+    assert_eq!(record.fields["signature"]["key_id"], key.id());
+    let pem: String = key.public_pem().lines().filter(|line| !line.starts_with('-')).collect();
+    let public = base64.decode(pem).unwrap();
+    let signature = base64.decode(record.fields["signature"]["value"].as_str().unwrap()).unwrap();
+    let text = wire::jcs::canonical(&record.fields["record"]);
+    UnparsedPublicKey::new(&ED25519, &public[12..]).verify(text.as_bytes(), &signature)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_erase_is_recorded_as_what_it_was() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().results.push(("erase_devices".to_owned(), reports()));
+    site.machine.lock().failing = Some(("erase_devices".to_owned(), "/dev/sdc is not erased".to_owned()));
+    site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    assert!(node.last_error.unwrap().contains("/dev/sdc"));
+    assert_eq!(outcomes(&erasures(&site).await), OUTCOMES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erase_that_was_to_be_aborted_is_recorded_when_it_ends() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    {
+        let mut machine = site.machine.lock();
+        machine.results.push(("erase_devices_metadata".to_owned(), reports()));
+        machine.clean_steps["GenericHardwareManager"][1]["abortable"] = json!(false);
+    }
+    let steps = json!([{"interface": "deploy", "step": "erase_devices_metadata"}, {"interface": "deploy", "step": "erase_devices"}]);
+    site.verb_with(Verb::Clean, clean(steps)).await.unwrap();
+    while site.node().await.clean_step["step"] != "erase_devices_metadata" {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    site.verb(Verb::Abort).await.unwrap();
+    site.settle(State::CleanFailed).await;
+    assert_eq!(site.machine.lock().steps_run, ["erase_devices_metadata"]);
+    assert_eq!(outcomes(&erasures(&site).await), OUTCOMES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_reports_nothing_leaves_no_record_and_the_history_says_so() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+    site.settle(State::Manageable).await;
+    assert!(erasures(&site).await.is_empty());
+    let history = site.history().await.join("\n");
+    assert!(history.contains("deploy.erase_devices: the agent reports no devices"), "{history}");
+}
