@@ -51,6 +51,14 @@ impl Registers {
                 count: (sense[8] & 1 << 6 == 0).then(|| u16::from(sense[6])),
                 lba: u64::from(sense[9]) | u64::from(sense[10]) << 8 | u64::from(sense[11]) << 16,
             }),
+            // The same, as libata of Linux before 6.10 writes it: eight bytes too far to the right.
+            0x70 | 0x71 if sense.len() >= 18 && sense[2] & 0xf == ABORTED && sense[9] & 1 != 0 => Some(Self {
+                error: sense[8],
+                status: sense[9],
+                device: sense[10],
+                count: None,
+                lba: u64::from(sense[17]),
+            }),
             _ => None,
         }
     }
@@ -66,10 +74,12 @@ impl Registers {
     }
 }
 
+/// Sense key of an aborted command.
+const ABORTED: u8 = 0xb;
+
 /// Whether sense data in fixed format has registers: it says so (00h/1Dh), or tells of an aborted command with the error bit
 /// in the place of the status.
 fn is_of_drive(sense: &[u8]) -> bool {
-    const ABORTED: u8 = 0xb;
     (sense[12], sense[13]) == (0, 0x1d) || sense[2] & 0xf == ABORTED && sense[4] & 1 != 0
 }
 

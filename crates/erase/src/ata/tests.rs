@@ -95,6 +95,11 @@ fn registers_come_back_in_either_format() {
     // An abort as libata tells it in fixed format.
     (fixed[2], fixed[3], fixed[4], fixed[13]) = (0x0b, 4, 0x51, 0);
     assert!(Registers::of(&fixed).unwrap().failed());
+    // The same from Linux 6.1, as recorded in QEMU.
+    let older = [0x70, 0, 0x0b, 0, 0, 0, 0, 0x0a, 4, 0x41, 0, 0, 0, 0, 0, 0, 0x80, 1];
+    let registers = Registers::of(&older).unwrap();
+    assert!(registers.failed());
+    assert_eq!((registers.status, registers.error, registers.lba), (0x41, 4, 1));
     assert_eq!(Registers::of(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0]), None);
 }
 

@@ -1,0 +1,70 @@
+//! What a drive holds.
+
+use super::BLOCK;
+
+/// A medium in memory, full of known data.
+pub(crate) struct Media {
+    bytes: Vec<u8>,
+}
+
+/// What a block held when the model was made: its number over and over, so that no two are the same and none is zeros.
+fn old(number: usize) -> [u8; BLOCK] {
+    let mut block = [0; BLOCK];
+    for (index, word) in block.chunks_exact_mut(8).enumerate() {
+        word.copy_from_slice(&((number as u64) << 16 | 0x8000 | index as u64).to_le_bytes());
+    }
+    block
+}
+
+impl Media {
+    pub(crate) fn new(size: usize) -> Self {
+        let mut bytes = vec![0; size];
+        for (number, block) in bytes.chunks_exact_mut(BLOCK).enumerate() {
+            block.copy_from_slice(&old(number));
+        }
+        Self { bytes }
+    }
+
+    pub(crate) fn old_blocks(&self) -> usize {
+        self.bytes.chunks_exact(BLOCK).enumerate().filter(|(number, block)| **block == old(*number)).count()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn place(&mut self, offset: u64, length: usize) -> Result<&mut [u8], String> {
+        let range = usize::try_from(offset).ok().and_then(|start| Some(start..start.checked_add(length)?));
+        let aligned = offset.is_multiple_of(BLOCK as u64) && length.is_multiple_of(BLOCK);
+        range
+            .filter(|_| aligned)
+            .and_then(|range| self.bytes.get_mut(range))
+            .ok_or_else(|| format!("there are no {length} bytes at {offset}, or they are no whole blocks"))
+    }
+
+    pub(crate) fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), String> {
+        let length = buffer.len();
+        self.place(offset, length).map(|place| buffer.copy_from_slice(place))
+    }
+
+    pub(crate) fn write(&mut self, data: &[u8], offset: u64) -> Result<(), String> {
+        self.place(offset, data.len()).map(|place| place.copy_from_slice(data))
+    }
+
+    /// Zeros up to `end`.
+    pub(crate) fn zero(&mut self, end: usize) {
+        let end = end.min(self.bytes.len());
+        self.bytes[..end].fill(0);
+    }
+
+    /// What is read with another key than it was written with, up to `end`.
+    pub(crate) fn scramble(&mut self, end: usize) {
+        let end = end.min(self.bytes.len());
+        for word in self.bytes[..end].chunks_exact_mut(8) {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            let mixed = (u64::from_le_bytes(bytes) ^ 0x5bd1_e995_0b0c_4f31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            word.copy_from_slice(&mixed.to_le_bytes());
+        }
+    }
+}
