@@ -1,14 +1,15 @@
 //! The generic hardware manager: steps that work on anything that runs Linux. Only steps that really work are offered.
 
+mod disks;
+mod erase;
+mod watch;
+
 use crate::command::{AgentError, Class};
 use crate::extension::steps::failure_class;
 use crate::state::Shared;
 use crate::{prepare, root_disk};
 use hardware::manager::{StepFuture, argument};
-use hardware::{
-    Contents, DeviceId, Disk, EraseProof, HardwareManager, Outcome, Plan, Progress, Step, StepCall, StepError,
-    StepKind, Support, hint,
-};
+use hardware::{Disk, HardwareManager, Step, StepCall, StepError, StepKind, Support};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -24,84 +25,21 @@ impl GenericHardwareManager {
         Self { shared }
     }
 
-    async fn erase_devices_metadata(&self, call: StepCall) -> Result<Value, StepError> {
+    async fn erase(&self, kind: Kind, call: StepCall) -> Result<Value, StepError> {
         only_arguments(&call, &[], &[])?;
-        let failed = |error: AgentError| failure(&error);
-        root_disk::may_write(&self.shared, "erase_devices_metadata").map_err(failed)?;
-        self.shared.devices_ready().await;
-        let Sorted { erasable, skipped, mut errors } = self.sort(&call.node).await.map_err(failed)?;
-        let plan = Plan::new("erase_devices_metadata", erasable);
-        let total = plan.disks().len() as u64;
-        let mut proofs = Vec::new();
-        for (done, disk) in plan.disks().iter().enumerate() {
-            // Between two devices is the safe point: a device is erased as a whole or not at all.
-            if call.control.is_cancelled() {
-                return Err(StepError::Cancelled);
-            }
-            call.control.report(Progress {
-                stage: "erase".to_owned(),
-                done: done as u64,
-                total: Some(total),
-                rate: 0,
-                eta: None,
-                stalled: None,
-            });
-            let grant = match plan.erase(&disk.name) {
-                Ok(grant) => grant,
-                Err(refusal) => {
-                    errors.push(format!("{}: {refusal}", disk.name));
-                    continue;
-                }
-            };
-            match self.shared.on_machine(move |machine| machine.erase_metadata(grant)).await {
-                Ok(proof) => proofs.push(json!(proof)),
-                Err(error) => errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
-            }
-        }
-        if errors.is_empty() {
-            proofs.extend(skipped.into_iter().map(|proof| json!(proof)));
-            return Ok(Value::Array(proofs));
-        }
-        // All devices are tried before it is said which ones failed.
-        let details = format!("Failed to erase the metadata on the device(s): {}", errors.join("; "));
-        Err(failure(&AgentError::new(Class::BlockDeviceEraseError, details)))
+        erase::run(&self.shared, kind, call).await
     }
 
-    /// Looks at all disks before any is touched. An error when one that would be erased may be used by other machines.
-    async fn sort(&self, node: &Value) -> Result<Sorted, AgentError> {
-        let disks = self.shared.on_machine(|machine| machine.disks()).await?;
-        let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
-            .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
-        let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
-        let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
-        let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), errors: Vec::new() };
-        let guarded = self.shared.settings().guard_special_filesystems && is_guarded(node);
-        let mut protected = Vec::new();
-        for (disk, looked) in root_disk::look(&self.shared, wanted).await? {
-            match looked {
-                Err(error) => sorted.errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
-                Ok(Contents { virtual_media: true, .. }) => {
-                    sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
-                }
-                Ok(Contents { raid_member: true, .. }) => {
-                    sorted.skipped.push(left_alone(&disk, "linux_raid_member: a software RAID array has data on it"));
-                }
-                Ok(Contents { read_only: true, .. }) => sorted.skipped.push(left_alone(&disk, "it is read-only")),
-                Ok(Contents { shared, .. }) if guarded && !shared.is_empty() => {
-                    protected.push(format!("{} ({})", disk.name, shared.join(", ")));
-                }
-                Ok(_) => sorted.erasable.push(disk),
+    async fn erase_pstore(&self, call: StepCall) -> Result<Value, StepError> {
+        only_arguments(&call, &[], &[])?;
+        root_disk::may_write(&self.shared, &call.step.step).map_err(|error| failure(&error))?;
+        match self.shared.on_machine(|machine| machine.erase_pstore()).await {
+            Ok(proof) => Ok(json!([proof])),
+            Err(error) => {
+                let details = format!("Failed to erase pstore: {}", transport::client::chain(&error));
+                Err(failure(&AgentError::new(Class::BlockDeviceEraseError, details)))
             }
         }
-        if protected.is_empty() {
-            return Ok(sorted);
-        }
-        let details = format!(
-            "protected, as other machines may use it too: {}; nothing was erased on any disk. Detach it from this node, \
-             name it in skip_block_devices of the node, or boot with ipa-guard-special-filesystems=false to have it erased",
-            protected.join("; ")
-        );
-        Err(AgentError::new(Class::ProtectedDeviceError, details))
     }
 
     async fn write_image(&self, call: StepCall) -> Result<Value, StepError> {
@@ -121,32 +59,43 @@ impl GenericHardwareManager {
     }
 }
 
-/// The disks of the machine, before anything is erased.
-struct Sorted {
-    erasable: Vec<Disk>,
-    skipped: Vec<EraseProof>,
-    /// What could not be looked into, and why: it is not erased, and the step fails.
-    errors: Vec<String>,
+/// How thoroughly a step erases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Everything on a disk.
+    Whole,
+    /// What makes a disk look used.
+    Metadata,
+    /// Everything on drives that can do that at once, the metadata of all others.
+    Express,
 }
 
-fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
-    tracing::info!(disk = disk.name, reason, "not erased");
-    let outcome = Outcome::Skipped { reason: reason.to_owned() };
-    EraseProof::new(DeviceId::of(disk), "metadata", outcome)
-}
+impl Kind {
+    fn step(self) -> &'static str {
+        match self {
+            Self::Whole => "erase_devices",
+            Self::Metadata => "erase_devices_metadata",
+            Self::Express => "erase_devices_express",
+        }
+    }
 
-/// Whether the node leaves the guard of shared file systems on. As ironic-python-agent reads it, it is
-/// `driver_internal_info.wipe_special_filesystems` with a value that counts as false that switches the guard off, whatever
-/// its name suggests.
-fn is_guarded(node: &Value) -> bool {
-    node.pointer("/driver_internal_info/wipe_special_filesystems").is_none_or(|value| match value {
-        Value::Null => false,
-        Value::Bool(truth) => *truth,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(values) => !values.is_empty(),
-        Value::Object(fields) => !fields.is_empty(),
-    })
+    /// The words before the list of what failed, as ironic-python-agent has them.
+    fn complaint(self) -> &'static str {
+        match self {
+            Self::Whole => "Failed to erase the device(s)",
+            Self::Metadata => "Failed to erase the metadata on the device(s)",
+            Self::Express => "Failed to conduct an express erase on the device(s)",
+        }
+    }
+
+    /// Whether the disk is erased whole, and not its metadata only.
+    fn takes_commands(self, disk: &Disk) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Metadata => false,
+            Self::Express => disk.name.starts_with("/dev/nvme"),
+        }
+    }
 }
 
 fn failure(error: &AgentError) -> StepError {
@@ -192,7 +141,12 @@ impl HardwareManager for GenericHardwareManager {
 
     fn steps(&self, kind: StepKind, _node: &Value, _ports: &Value) -> Vec<Step> {
         match kind {
-            StepKind::Clean => vec![offer("erase_devices_metadata", 99, Some(true))],
+            StepKind::Clean => vec![
+                offer("erase_devices", 10, Some(true)),
+                offer("erase_devices_metadata", 99, Some(true)),
+                offer("erase_devices_express", 0, Some(true)),
+                offer("erase_pstore", 0, Some(true)),
+            ],
             StepKind::Deploy => vec![offer("erase_devices_metadata", 0, None), offer("write_image", 0, None)],
             StepKind::Service => vec![offer("write_image", 0, None)],
         }
@@ -201,7 +155,10 @@ impl HardwareManager for GenericHardwareManager {
     fn run(&self, call: StepCall) -> StepFuture<'_> {
         Box::pin(async move {
             match call.step.step.as_str() {
-                "erase_devices_metadata" => self.erase_devices_metadata(call).await,
+                "erase_devices" => self.erase(Kind::Whole, call).await,
+                "erase_devices_metadata" => self.erase(Kind::Metadata, call).await,
+                "erase_devices_express" => self.erase(Kind::Express, call).await,
+                "erase_pstore" => self.erase_pstore(call).await,
                 "write_image" => self.write_image(call).await,
                 other => Err(StepError::Incompatible(other.to_owned())),
             }

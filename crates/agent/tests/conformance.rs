@@ -240,12 +240,19 @@ async fn checks_of_names_and_parameters() {
 #[tokio::test]
 async fn results_are_wrapped_as_the_protocol_says() {
     let uuids = json!({});
-    let clean = json!({
-        "clean_steps": {"GenericHardwareManager": [
-            ("erase_devices", 10), ("erase_devices_express", 0), ("erase_devices_metadata", 99), ("erase_pstore", 0),
-        ].map(|(step, priority)| json!({
+    let offered = [
+        ("erase_devices", 10),
+        ("erase_devices_express", 0),
+        ("erase_devices_metadata", 99),
+        ("erase_pstore", 0),
+    ];
+    let offered = offered.map(|(step, priority)| {
+        json!({
             "step": step, "priority": priority, "interface": "deploy", "reboot_requested": false, "abortable": true,
-        }))},
+        })
+    });
+    let clean = json!({
+        "clean_steps": {"GenericHardwareManager": offered},
         "hardware_manager_version": {"generic_hardware_manager": "1.2"},
     });
     let deploy = json!({

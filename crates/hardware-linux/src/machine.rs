@@ -1,13 +1,16 @@
 //! The machine.
 
+use crate::device::LinuxDevice;
 use crate::erase::{self, EraseFailure};
 use crate::exec::{Exec, ExecError};
+use crate::holders::{self, Held};
 use crate::lldp::Lldp;
+use crate::medium::DirectDisk;
 use crate::tree::Tree;
-use crate::{block, bmc, boot, contents, cpu, interfaces, power, sys};
+use crate::{block, bmc, boot, contents, cpu, interfaces, power, pstore, sys};
 use hardware::{
     BootInfo, BootMode, Contents, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine,
-    MachineError, Outcome, PowerAction, SystemVendor, WriteGrant,
+    MachineError, Opened, Outcome, PowerAction, SystemVendor, WriteGrant,
 };
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -86,6 +89,20 @@ impl LinuxMachine {
         Err(MachineError::Unsupported {
             what: what.to_owned(),
             reason: "this agent may only look at the machine, as it does not run as its PID 1".to_owned(),
+        })
+    }
+
+    /// Takes away what uses a disk, and says what that was.
+    fn release(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
+        let released = holders::release(&self.tree, kernel_name(&device.node), &holders::Running(&self.tree));
+        released.map_err(|held| {
+            let what = format!("erasing {device}");
+            match held {
+                Held::InUse(_) => MachineError::Unsupported { what, reason: held.to_string() },
+                Held::Kept { who, source } => {
+                    MachineError::Write { what: format!("{what}: {who} does not let go"), source }
+                }
+            }
         })
     }
 
@@ -214,8 +231,9 @@ impl Machine for LinuxMachine {
         self.writing("erasing metadata")?;
         let device = grant.device();
         let path = self.claim(device)?;
-        let file = self.open_exclusive(device, &path)?;
         let partitions = block::partitions(&self.tree, kernel_name(&device.node));
+        let released = self.release(device)?;
+        let file = self.open_exclusive(device, &path)?;
         let erased = erase::erase(&file, kernel_name(&device.node), device.size, &partitions, sys::forget_cache)
             .map_err(|failure| match failure {
                 EraseFailure::Read(source) => MachineError::Read { what: device.to_string(), source },
@@ -238,7 +256,42 @@ impl Machine for LinuxMachine {
             erased.bytes, erased.ranges
         );
         tracing::info!(device = %device, evidence, "metadata erased");
-        Ok(EraseProof::new(device.clone(), METHOD, Outcome::Verified { evidence }))
+        let proof = EraseProof::new(device.clone(), METHOD, Outcome::Verified { evidence });
+        Ok(EraseProof { released, ..proof })
+    }
+
+    fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {
+        self.writing("erasing")?;
+        let device = grant.device();
+        let path = self.claim(device)?;
+        let name = kernel_name(&device.node);
+        let partitions: Vec<u64> =
+            block::partitions(&self.tree, name).into_iter().map(|partition| partition.start).collect();
+        let released = self.release(device)?;
+        let sector = self.tree.text(format!("/sys/block/{name}/queue/logical_block_size"));
+        let sector = sector.and_then(|text| text.parse().ok()).unwrap_or(512);
+        let medium = DirectDisk::open(&path, sector);
+        let medium = medium.map_err(|source| MachineError::Read { what: device.to_string(), source })?;
+        let opened = LinuxDevice::new(&self.tree, name, device.clone(), self.open_exclusive(device, &path)?);
+        let opened = opened.map_err(|source| MachineError::Write { what: device.to_string(), source })?;
+        Ok(Opened { device: Box::new(opened), medium: Box::new(medium), partitions, released })
+    }
+
+    fn erase_pstore(&self) -> Result<EraseProof, MachineError> {
+        self.writing("erasing pstore")?;
+        let erased = pstore::erase(&self.tree);
+        let outcome = match erased.map_err(|source| MachineError::Write { what: pstore::PLACE.to_owned(), source })? {
+            None => {
+                Outcome::Skipped { reason: "the firmware keeps nothing for the kernel: there is no pstore".to_owned() }
+            }
+            Some(removed) if removed.is_empty() => Outcome::Verified { evidence: "there was no entry".to_owned() },
+            Some(removed) => {
+                let evidence = format!("removed, and no longer listed: {}", removed.join(", "));
+                Outcome::Verified { evidence }
+            }
+        };
+        let node = pstore::PLACE.to_owned();
+        Ok(EraseProof::new(DeviceId { node, wwn: None, serial: None, path: None, size: 0 }, "pstore", outcome))
     }
 
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {

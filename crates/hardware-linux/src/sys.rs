@@ -1,8 +1,12 @@
 //! System calls that no library wraps safely. All `unsafe` code of the crate is here.
 
+mod disk;
 mod ipmi;
+mod release;
 
+pub(crate) use disk::{discard, nvme_admin, nvme_namespace, scsi, takes_scsi, zero_out};
 pub(crate) use ipmi::IpmiDevice;
+pub(crate) use release::{remove_map, swap_off};
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;

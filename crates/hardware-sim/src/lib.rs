@@ -14,10 +14,15 @@
 //! assert_eq!(machine.events(), [Event::Erased("/dev/vda".to_owned())]);
 //! ```
 
+pub mod drive;
+mod file;
+
+pub use file::{FileDisk, Lie};
+
 mod maintain;
 
 use hardware::{
-    Contents, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Outcome,
+    Contents, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Opened, Outcome,
     PowerAction, WriteGrant,
 };
 use std::collections::BTreeMap;
@@ -33,6 +38,10 @@ pub enum Event {
     Claimed(String),
     /// A device lost its metadata.
     Erased(String),
+    /// A device was opened to be erased.
+    Opened(String),
+    /// What crashed kernels left was removed.
+    PstoreErased,
     /// A partition table was read again.
     Reread(String),
     /// A file system was made in these bytes of a device.
@@ -52,8 +61,10 @@ pub enum Fault {
     Read,
     /// Looking into this device.
     Look(String),
-    /// Erasing this device.
+    /// Erasing this device's metadata.
     Erase(String),
+    /// Opening this device for its erase.
+    Open(String),
     /// Making a file system.
     Format,
     /// Writing boot entries.
@@ -74,6 +85,10 @@ pub struct SimMachine {
 struct State {
     inventory: Inventory,
     files: BTreeMap<String, PathBuf>,
+    lies: BTreeMap<String, Lie>,
+    openers: Openers,
+    released: BTreeMap<String, Vec<String>>,
+    pstore: Option<Vec<String>>,
     contents: BTreeMap<String, Contents>,
     boot_labels: Vec<String>,
     read_only: bool,
@@ -90,6 +105,18 @@ struct End(Option<Arc<dyn Fn(PowerAction) + Send + Sync>>);
 impl std::fmt::Debug for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("End").field(&self.0.is_some()).finish()
+    }
+}
+
+/// What opens disks that are models of devices, by device node.
+#[derive(Default)]
+struct Openers(BTreeMap<String, Opener>);
+
+type Opener = Arc<dyn Fn(&DeviceId) -> Opened + Send + Sync>;
+
+impl std::fmt::Debug for Openers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -155,6 +182,28 @@ impl SimMachine {
         state.inventory.disks.push(disk(name, size));
         state.files.insert(name.to_owned(), path);
         Ok(())
+    }
+
+    /// Adds a disk that is a model of a device; `open` opens it for its erase.
+    pub fn add_device(&self, disk: Disk, open: impl Fn(&DeviceId) -> Opened + Send + Sync + 'static) {
+        let mut state = self.state();
+        state.openers.0.insert(disk.name.clone(), Arc::new(open));
+        state.inventory.disks.push(disk);
+    }
+
+    /// Lets the file disk `name` say of its erase what is not true.
+    pub fn lie(&self, name: &str, lie: Lie) {
+        self.state().lies.insert(name.to_owned(), lie);
+    }
+
+    /// Sets what is taken away from the disk `name` when it is opened for its erase.
+    pub fn set_released(&self, name: &str, released: &[&str]) {
+        self.state().released.insert(name.to_owned(), released.iter().map(|one| (*one).to_owned()).collect());
+    }
+
+    /// Sets what crashed kernels have left; without this there is no such memory.
+    pub fn set_pstore(&self, entries: &[&str]) {
+        self.state().pstore = Some(entries.iter().map(|entry| (*entry).to_owned()).collect());
     }
 
     /// Sets what is found on the disk `name`; nothing special without this.
@@ -260,6 +309,51 @@ impl Machine for SimMachine {
         state.events.push(Event::Erased(device.node.clone()));
         let outcome = Outcome::Verified { evidence: "simulated".to_owned() };
         Ok(EraseProof::new(device.clone(), "metadata", outcome))
+    }
+
+    fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {
+        let mut state = self.state();
+        let device = grant.device();
+        state.writing("erasing")?;
+        state.check(device)?;
+        if state.fails(&Fault::Open(device.node.clone())) {
+            let (what, source) = broken(&device.node);
+            return Err(MachineError::Read { what, source });
+        }
+        let mut opened = if let Some(open) = state.openers.0.get(&device.node) {
+            open(device)
+        } else {
+            let path = state.files.get(&device.node).ok_or_else(|| MachineError::Unsupported {
+                what: format!("opening {device}"),
+                reason: "this simulated disk has no content".to_owned(),
+            })?;
+            let disk = FileDisk::open(device.clone(), path, state.lies.get(&device.node).copied());
+            let disk = disk.map_err(|source| MachineError::Read { what: device.node.clone(), source })?;
+            Opened {
+                device: Box::new(disk.clone()),
+                medium: Box::new(disk),
+                partitions: Vec::new(),
+                released: Vec::new(),
+            }
+        };
+        opened.released.extend(state.released.get(&device.node).cloned().unwrap_or_default());
+        state.events.push(Event::Opened(device.node.clone()));
+        Ok(opened)
+    }
+
+    fn erase_pstore(&self) -> Result<EraseProof, MachineError> {
+        let mut state = self.state();
+        state.writing("erasing pstore")?;
+        let outcome = match &mut state.pstore {
+            None => Outcome::Skipped { reason: "there is no pstore".to_owned() },
+            Some(entries) => {
+                let evidence = format!("{} entries removed", std::mem::take(entries).len());
+                state.events.push(Event::PstoreErased);
+                Outcome::Verified { evidence }
+            }
+        };
+        let node = "/sys/fs/pstore".to_owned();
+        Ok(EraseProof::new(DeviceId { node, wwn: None, serial: None, path: None, size: 0 }, "pstore", outcome))
     }
 
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {

@@ -16,7 +16,7 @@ pub mod step;
 pub use device::{Bus, Device, DeviceError, Limits, NvmeCommand, NvmeCompletion, ScsiCompletion, Transfer};
 pub use grant::{DeviceId, EraseGrant, EraseProof, Look, Outcome, Plan, Reading, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
-pub use machine::{Contents, Machine, MachineError, PowerAction};
+pub use machine::{Contents, Machine, MachineError, Opened, PowerAction};
 pub use maintain::{BootEntry, Maintain, MemoryErrors, Mounted, Sensor};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use medium::{MarkedMedium, Medium};

@@ -1,7 +1,7 @@
 //! The machine that an agent runs on, as a trait: the real one (`hardware-linux`), a simulated one, or one that may only
 //! be read. Calls block; an agent runs them on a thread for blocking work.
 
-use crate::{DeviceId, Disk, EraseGrant, EraseProof, Inventory, WriteGrant};
+use crate::{Device, DeviceId, Disk, EraseGrant, EraseProof, Inventory, MarkedMedium, WriteGrant};
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -77,6 +77,24 @@ pub struct Contents {
     pub shared: Vec<String>,
 }
 
+/// A disk that was opened to be erased, by two ways that share nothing: one for whoever erases, one for whoever proves it.
+pub struct Opened {
+    /// Takes commands. Nobody else can open the disk as long as this exists.
+    pub device: Box<dyn Device>,
+    /// Reads, past every cache, and takes the marks that have to be gone later.
+    pub medium: Box<dyn MarkedMedium>,
+    /// First bytes of the partitions.
+    pub partitions: Vec<u64>,
+    /// What used the disk and was taken away, in words.
+    pub released: Vec<String>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("device", self.device.id()).field("released", &self.released).finish()
+    }
+}
+
 /// How the machine ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PowerAction {
@@ -110,6 +128,13 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Clears partition tables, RAID, LVM and file system signatures of a device and of its partitions, and reads back
     /// that they are gone.
     fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError>;
+
+    /// Looks at the device again and opens it for its erase. Mounts, swap space, volumes and arrays on it are taken away
+    /// first; fails, naming them, where they do not let go.
+    fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError>;
+
+    /// Removes what crashed kernels have left in the firmware's memory (pstore), and looks that it is gone.
+    fn erase_pstore(&self) -> Result<EraseProof, MachineError>;
 
     /// Makes the kernel read the device's partition table again.
     fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError>;

@@ -36,11 +36,8 @@ pub fn hidden(device: &dyn Device) -> Option<Hidden> {
     };
     let word = |number: usize| u64::from(identify[number]);
     let large = word(83) & 1 << 10 != 0;
-    let visible = if large {
-        word(100) | word(101) << 16 | word(102) << 32 | word(103) << 48
-    } else {
-        word(60) | word(61) << 16
-    };
+    let visible =
+        if large { word(100) | word(101) << 16 | word(102) << 32 | word(103) << 48 } else { word(60) | word(61) << 16 };
     let mut sectors = 0;
     let mut words = Vec::new();
     let mut tell = |name: &str, answer: Result<u64, String>| match answer {
@@ -92,8 +89,31 @@ fn native(device: &dyn Device, command: u8, large: bool) -> Result<u64, String> 
     let cdb = pass_through([3 << 1 | u8::from(large), 0x20], 0, 0, command);
     let done = device.scsi(&cdb, Transfer::None, LIMIT).map_err(|error| error.to_string())?;
     // Descriptor format with an ATA Status Return descriptor (SAT-4, 12.2.2.7).
-    let [0x72, _, _, _, _, _, _, _, 0x09, 0x0c, _, error, _, _, third, zeroth, fourth, first, fifth, second, device, status, ..] =
-        *done.sense
+    let [
+        0x72,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        0x09,
+        0x0c,
+        _,
+        error,
+        _,
+        _,
+        third,
+        zeroth,
+        fourth,
+        first,
+        fifth,
+        second,
+        device,
+        status,
+        ..,
+    ] = *done.sense
     else {
         return Err("its registers did not come back".to_owned());
     };

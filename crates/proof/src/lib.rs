@@ -175,11 +175,6 @@ pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) ->
 }
 
 impl Before {
-    /// The seed of all places.
-    pub fn seed(&self) -> u64 {
-        self.extent.seed
-    }
-
     /// Bytes that [`check`] is going to read.
     pub fn bytes_to_read(&self) -> u64 {
         places::sample_count(self.size.div_ceil(BLOCK), self.extent.percent, self.extent.least) * BLOCK

@@ -1,0 +1,152 @@
+//! Which disks a step erases, and why the others are left alone. All are looked at before any is touched.
+
+use super::Kind;
+use crate::command::{AgentError, Class};
+use crate::root_disk;
+use crate::state::Shared;
+use hardware::{Contents, DeviceId, Disk, EraseProof, Outcome, hint};
+use serde_json::Value;
+
+/// The disks of the machine, before anything is erased.
+#[derive(Debug)]
+pub(super) struct Sorted {
+    pub(super) erasable: Vec<Disk>,
+    pub(super) skipped: Vec<EraseProof>,
+    /// What could not be looked into or must not be written to, and why: it is not erased, and the step fails.
+    pub(super) errors: Vec<String>,
+}
+
+/// Looks at all disks. An error when one that would be erased may be used by other machines.
+pub(super) async fn sort(
+    shared: &Shared,
+    node: &Value,
+    kind: Kind,
+    skip_read_only: bool,
+) -> Result<Sorted, AgentError> {
+    let disks = shared.on_machine(|machine| machine.disks()).await?;
+    let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
+        .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
+    let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
+    let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
+    let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), errors: Vec::new() };
+    let guarded = shared.settings().guard_special_filesystems && is_guarded(node);
+    // An array that the operator asked for outlives cleaning; one that a tenant made is data.
+    let spares_arrays = kind != Kind::Whole || wants_software_raid(node);
+    let mut protected = Vec::new();
+    for (disk, looked) in root_disk::look(shared, wanted).await? {
+        match looked {
+            Err(error) => sorted.errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
+            Ok(Contents { virtual_media: true, .. }) => {
+                sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
+            }
+            Ok(Contents { raid_member: true, .. }) if spares_arrays => {
+                sorted.skipped.push(left_alone(&disk, "linux_raid_member: a software RAID array has data on it"));
+            }
+            Ok(Contents { read_only: true, .. }) if skip_read_only => {
+                sorted.skipped.push(left_alone(&disk, "it is read-only"));
+            }
+            Ok(Contents { read_only: true, .. }) => sorted.errors.push(format!(
+                "{}: it is read-only; make it writable, name it in skip_block_devices of the node, or set \
+                 agent_erase_skip_read_only to have such disks left out",
+                disk.name
+            )),
+            Ok(Contents { shared, .. }) if guarded && !shared.is_empty() => {
+                protected.push(format!("{} ({})", disk.name, shared.join(", ")));
+            }
+            Ok(_) => sorted.erasable.push(disk),
+        }
+    }
+    if protected.is_empty() {
+        if kind == Kind::Whole {
+            sorted.leave_stacked_out();
+        }
+        return Ok(sorted);
+    }
+    let details = format!(
+        "protected, as other machines may use it too: {}; nothing was erased on any disk. Detach it from this node, \
+         name it in skip_block_devices of the node, or boot with ipa-guard-special-filesystems=false to have it erased",
+        protected.join("; ")
+    );
+    Err(AgentError::new(Class::ProtectedDeviceError, details))
+}
+
+impl Sorted {
+    /// An array that lies on disks which are erased is taken apart by that, and no disk of its own.
+    fn leave_stacked_out(&mut self) {
+        let disks = std::mem::take(&mut self.erasable);
+        let below = |disk: &Disk| {
+            let name = disk.name.trim_start_matches("/dev/");
+            let held = |other: &&Disk| other.holders.iter().any(|holder| holder == name);
+            disks.iter().find(held).map(|other| other.name.clone())
+        };
+        let (mut kept, mut stacked) = (Vec::new(), Vec::new());
+        for disk in &disks {
+            match below(disk) {
+                None => kept.push(disk.clone()),
+                Some(other) => stacked.push(left_alone(disk, &format!("it is built on {other}, which is erased"))),
+            }
+        }
+        self.erasable = kept;
+        self.skipped.extend(stacked);
+    }
+}
+
+fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
+    tracing::info!(disk = disk.name, reason, "not erased");
+    let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Skipped { reason: reason.to_owned() });
+    EraseProof { model: disk.model.clone(), ..proof }
+}
+
+/// Whether the operator asked for software RAID on this node, now or the next time.
+fn wants_software_raid(node: &Value) -> bool {
+    ["/target_raid_config/logical_disks", "/raid_config/logical_disks"].into_iter().any(|place| {
+        let volumes = node.pointer(place).and_then(Value::as_array).into_iter().flatten();
+        volumes.into_iter().any(|volume| volume["controller"] == "software")
+    })
+}
+
+/// Whether the node leaves the guard of shared file systems on. As ironic-python-agent reads it, it is
+/// `driver_internal_info.wipe_special_filesystems` with a value that counts as false that switches the guard off, whatever
+/// its name suggests.
+fn is_guarded(node: &Value) -> bool {
+    node.pointer("/driver_internal_info/wipe_special_filesystems").is_none_or(|value| match value {
+        Value::Null => false,
+        Value::Bool(truth) => *truth,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(values) => !values.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn arrays_that_the_operator_asked_for_are_told_from_a_tenants() {
+        assert!(!wants_software_raid(&json!({})));
+        assert!(!wants_software_raid(&json!({"raid_config": null, "target_raid_config": {"logical_disks": []}})));
+        let volumes = json!({"logical_disks": [{"controller": "megaraid"}, {"controller": "software"}]});
+        assert!(wants_software_raid(&json!({"raid_config": volumes})));
+        assert!(wants_software_raid(&json!({"target_raid_config": volumes})));
+    }
+
+    #[test]
+    fn an_array_on_disks_that_are_erased_is_no_disk_of_its_own() {
+        let disk = |name: &str, holders: &[&str]| Disk {
+            name: name.to_owned(),
+            size: 1,
+            holders: holders.iter().map(|holder| (*holder).to_owned()).collect(),
+            ..Disk::default()
+        };
+        let erasable = vec![disk("/dev/md0", &[]), disk("/dev/sda", &["md0"]), disk("/dev/sdb", &[])];
+        let mut sorted = Sorted { erasable, skipped: Vec::new(), errors: Vec::new() };
+        sorted.leave_stacked_out();
+        let names: Vec<&str> = sorted.erasable.iter().map(|disk| disk.name.as_str()).collect();
+        assert_eq!(names, ["/dev/sda", "/dev/sdb"]);
+        let Outcome::Skipped { reason } = &sorted.skipped[0].outcome else { panic!("{sorted:?}") };
+        assert_eq!(reason, "it is built on /dev/sda, which is erased");
+    }
+}

@@ -1,0 +1,261 @@
+//! The erase steps on a simulated machine: what is erased, what is read back, what is left alone, and what fails.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod support;
+
+use hardware::{Contents, Disk};
+use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
+use serde_json::{Map, Value, json};
+use std::io::Read as _;
+use std::path::Path;
+use support::{Answer, Rig, rig, settings};
+use wire::agent::CommandRequest;
+
+const SIZE: u64 = 80 << 20;
+
+/// A machine with disks full of data, and the folder that they are in.
+fn machine(names: &[&str]) -> (SimMachine, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let machine = SimMachine::new();
+    for name in names {
+        let path = folder.path().join(name.replace('/', "_"));
+        std::fs::write(&path, vec![b'A'; usize::try_from(SIZE).unwrap()]).unwrap();
+        machine.add_file_disk(name, path).unwrap();
+    }
+    (machine, folder)
+}
+
+fn step(name: &str) -> Value {
+    json!({"step": {"step": name, "interface": "deploy", "args": {}}, "node": {"uuid": "n"}, "ports": []})
+}
+
+async fn clean(rig: &Rig, params: &Value) -> Answer {
+    let params: Map<String, Value> = params.as_object().cloned().unwrap();
+    let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
+    let record = rig.dispatcher.submit(request).await.unwrap();
+    record.wait().await;
+    Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() }
+}
+
+/// The proofs of a clean that went well.
+fn proofs(answer: &Answer) -> &Vec<Value> {
+    assert_eq!(answer.body["command_status"], "SUCCEEDED", "{}", answer.body);
+    answer.body["command_result"]["clean_result"].as_array().unwrap()
+}
+
+/// Class and text of a clean that failed.
+fn error(answer: &Answer) -> (&str, &str) {
+    let error = &answer.body["command_error"];
+    (error["type"].as_str().unwrap_or_default(), error["details"].as_str().unwrap_or_default())
+}
+
+fn is_zero(folder: &Path, name: &str) -> bool {
+    let mut bytes = Vec::new();
+    std::fs::File::open(folder.join(name.replace('/', "_"))).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+#[tokio::test]
+async fn disks_are_erased_read_back_and_described() {
+    let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+    machine.set_released("/dev/vda", &["array md0 taken apart"]);
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let proofs = proofs(&answer);
+    assert_eq!(proofs.len(), 2);
+    assert!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb"));
+    let proof = &proofs[0];
+    assert_eq!(proof["outcome"], "verified");
+    assert_eq!(proof["method"], "write_zeroes");
+    assert_eq!(proof["standard"], "clear");
+    assert_eq!((&proof["device"]["node"], &proof["model"]), (&json!("/dev/vda"), &json!("Simulated")));
+    assert_eq!(proof["released"], json!(["array md0 taken apart"]));
+    let reading = &proof["reading"];
+    // 1 percent of 80 blocks is less than the least; all marks but those that would overlap.
+    assert_eq!((&reading["blocks"], &reading["percent"], &reading["found"]), (&json!(64), &json!(1), &json!("zeros")));
+    assert!(reading["marks"].as_u64().unwrap() >= 32, "{reading}");
+    assert_eq!(reading["seed"].as_str().unwrap().len(), 16);
+    assert_ne!(reading["seed"], proofs[1]["reading"]["seed"]);
+    assert!(proof["started_at"].as_str().unwrap() <= proof["finished_at"].as_str().unwrap());
+    assert!(rig.machine.events().contains(&Event::Reread("/dev/vda".to_owned())));
+}
+
+#[tokio::test]
+async fn all_blocks_are_read_back_where_the_node_says_so() {
+    let (machine, _folder) = machine(&["/dev/vda"]);
+    let rig = rig(machine, settings());
+    let mut params = step("erase_devices");
+    params["node"]["driver_info"] = json!({"agent_erase_verify": "full"});
+    let answer = clean(&rig, &params).await;
+    let reading = &proofs(&answer)[0]["reading"];
+    assert_eq!((&reading["blocks"], &reading["percent"]), (&json!(80), &json!(100)));
+}
+
+#[tokio::test]
+async fn a_device_that_lies_fails_the_step_and_the_others_are_erased() {
+    for (lie, told) in [
+        (Lie::KeepsFrom(0), "LBA 0 still holds the mark"),
+        (Lie::KeepsFrom(40 << 20), "still holds the mark"),
+        (Lie::NeverFlushes, "empty the cache of the disk"),
+        (Lie::LosesWrites, "the device loses writes"),
+    ] {
+        let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+        machine.lie("/dev/vda", lie);
+        let rig = rig(machine, settings());
+        let answer = clean(&rig, &step("erase_devices")).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "BlockDeviceEraseError", "{lie:?}: {}", answer.body);
+        assert!(details.contains("/dev/vda") && details.contains(told), "{lie:?}: {details}");
+        assert!(!details.contains("/dev/vdb"), "{details}");
+        assert!(is_zero(folder.path(), "/dev/vdb"), "{lie:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_opened_is_named_beside_those_that_can() {
+    let (machine, folder) = machine(&["/dev/vda", "/dev/vdb", "/dev/vdc"]);
+    machine.inject(Fault::Open("/dev/vda".to_owned()));
+    machine.lie("/dev/vdc", Lie::KeepsFrom(0));
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let (_, details) = error(&answer);
+    assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");
+    assert!(details.contains("/dev/vdc"), "{details}");
+    assert!(is_zero(folder.path(), "/dev/vdb"));
+}
+
+#[tokio::test]
+async fn what_is_left_alone_is_listed_as_skipped_and_a_read_only_disk_fails() {
+    let (machine, _folder) = machine(&["/dev/vda", "/dev/vdb", "/dev/vdc"]);
+    machine.set_contents("/dev/vdb", Contents { virtual_media: true, ..Contents::default() });
+    machine.set_contents("/dev/vdc", Contents { read_only: true, ..Contents::default() });
+    let rig = rig(machine, settings());
+    let (class, details) = {
+        let answer = clean(&rig, &step("erase_devices")).await;
+        let (class, details) = error(&answer);
+        (class.to_owned(), details.to_owned())
+    };
+    assert_eq!(class, "BlockDeviceEraseError");
+    assert!(
+        details.contains("/dev/vdc: it is read-only") && details.contains("agent_erase_skip_read_only"),
+        "{details}"
+    );
+    let mut params = step("erase_devices");
+    params["node"]["driver_internal_info"] = json!({"agent_erase_skip_read_only": true});
+    let answer = clean(&rig, &params).await;
+    let outcomes: Vec<(&Value, &Value)> =
+        proofs(&answer).iter().map(|proof| (&proof["device"]["node"], &proof["outcome"])).collect();
+    assert_eq!(
+        outcomes,
+        [
+            (&json!("/dev/vda"), &json!("verified")),
+            (&json!("/dev/vdb"), &json!("skipped")),
+            (&json!("/dev/vdc"), &json!("skipped")),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn members_of_a_tenants_array_are_erased_and_those_of_an_operators_are_not() {
+    let raid = json!({"logical_disks": [{"controller": "software", "raid_level": "1", "size_gb": "MAX"}]});
+    for (config, outcome) in [(Value::Null, "verified"), (raid, "skipped")] {
+        let (machine, folder) = machine(&["/dev/sda"]);
+        machine.set_contents("/dev/sda", Contents { raid_member: true, ..Contents::default() });
+        let rig = rig(machine, settings());
+        let mut params = step("erase_devices");
+        params["node"]["raid_config"] = config;
+        let answer = clean(&rig, &params).await;
+        assert_eq!(proofs(&answer)[0]["outcome"], outcome);
+        assert_eq!(is_zero(folder.path(), "/dev/sda"), outcome == "verified");
+    }
+}
+
+#[tokio::test]
+async fn an_array_goes_with_the_disks_that_it_is_built_on() {
+    let (machine, _folder) = machine(&["/dev/sda"]);
+    machine.change(|inventory| inventory.disks[0].holders = vec!["md127".to_owned()]);
+    machine.add_disk(Disk { serial: None, ..disk("/dev/md127", SIZE) });
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let proofs = proofs(&answer);
+    assert_eq!((&proofs[0]["outcome"], &proofs[1]["outcome"]), (&json!("verified"), &json!("skipped")));
+    assert_eq!(proofs[1]["reason"], "it is built on /dev/sda, which is erased");
+}
+
+#[tokio::test]
+async fn a_shared_file_system_fails_the_step_before_any_disk_is_touched() {
+    for name in ["erase_devices", "erase_devices_express"] {
+        let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+        let shared = vec!["VMware VMFS on vdb1".to_owned()];
+        machine.set_contents("/dev/vdb", Contents { shared, ..Contents::default() });
+        let rig = rig(machine, settings());
+        let answer = clean(&rig, &step(name)).await;
+        assert_eq!(error(&answer).0, "ProtectedDeviceError", "{}", answer.body);
+        assert!(!is_zero(folder.path(), "/dev/vda") && rig.machine.events().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn express_erases_metadata_of_what_cannot_erase_itself() {
+    let (machine, _folder) = machine(&["/dev/nvme0n1", "/dev/sda"]);
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices_express")).await;
+    let proofs = proofs(&answer);
+    assert_eq!((&proofs[0]["method"], &proofs[1]["method"]), (&json!("metadata"), &json!("metadata")));
+    assert_eq!((&proofs[0]["standard"], &proofs[1]["standard"]), (&json!("none"), &json!("none")));
+    // Why the drive was not erased by itself.
+    assert_eq!(proofs[0]["passed_over"].as_array().unwrap().len(), 1, "{}", proofs[0]);
+    let erased = |name: &str| rig.machine.events().contains(&Event::Erased(name.to_owned()));
+    assert!(erased("/dev/nvme0n1") && erased("/dev/sda"));
+}
+
+#[tokio::test]
+async fn wrong_settings_are_refused_before_any_disk_is_touched() {
+    for (place, setting, value) in [
+        ("driver_info", "agent_erase_verify", json!("most of it")),
+        ("driver_internal_info", "agent_erase_devices_iterations", json!("many")),
+        ("driver_internal_info", "disk_erasure_concurrency", json!(0)),
+    ] {
+        let (machine, _folder) = machine(&["/dev/vda"]);
+        let rig = rig(machine, settings());
+        let mut params = step("erase_devices");
+        params["node"][place] = json!({setting: value});
+        let answer = clean(&rig, &params).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
+        assert!(details.contains(setting), "{details}");
+        assert!(rig.machine.events().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn an_erase_that_is_stopped_is_no_success() {
+    let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+    let rig = rig(machine, settings());
+    let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
+    let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
+    let record = rig.dispatcher.submit(request).await.unwrap();
+    record.cancel();
+    record.wait().await;
+    let body = serde_json::to_value(record.to_result()).unwrap();
+    assert_eq!(
+        (&body["command_status"], &body["command_error"]["type"]),
+        (&json!("FAILED"), &json!("CommandCancelled"))
+    );
+    assert!(!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb")));
+}
+
+#[tokio::test]
+async fn what_crashed_kernels_left_is_removed() {
+    let (machine, _folder) = machine(&[]);
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_pstore")).await;
+    assert_eq!(proofs(&answer)[0]["outcome"], "skipped");
+    rig.machine.set_pstore(&["dmesg-efi-1"]);
+    let answer = clean(&rig, &step("erase_pstore")).await;
+    let proof = &proofs(&answer)[0];
+    assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("pstore")));
+    assert_eq!(proof["device"]["node"], "/sys/fs/pstore");
+    assert_eq!(rig.machine.events(), [Event::PstoreErased]);
+}
