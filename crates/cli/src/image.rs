@@ -1,10 +1,12 @@
 //! `ferric image write|info|verify`.
 
 mod access;
+mod output;
 mod target;
 
+pub(crate) use output::Output;
+
 use crate::exit::Exit;
-use crate::output::{Output, mib};
 use access::Where;
 use clap::ValueEnum;
 use disk_image::decompress::Compression;
@@ -12,6 +14,7 @@ use disk_image::disk::OpenError;
 use disk_image::source::{Source, SourceError};
 use disk_image::sums::{ReadSumsError, SumsError};
 use disk_image::{BUDGET, Cause, Info, PartitionInfo, Plan, VerifyError, WriteError, Written};
+use output::mib;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::path::PathBuf;

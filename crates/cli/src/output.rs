@@ -1,134 +1,88 @@
-//! What people and programs see: live progress and errors on standard error; results on standard output, with `--json`
-//! one object a line.
+//! What people and programs see: results on standard output, everything else on standard error.
 
-use disk_image::Progress;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::connect::Format;
+use crate::error::Error;
+use crate::table;
 use serde_json::{Value, json};
-use std::io::Write as _;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::io::{IsTerminal as _, Write as _};
 
-/// How often progress becomes a line where there is no terminal to draw on.
-const LINE_PERIOD: Duration = Duration::from_secs(5);
-
-/// Where results, progress and errors go.
+/// Where results go, and in which shape.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
-    json: bool,
-    bar: ProgressBar,
-    last_line: Mutex<Instant>,
+    pub(crate) format: Format,
 }
 
 impl Output {
-    /// For a program (`json`), or for people.
-    pub(crate) fn new(json: bool) -> Self {
-        let target = if json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-        let bar = ProgressBar::with_draw_target(None, target);
-        bar.set_style(
-            ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
-        );
-        Self { json, bar, last_line: Mutex::new(Instant::now()) }
-    }
-
-    /// Where a transfer stands.
-    pub(crate) fn progress(&self, progress: &Progress) {
-        if self.json {
-            return emit(&progress_json(progress));
-        }
-        self.bar.set_message(sentence(progress));
-        self.bar.tick();
-        let mut last = self.last_line.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.bar.is_hidden() && last.elapsed() >= LINE_PERIOD {
-            *last = Instant::now();
-            eprintln!("{}", sentence(progress));
+    /// A result: `text` for people, `document` for programs.
+    pub(crate) fn result(self, text: &str, document: &Value) {
+        match self.format {
+            Format::Table => print(text),
+            Format::Json => print(&serde_json::to_string_pretty(document).unwrap_or_default()),
+            Format::Yaml => print(&yaml(document)),
         }
     }
 
-    /// A line for people that is no result.
-    pub(crate) fn note(&self, text: &str) {
-        if !self.json {
-            self.bar.suspend(|| eprintln!("ferric: {text}"));
-        }
-    }
-
-    /// The result: an object, or lines.
-    pub(crate) fn result(&self, json: &Value, text: &str) {
-        self.bar.finish_and_clear();
-        if self.json {
-            return emit(json);
-        }
-        // A closed pipe is the reader's choice.
-        let _ = writeln!(std::io::stdout(), "{}", text.trim_end());
-    }
-
-    /// An error with all its causes.
-    pub(crate) fn error(&self, error: &crate::image::Error) {
-        self.bar.finish_and_clear();
-        let text = transport::client::chain(error);
-        if self.json {
-            let exit = error.exit();
-            emit(&json!({"event": "error", "kind": exit.word(), "exit": exit as u8, "error": text,
-                         "target": error.target_state()}));
-        }
-        eprintln!("ferric: {text}");
+    /// An error on standard error: what, why, and what to do about it.
+    pub(crate) fn error(self, error: &Error) {
+        let mut err = std::io::stderr();
+        // Nobody is left to tell that it could not be told.
+        let _ = match self.format {
+            Format::Table => writeln!(err, "{}", error_text(error)),
+            Format::Json => writeln!(err, "{}", json!({"error": error_document(error)})),
+            Format::Yaml => writeln!(err, "{}", yaml(&json!({"error": error_document(error)})).trim_end()),
+        };
     }
 }
 
-fn emit(value: &Value) {
-    // A closed pipe is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{value}");
-}
-
-fn progress_json(progress: &Progress) -> Value {
-    let Progress { stage, done, total, written, written_total, rate, eta, stalled } = progress;
-    json!({"event": "progress", "stage": stage.as_str(), "done": done, "total": total, "percent": percent(*done, *total),
-           "written": written, "written_total": written_total, "rate": rate, "eta": eta, "stalled": stalled})
-}
-
-/// How much of the transfer is done, where its length is known.
-fn percent(done: u64, total: Option<u64>) -> Option<u64> {
-    let total = total.filter(|total| *total > 0)?;
-    u64::try_from(u128::from(done) * 100 / u128::from(total)).ok()
-}
-
-fn sentence(progress: &Progress) -> String {
-    let mut text = format!("{}: {}", progress.stage, mib(progress.done));
-    if let (Some(total), Some(percent)) = (progress.total, percent(progress.done, progress.total)) {
-        text += &format!(" of {} ({percent} %)", mib(total));
-    }
-    text += &format!(", {}/s", mib(progress.rate));
-    if let Some(eta) = progress.eta {
-        text += &format!(", {eta} s left");
-    }
-    if let Some(reason) = &progress.stalled {
-        text += &format!(", STALLED: {reason}");
+/// An error for people.
+pub(crate) fn error_text(error: &Error) -> String {
+    let mut text = hanging(&format!("ferric: {}", transport::client::chain(error)));
+    if let Some(remedy) = error.remedy() {
+        text += &format!("\n  {}", hanging(&remedy));
     }
     text
 }
 
-/// Bytes as people read them.
-pub(crate) fn mib(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / (1024.0 * 1024.0))
+/// A message in lines that fit; those below the first stand in.
+fn hanging(text: &str) -> String {
+    table::wrap(text, table::width() - 2).replace('\n', "\n  ").replace("\n    ", "\n  ")
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use disk_image::Stage;
+/// An error for programs.
+pub(crate) fn error_document(error: &Error) -> Value {
+    json!({
+        "kind": error.exit().word(),
+        "exit": error.exit() as u8,
+        "message": transport::client::chain(error),
+        "remedy": error.remedy(),
+    })
+}
 
-    #[test]
-    fn progress_reads_like_a_sentence() {
-        let mut progress = Progress {
-            stage: Stage::Write,
-            done: 50 << 20,
-            total: Some(100 << 20),
-            written: 0,
-            written_total: None,
-            rate: 10 << 20,
-            eta: Some(5),
-            stalled: None,
-        };
-        assert_eq!(sentence(&progress), "write: 50.0 MiB of 100.0 MiB (50 %), 10.0 MiB/s, 5 s left");
-        progress = Progress { total: None, rate: 0, eta: None, stalled: Some("server gone".into()), ..progress };
-        assert_eq!(sentence(&progress), "write: 50.0 MiB, 0.0 MiB/s, STALLED: server gone");
+fn yaml(document: &Value) -> String {
+    serde_saphyr::to_string(document).unwrap_or_else(|error| format!("# {error}"))
+}
+
+fn print(text: &str) {
+    let text = text.trim_end_matches('\n');
+    if text.is_empty() {
+        return;
     }
+    // A closed pipe is the reader's choice.
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// A line of a stream, as it comes; false when nobody reads any more.
+pub(crate) fn line(text: &str) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+}
+
+/// A line for people that is no result.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{}", hanging(&format!("ferric: {text}")));
+}
+
+/// Whether a person is at both ends: can be asked, and sees the question.
+pub(crate) fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }

@@ -1,0 +1,123 @@
+//! Why the service did not do it, and what to do about that.
+
+use crate::exit::Exit;
+use http::Method;
+use transport::client::ClientError;
+
+/// Why a request brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ApiError {
+    #[error("no answer from {url}: {}", reason(.cause))]
+    Unreachable { url: String, named_by: String, cause: Box<ClientError> },
+    #[error("{url} does not answer like an Ironic API: {reason}")]
+    Understood { url: String, reason: String },
+    #[error("read the certificates of {path}")]
+    Trust {
+        path: String,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("prepare trust in the service")]
+    Tls(#[source] transport::tls::TlsError),
+    #[error("no password for user {user:?}")]
+    NoPassword { user: String },
+    #[error("{url} does not let {} in: {text}", .user.as_ref().map_or_else(|| "nobody in particular".to_owned(), |user| format!("user {user:?}")))]
+    Denied { url: String, user: Option<String>, text: String },
+    #[error("there is no node {ident:?}")]
+    NoNode { ident: String, like: Vec<String> },
+    #[error("{text}")]
+    NotFound { text: String },
+    #[error("{url} does not take this request: {text}")]
+    NoRoute { url: String, text: String },
+    #[error("{url} does not have this in version {version} of its API: {text}")]
+    TooOld { url: String, version: String, text: String },
+    #[error(
+        "{url} has no {what:?} of nodes: that is an addition of Ferric's, and this is an Ironic or an older release"
+    )]
+    Lacking { what: String, url: String, instead: String },
+    #[error("{text}")]
+    Refused { status: u16, text: String },
+    #[error("a dry run was to send {method} {path}, and did not")]
+    ReadOnly { method: Method, path: String },
+}
+
+impl ApiError {
+    /// How the program ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Unreachable { .. } | Self::Understood { .. } => Exit::Service,
+            Self::Trust { .. } | Self::Tls(_) | Self::NoPassword { .. } => Exit::Usage,
+            Self::Denied { .. } => Exit::Denied,
+            Self::NoNode { .. } | Self::NotFound { .. } => Exit::Missing,
+            Self::NoRoute { .. } | Self::TooOld { .. } | Self::Lacking { .. } => Exit::Lacking,
+            Self::Refused { status: 403, .. } => Exit::Denied,
+            Self::Refused { status: 503, .. } => Exit::Refused,
+            Self::Refused { status: 500.., .. } => Exit::Service,
+            Self::Refused { .. } => Exit::Refused,
+            Self::ReadOnly { .. } => Exit::Fault,
+        }
+    }
+
+    /// What to do, when there is something.
+    pub(crate) fn remedy(&self) -> Option<String> {
+        Some(match self {
+            Self::Unreachable { named_by, cause, .. } => unreachable(named_by, cause),
+            Self::Understood { .. } => {
+                "check --url or FERRIC_URL: host and port of the API, with http or https as it is served".to_owned()
+            }
+            Self::Trust { .. } => "check --cacert, FERRIC_CACERT or OS_CACERT: a PEM file that you may read".to_owned(),
+            Self::NoPassword { .. } => "export FERRIC_PASSWORD, or name a password_file in the context".to_owned(),
+            Self::Denied { user: None, .. } => {
+                "say who asks: --user NAME, and FERRIC_PASSWORD; or a context with username and password_file"
+                    .to_owned()
+            }
+            Self::Denied { .. } => "check user and password".to_owned(),
+            Self::NoNode { like, .. } if like.is_empty() => {
+                "`ferric node list` shows the nodes that there are".to_owned()
+            }
+            Self::NoNode { like, .. } => format!("did you mean {}?", like.join(" or ")),
+            Self::Lacking { instead, .. } => instead.clone(),
+            Self::Refused { status: 403, text } if text.contains("protected") => {
+                "`ferric node set NODE --protected no` allows it".to_owned()
+            }
+            Self::Refused { status: 500.., .. } => "its log says more; try again in a moment".to_owned(),
+            Self::Tls(_)
+            | Self::NotFound { .. }
+            | Self::NoRoute { .. }
+            | Self::TooOld { .. }
+            | Self::Refused { .. }
+            | Self::ReadOnly { .. } => return None,
+        })
+    }
+}
+
+/// Why there was no answer, without what the message says already.
+fn reason(error: &ClientError) -> String {
+    match error {
+        ClientError::Connection { reason, .. } => {
+            reason.strip_prefix("client error (Connect): ").unwrap_or(reason).to_owned()
+        }
+        ClientError::Timeout { after, .. } => format!("none within {} s", after.as_secs()),
+        other => transport::client::chain(other),
+    }
+}
+
+fn unreachable(named_by: &str, error: &ClientError) -> String {
+    match error {
+        ClientError::Connection { reason, .. } if reason.contains("certificate") => {
+            "name the certificates that vouch for it: --cacert FILE, or FERRIC_CACERT".to_owned()
+        }
+        ClientError::Connection { reason, .. } if reason.contains("corrupt message") => {
+            "it speaks no TLS there: http:// instead of https://?".to_owned()
+        }
+        ClientError::Connection { .. } | ClientError::Timeout { .. } | ClientError::Body { .. } => {
+            let named_by = if named_by.is_empty() {
+                "That address is asked when none is set".to_owned()
+            } else {
+                format!("The address is that of {named_by}")
+            };
+            format!("is ferricd running there? {named_by}; --url URL or FERRIC_URL names another (`ferric --help`)")
+        }
+        ClientError::Url { .. } | ClientError::Json { .. } => "check --url or FERRIC_URL".to_owned(),
+    }
+}

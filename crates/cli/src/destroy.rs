@@ -1,0 +1,298 @@
+//! What would be lost: which disks of a node a request overwrites or erases, as far as its inventory and its settings tell.
+
+use crate::api::{Api, ApiError, Node, path};
+use crate::table;
+use hardware::Disk;
+use hardware::hint::{select_root, without_skipped};
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt::Write as _;
+
+/// What a request does to the data of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Does {
+    /// Writes an image to the root disk; hints of the request count before the node's own.
+    WritesImage { hints: Option<Value> },
+    /// Stops the instance and, unless that is turned off, runs automated cleaning.
+    CleansUp { instance: bool },
+    /// Runs these steps.
+    Steps(Vec<Value>),
+    /// Runs the steps of a runbook.
+    Runbook(String),
+    /// Stops the instance for a while; its disks stay.
+    Interrupts,
+    /// Forgets the node.
+    Forgets,
+}
+
+/// A disk, and what becomes of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Fate {
+    name: String,
+    size: u64,
+    model: Option<String>,
+    serial: Option<String>,
+    wwn: Option<String>,
+    fate: String,
+}
+
+/// What a node would lose.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct Loss {
+    node: String,
+    uuid: String,
+    provision_state: String,
+    action: String,
+    /// Disks that would lose what is on them.
+    disks: Vec<Fate>,
+    /// What else is to be known, first of all why disks are not known.
+    notes: Vec<String>,
+}
+
+impl Loss {
+    /// With the reason for which the service would refuse it now, if it would.
+    pub(crate) fn refused(mut self, remedy: Option<String>) -> Self {
+        if let Some(remedy) = remedy {
+            self.notes.insert(0, format!("not possible now, in this state: {remedy}"));
+        }
+        self
+    }
+}
+
+/// What is known of a node's disks.
+enum Known {
+    Disks(Vec<Disk>),
+    Never,
+    Imaginary,
+}
+
+/// What `action` would cost a node.
+pub(crate) async fn loss(api: &Api, node: &Node, action: &str, does: &Does) -> Result<Loss, ApiError> {
+    let known =
+        if *does == Does::Interrupts || *does == Does::Forgets { Known::Never } else { disks(api, node).await? };
+    Ok(judge(node, action, does, known))
+}
+
+async fn disks(api: &Api, node: &Node) -> Result<Known, ApiError> {
+    if node.text("deploy_interface") == Some("fake") {
+        return Ok(Known::Imaginary);
+    }
+    match api.get(&path(&["v1", "nodes", node.uuid(), "inventory"])).await {
+        Ok(document) => {
+            let list = document.pointer("/inventory/disks").and_then(Value::as_array).cloned().unwrap_or_default();
+            Ok(Known::Disks(list.into_iter().filter_map(|disk| serde_json::from_value(disk).ok()).collect()))
+        }
+        Err(ApiError::NotFound { .. } | ApiError::TooOld { .. } | ApiError::NoRoute { .. }) => Ok(Known::Never),
+        Err(error) => Err(error),
+    }
+}
+
+fn judge(node: &Node, action: &str, does: &Does, known: Known) -> Loss {
+    let mut loss = Loss {
+        node: node.title().to_owned(),
+        uuid: node.uuid().to_owned(),
+        provision_state: node.state().to_owned(),
+        action: action.to_owned(),
+        disks: Vec::new(),
+        notes: Vec::new(),
+    };
+    match does {
+        Does::Interrupts => loss.notes.push("nothing on its disks; what runs on it is stopped".to_owned()),
+        Does::Forgets => {
+            loss.notes.push("nothing on its disks; its record, ports, inventory and history are gone".to_owned());
+        }
+        Does::WritesImage { hints } => image(&mut loss, node, hints.as_ref(), known),
+        Does::CleansUp { instance } => {
+            if *instance {
+                loss.notes.push("the instance is stopped, and what is recorded of it is forgotten".to_owned());
+            }
+            clean(&mut loss, node, known);
+        }
+        Does::Steps(steps) => {
+            let mut known = known;
+            for step in steps {
+                known = one_step(&mut loss, node, step, known);
+            }
+        }
+        Does::Runbook(name) => loss.notes.push(format!("what the steps of runbook {name} destroy is not known here")),
+    }
+    loss
+}
+
+/// The disks that the node's settings do not leave out.
+fn considered(node: &Node, disks: Vec<Disk>, notes: &mut Vec<String>) -> Vec<Disk> {
+    let skip = node.object("properties").remove("skip_block_devices");
+    match without_skipped(disks.clone(), skip.as_ref()) {
+        Ok(rest) => {
+            let gone: Vec<&str> =
+                disks.iter().filter(|disk| !rest.contains(disk)).map(|disk| disk.name.as_str()).collect();
+            if !gone.is_empty() {
+                notes.push(format!("left alone: {} (properties/skip_block_devices)", gone.join(", ")));
+            }
+            rest
+        }
+        Err(error) => {
+            notes.push(format!("properties/skip_block_devices cannot be used: {error}"));
+            disks
+        }
+    }
+}
+
+fn unknown(node: &Node) -> String {
+    format!("which disks is not known: it was never inspected (`ferric inspect {}` finds out)", node.title())
+}
+
+const IMAGINARY: &str = "nothing: its deploy interface is \"fake\", so there is no machine";
+
+fn fate(disk: &Disk, fate: &str) -> Fate {
+    Fate {
+        name: disk.name.clone(),
+        size: disk.size,
+        model: disk.model.clone(),
+        serial: disk.serial.clone(),
+        wwn: disk.wwn.clone(),
+        fate: fate.to_owned(),
+    }
+}
+
+fn image(loss: &mut Loss, node: &Node, hints: Option<&Value>, known: Known) {
+    let disks = match known {
+        Known::Disks(disks) => considered(node, disks, &mut loss.notes),
+        Known::Never => return loss.notes.push(unknown(node)),
+        Known::Imaginary => return loss.notes.push(IMAGINARY.to_owned()),
+    };
+    let (properties, info) = (node.object("properties"), node.object("instance_info"));
+    let hints = hints.or_else(|| info.get("root_device")).or_else(|| properties.get("root_device"));
+    let hints = hints.filter(|hints| !hints.is_null());
+    match select_root(&disks, hints) {
+        Ok(root) => {
+            let why = match hints {
+                Some(hints) => format!("overwritten by the image (root device hints {hints})"),
+                None => "overwritten by the image (no root device hints: the smallest of 4 GiB or more)".to_owned(),
+            };
+            loss.disks.push(fate(root, &why));
+            loss.notes.push("as it was inspected last; the disk is chosen anew when the ramdisk runs".to_owned());
+        }
+        Err(error) => loss.notes.push(format!("no disk: {error}")),
+    }
+}
+
+fn clean(loss: &mut Loss, node: &Node, known: Known) {
+    if node.0.get("automated_clean") == Some(&Value::Bool(false)) {
+        return loss.notes.push("nothing on its disks: automated cleaning is off for this node".to_owned());
+    }
+    let disks = match known {
+        Known::Disks(disks) => considered(node, disks, &mut loss.notes),
+        Known::Never => return loss.notes.push(format!("automated cleaning erases disks; {}", unknown(node))),
+        Known::Imaginary => return loss.notes.push(IMAGINARY.to_owned()),
+    };
+    loss.disks.extend(disks.iter().map(|disk| fate(disk, "erased by automated cleaning")));
+    loss.notes
+        .push("the site's settings say which steps that is, from partition tables to every byte, or none".to_owned());
+}
+
+fn one_step(loss: &mut Loss, node: &Node, step: &Value, known: Known) -> Known {
+    let word = |key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default();
+    let name = format!("{}.{}", word("interface"), word("step"));
+    let what = match word("step") {
+        "erase_devices_metadata" => "loses partition tables and signatures",
+        "erase_devices" | "erase_devices_express" => "erased",
+        "create_configuration" | "delete_configuration" | "apply_configuration" if word("interface") == "raid" => {
+            "lost where it is part of a RAID"
+        }
+        "write_image" => {
+            image(loss, node, None, known);
+            return Known::Never;
+        }
+        _ => {
+            loss.notes.push(format!("what step {name} destroys, if anything, is not known here"));
+            return known;
+        }
+    };
+    match known {
+        Known::Disks(disks) => {
+            let rest = considered(node, disks.clone(), &mut loss.notes);
+            loss.disks.extend(rest.iter().map(|disk| fate(disk, &format!("{what} ({name})"))));
+            return Known::Disks(disks);
+        }
+        Known::Never => loss.notes.push(format!("{name}: {}", unknown(node))),
+        Known::Imaginary => loss.notes.push(IMAGINARY.to_owned()),
+    }
+    known
+}
+
+/// The losses for people.
+pub(crate) fn text(losses: &[Loss]) -> String {
+    let mut text = String::new();
+    for loss in losses {
+        let what = if loss.disks.is_empty() { "" } else { " destroys what is on" };
+        writeln!(text, "{} {} ({}){what}:", loss.action, loss.node, loss.provision_state).ok();
+        for disk in &loss.disks {
+            let of = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+            let parts = [
+                Some(table::size(disk.size)),
+                of(&disk.model),
+                of(&disk.serial).map(|serial| format!("serial {serial}")),
+            ];
+            let parts: Vec<String> = parts.into_iter().flatten().collect();
+            writeln!(text, "  {}", table::plain(&format!("{}  {}", disk.name, parts.join(", ")))).ok();
+            writeln!(text, "    {}", table::wrap(&disk.fate, 74).replace('\n', "\n    ")).ok();
+        }
+        for note in &loss.notes {
+            writeln!(text, "  {}", table::wrap(note, 76).replace('\n', "\n  ")).ok();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn disk(name: &str, gib: u64, serial: &str) -> Disk {
+        Disk {
+            name: name.to_owned(),
+            size: gib << 30,
+            model: Some("MODEL".to_owned()),
+            serial: Some(serial.to_owned()),
+            ..Disk::default()
+        }
+    }
+
+    fn all() -> Known {
+        Known::Disks(vec![disk("/dev/sda", 900, "BIG"), disk("/dev/sdb", 400, "SMALL"), disk("/dev/sdc", 2, "TINY")])
+    }
+
+    #[test]
+    fn each_request_names_the_disks_that_it_destroys() {
+        let node = |more: Value| {
+            let mut node =
+                json!({"uuid": "u-1", "name": "n1", "provision_state": "available", "deploy_interface": "direct"});
+            node.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Node(node)
+        };
+        let steps = |names: &[&str]| Does::Steps(names.iter().map(|name| crate::input::step(name).unwrap()).collect());
+        let plain = node(json!({}));
+        let choosy = node(
+            json!({"properties": {"root_device": {"serial": "BIG"}, "skip_block_devices": [{"serial": "SMALL"}]}}),
+        );
+        let kept = node(json!({"automated_clean": false}));
+        let image = Does::WritesImage { hints: None };
+        let losses = [
+            judge(&plain, "deploy", &image, all()),
+            judge(&choosy, "deploy", &image, all()),
+            judge(&choosy, "deploy", &Does::WritesImage { hints: Some(json!({"serial": "SMALL"})) }, all()),
+            judge(&plain, "deploy", &image, Known::Never),
+            judge(&plain, "deploy", &image, Known::Imaginary),
+            judge(&choosy, "undeploy", &Does::CleansUp { instance: true }, all()),
+            judge(&kept, "provide", &Does::CleansUp { instance: false }, all()),
+            judge(&choosy, "clean", &steps(&["erase_devices_metadata", "vendor.flash"]), all()),
+            judge(&plain, "service", &Does::Runbook("CUSTOM_FLASH".to_owned()), all()),
+            judge(&plain, "rescue", &Does::Interrupts, Known::Never),
+            judge(&plain, "delete", &Does::Forgets, Known::Never),
+        ];
+        insta::assert_snapshot!(text(&losses));
+        insta::assert_json_snapshot!(losses[0]);
+    }
+}

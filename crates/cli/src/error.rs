@@ -1,0 +1,112 @@
+//! Why a verb failed, how the program ends, and what to do about it.
+
+use crate::api::ApiError;
+use crate::connect::ConnectError;
+use crate::exit::Exit;
+use crate::image;
+use crate::input::InputError;
+
+/// Why a verb failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error(transparent)]
+    Input(#[from] InputError),
+    /// Arguments that cannot be meant.
+    #[error("{text}")]
+    Usage { text: String, remedy: String },
+    #[error(transparent)]
+    Api(Box<ApiError>),
+    /// What the service said about a node.
+    #[error("{node}")]
+    Node {
+        node: String,
+        #[source]
+        source: Box<ApiError>,
+        remedy: Option<String>,
+    },
+    /// The state of a node does not have this verb; found before anybody is asked.
+    #[error("{verb} is not possible while {node} is {state:?}")]
+    TooEarly { node: String, verb: &'static str, state: String, remedy: String },
+    /// A node ended otherwise than was asked for.
+    #[error("{node} is now {state:?}: {why}")]
+    Ended { node: String, state: String, why: String },
+    #[error("{node} is still {state:?} after {seconds} s")]
+    Late { node: String, state: String, seconds: u64 },
+    #[error("{0}; nothing was changed")]
+    Declined(String),
+    #[error("stopped watching; what was begun goes on")]
+    Interrupted { nodes: String },
+    #[error("{0}")]
+    Differs(String),
+    /// Each of several nodes has told its own already.
+    #[error("{failed} of {all} nodes failed")]
+    Some { failed: usize, all: usize, exit: Exit },
+}
+
+impl From<ApiError> for Error {
+    fn from(error: ApiError) -> Self {
+        Self::Api(Box::new(error))
+    }
+}
+
+impl Error {
+    /// A mistake in the arguments, and what would be right.
+    pub(crate) fn usage(text: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self::Usage { text: text.into(), remedy: remedy.into() }
+    }
+
+    /// What the service said of a node.
+    pub(crate) fn of(node: &str, source: ApiError) -> Self {
+        match source {
+            // These name the node or have nothing to do with it.
+            source @ (ApiError::NoNode { .. }
+            | ApiError::Unreachable { .. }
+            | ApiError::Understood { .. }
+            | ApiError::Denied { .. }
+            | ApiError::Lacking { .. }) => source.into(),
+            source => Self::Node { node: format!("node {node:?}"), source: Box::new(source), remedy: None },
+        }
+    }
+
+    /// How the program ends.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Image(error) => error.exit(),
+            Self::Connect(_) | Self::Input(_) | Self::Usage { .. } => Exit::Usage,
+            Self::Api(error) | Self::Node { source: error, .. } => error.exit(),
+            Self::TooEarly { .. } => Exit::Refused,
+            Self::Ended { .. } => Exit::Failed,
+            Self::Late { .. } => Exit::Late,
+            Self::Declined(_) | Self::Interrupted { .. } => Exit::Cancelled,
+            Self::Differs(_) => Exit::Differs,
+            Self::Some { exit, .. } => *exit,
+        }
+    }
+
+    /// What to do, when there is something.
+    pub(crate) fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Image(_) | Self::Declined(_) | Self::Differs(_) | Self::Some { .. } => None,
+            Self::Connect(error) => Some(error.remedy()),
+            Self::Input(error) => error.remedy(),
+            Self::Usage { remedy, .. } | Self::TooEarly { remedy, .. } => {
+                Some(remedy.clone()).filter(|remedy| !remedy.is_empty())
+            }
+            Self::Api(error) => error.remedy(),
+            Self::Node { source, remedy, .. } => remedy.clone().or_else(|| source.remedy()),
+            Self::Ended { node, .. } => Some(format!(
+                "`ferric node why {node}` says what can be done, `ferric node history {node}` what happened"
+            )),
+            Self::Late { node, .. } => Some(format!(
+                "it goes on; `ferric watch {node}` shows it, `ferric node why {node}` says what it waits for"
+            )),
+            Self::Interrupted { nodes } => {
+                Some(format!("`ferric watch {nodes}` shows it again, `ferric abort {nodes}` ends what waits"))
+            }
+        }
+    }
+}

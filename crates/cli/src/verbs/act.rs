@@ -1,0 +1,400 @@
+//! The verbs that ask for something: each with its arguments.
+
+use super::deploy::{self, DeployArgs};
+use super::enroll::{self, EnrollArgs};
+use super::provision::{self, Request};
+use super::{NodesArg, Session};
+use crate::api::{Node, path};
+use crate::config_drive::public_key;
+use crate::connect::Connection;
+use crate::consent::{ConsentArgs, Go};
+use crate::destroy::Does;
+use crate::error::Error;
+use crate::input;
+use crate::watch::{self, Goal, Outcome, WatchArgs};
+use futures::{StreamExt as _, stream};
+use http::Method;
+use lifecycle::provision::{Kind, Verb};
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// What can be asked for.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Act {
+    /// Record servers: one by options, or many from a file
+    Enroll(Box<EnrollArgs>),
+    /// Take nodes under management: their BMCs are tried
+    Manage(PlainArgs),
+    /// Boot the ramdisk to find out what the servers are
+    Inspect(PlainArgs),
+    /// Clean nodes and make them available
+    Provide(RiskyArgs),
+    /// Run clean steps by hand on manageable nodes
+    Clean(StepsArgs),
+    /// Put an image on available nodes
+    Deploy(Box<DeployArgs>),
+    /// Put an image on active nodes anew
+    Rebuild(Box<DeployArgs>),
+    /// Take the instance off, and clean
+    #[command(visible_alias = "release")]
+    Undeploy(RiskyArgs),
+    /// Take servers that run already over as they are
+    Adopt(PlainArgs),
+    /// Boot the ramdisk of active nodes for somebody to log in
+    Rescue(RescueArgs),
+    /// Boot the instance again after a rescue
+    Unrescue(PlainArgs),
+    /// Run service steps on active nodes
+    Service(StepsArgs),
+    /// Let nodes go on that a step holds
+    Unhold(PlainArgs),
+    /// Give up what nodes wait for
+    Abort(PlainArgs),
+    /// End work that is stuck inside the driver (Ferric only)
+    BreakOut(PlainArgs),
+    /// Switch servers on or off
+    Power(PowerArgs),
+    /// Set nodes aside, or take them back
+    Maintenance(MaintenanceArgs),
+    /// Forget nodes
+    Delete(RiskyNodesArgs),
+    /// Show nodes at work until they rest
+    Watch(WatchNodesArgs),
+}
+
+/// Nodes, and whether to stay.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PlainArgs {
+    #[command(flatten)]
+    nodes: NodesArg,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+/// Nodes that may lose something.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RiskyArgs {
+    #[command(flatten)]
+    nodes: NodesArg,
+    #[command(flatten)]
+    consent: ConsentArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+/// Nodes that may lose something, at once.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RiskyNodesArgs {
+    #[command(flatten)]
+    nodes: NodesArg,
+    #[command(flatten)]
+    consent: ConsentArgs,
+}
+
+/// Arguments of `clean` and `service`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StepsArgs {
+    #[command(flatten)]
+    nodes: NodesArg,
+    /// A step: [INTERFACE.]NAME[,KEY=VALUE…]; without an interface it is the agent's. May be given several times
+    #[arg(long, value_name = "STEP", group = "what")]
+    step: Vec<String>,
+    /// File of steps, YAML or JSON: a list of {interface, step, args}; - for standard input
+    #[arg(long, value_name = "FILE", group = "what")]
+    steps: Option<PathBuf>,
+    /// Name or UUID of a runbook
+    #[arg(long, value_name = "RUNBOOK", group = "what")]
+    runbook: Option<String>,
+    /// Do not boot the ramdisk: the steps are the BMC's alone
+    #[arg(long)]
+    no_ramdisk: bool,
+    #[command(flatten)]
+    consent: ConsentArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+/// Arguments of `rescue`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct RescueArgs {
+    #[command(flatten)]
+    nodes: NodesArg,
+    /// File with one line, the password of user rescue; without it and without a key, it is asked for
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Public key that may log in as rescue (agents of Ferric); may be given several times
+    #[arg(long, value_name = "FILE")]
+    ssh_key: Vec<PathBuf>,
+    #[command(flatten)]
+    consent: ConsentArgs,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+/// What power can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PowerTarget {
+    /// Switch it on
+    On,
+    /// Switch it off, at once
+    Off,
+    /// Off and on again, at once
+    Reboot,
+    /// Ask the operating system to shut down
+    SoftOff,
+    /// Ask the operating system to restart
+    SoftReboot,
+}
+
+/// Arguments of `power`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct PowerArgs {
+    /// What to do
+    #[arg(value_enum)]
+    target: PowerTarget,
+    #[command(flatten)]
+    nodes: NodesArg,
+    /// Seconds that an operating system has to shut down
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    shutdown_timeout: Option<u64>,
+    #[command(flatten)]
+    watch: WatchArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Arguments of `maintenance`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct MaintenanceArgs {
+    /// on sets nodes aside, off takes them back
+    #[arg(value_enum)]
+    switch: Switch,
+    #[command(flatten)]
+    nodes: NodesArg,
+    /// Why, for others to read
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// Arguments of `watch`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WatchNodesArgs {
+    /// Name or UUID of a node; all that are at work when none is named
+    #[arg(value_name = "NODE")]
+    nodes: Vec<String>,
+    /// Longest time to stay, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: Option<u64>,
+}
+
+impl Act {
+    /// Whether it must not change anything.
+    fn dry_run(&self) -> bool {
+        match self {
+            Self::Enroll(args) => args.dry_run(),
+            Self::Provide(args) | Self::Undeploy(args) => args.consent.dry_run,
+            Self::Clean(args) | Self::Service(args) => args.consent.dry_run,
+            Self::Deploy(args) | Self::Rebuild(args) => args.dry_run(),
+            Self::Rescue(args) => args.consent.dry_run,
+            Self::Delete(args) => args.consent.dry_run,
+            Self::Manage(_)
+            | Self::Inspect(_)
+            | Self::Adopt(_)
+            | Self::Unrescue(_)
+            | Self::Unhold(_)
+            | Self::Abort(_)
+            | Self::BreakOut(_)
+            | Self::Power(_)
+            | Self::Maintenance(_)
+            | Self::Watch(_) => false,
+        }
+    }
+}
+
+/// Does what was asked for.
+pub(crate) async fn run(act: &Act, connection: &Connection) -> Result<(), Error> {
+    let session = &Session::new(connection, act.dry_run())?;
+    match act {
+        Act::Enroll(args) => enroll::run(session, args).await,
+        Act::Manage(args) => plain(session, args, Verb::Manage).await,
+        Act::Inspect(args) => plain(session, args, Verb::Inspect).await,
+        Act::Adopt(args) => plain(session, args, Verb::Adopt).await,
+        Act::Unrescue(args) => plain(session, args, Verb::Unrescue).await,
+        Act::Unhold(args) => plain(session, args, Verb::Unhold).await,
+        Act::Abort(args) => plain(session, args, Verb::Abort).await,
+        Act::BreakOut(args) => plain(session, args, Verb::BreakOut).await,
+        Act::Provide(args) => risky(session, args, Verb::Provide).await,
+        Act::Undeploy(args) => risky(session, args, Verb::Deleted).await,
+        Act::Clean(args) => steps(session, args, Verb::Clean).await,
+        Act::Service(args) => steps(session, args, Verb::Service).await,
+        Act::Deploy(args) => deploy::run(session, args, Verb::Active).await,
+        Act::Rebuild(args) => deploy::run(session, args, Verb::Rebuild).await,
+        Act::Rescue(args) => rescue(session, args).await,
+        Act::Power(args) => power(session, args).await,
+        Act::Maintenance(args) => maintenance(session, args).await,
+        Act::Delete(args) => delete(session, args).await,
+        Act::Watch(args) => watch_nodes(session, args).await,
+    }
+}
+
+const NO_CONSENT: ConsentArgs = ConsentArgs { dry_run: false, yes: true };
+
+async fn plain(session: &Session, args: &PlainArgs, verb: Verb) -> Result<(), Error> {
+    provision::run(session, &args.nodes, &Request::plain(verb), NO_CONSENT, args.watch).await
+}
+
+async fn risky(session: &Session, args: &RiskyArgs, verb: Verb) -> Result<(), Error> {
+    provision::run(session, &args.nodes, &Request::plain(verb), args.consent, args.watch).await
+}
+
+async fn steps(session: &Session, args: &StepsArgs, verb: Verb) -> Result<(), Error> {
+    let steps = match &args.steps {
+        Some(path) => input::steps_of(path)?,
+        None => args.step.iter().map(|step| input::step(step)).collect::<Result<_, _>>()?,
+    };
+    let key = if verb == Verb::Clean { "clean_steps" } else { "service_steps" };
+    let (mut more, does) = match &args.runbook {
+        Some(name) => (json!({"runbook": name}), Does::Runbook(name.clone())),
+        None if steps.is_empty() => {
+            let remedy = match verb {
+                Verb::Clean => "give --step NAME or --steps FILE; automated cleaning is part of `ferric provide`",
+                _ => "give --step NAME or --steps FILE",
+            };
+            return Err(Error::usage("there is no step to run", remedy));
+        }
+        None => (json!({key: steps}), Does::Steps(steps)),
+    };
+    if args.no_ramdisk {
+        more["disable_ramdisk"] = Value::Bool(true);
+    }
+    let goal = if verb == Verb::Clean { Goal::States(&["manageable"]) } else { Goal::States(&["active"]) };
+    let request = Request { verb, more, patch: Vec::new(), forget: &[], goal, does: Some(does) };
+    provision::run(session, &args.nodes, &request, args.consent, args.watch).await
+}
+
+/// Where agents of Ferric look for the keys of a rescue.
+const RESCUE_KEYS: &str = "rescue_authorized_keys";
+
+async fn rescue(session: &Session, args: &RescueArgs) -> Result<(), Error> {
+    let keys: Vec<String> = args.ssh_key.iter().map(|path| public_key(path)).collect::<Result<_, _>>()?;
+    let password = match &args.password_file {
+        _ if args.consent.dry_run => String::new(),
+        Some(path) => input::secret(path)?,
+        // The API wants a password; one that nobody knows lets nobody in.
+        None if !keys.is_empty() => format!("{}{}", uuid::Uuid::new_v4().simple(), uuid::Uuid::new_v4().simple()),
+        None => input::new_password("Password for the user rescue")?,
+    };
+    let set = json!({"op": "add", "path": format!("/instance_info/{RESCUE_KEYS}"), "value": keys.join("\n") + "\n"});
+    let request = Request {
+        verb: Verb::Rescue,
+        more: json!({"rescue_password": password}),
+        // Keys of an earlier rescue let nobody in any more.
+        forget: &[RESCUE_KEYS],
+        patch: if keys.is_empty() { Vec::new() } else { vec![set] },
+        goal: Goal::States(&["rescue"]),
+        does: Some(Does::Interrupts),
+    };
+    provision::run(session, &args.nodes, &request, args.consent, args.watch).await
+}
+
+/// Sends the same request for each node.
+async fn each(session: &Session, nodes: Vec<Node>, method: &Method, part: &str, body: Option<&Value>) -> Vec<Outcome> {
+    let one = |node: Node| async move {
+        let path = format!("{}{part}", path(&["v1", "nodes", node.uuid()]));
+        let result = session.api.change(method.clone(), &path, body).await.map(drop);
+        let result = result.map_err(|error| Error::of(node.title(), error));
+        Outcome { node, seconds: None, result }
+    };
+    stream::iter(nodes).map(one).buffered(super::AT_ONCE).collect().await
+}
+
+async fn power(session: &Session, args: &PowerArgs) -> Result<(), Error> {
+    let (target, goal) = match args.target {
+        PowerTarget::On => ("power on", "power on"),
+        PowerTarget::Off => ("power off", "power off"),
+        PowerTarget::Reboot => ("rebooting", "power on"),
+        PowerTarget::SoftOff => ("soft power off", "power off"),
+        PowerTarget::SoftReboot => ("soft rebooting", "power on"),
+    };
+    let mut body = json!({"target": target});
+    if let Some(timeout) = args.shutdown_timeout {
+        body["timeout"] = json!(timeout);
+    }
+    let nodes = session.nodes(&args.nodes).await?;
+    let mut begun = each(session, nodes, &Method::PUT, "/states/power", Some(&body)).await;
+    for outcome in begun.iter_mut().filter(|outcome| outcome.result.is_ok()) {
+        if let Ok(node) = session.api.node(outcome.node.uuid()).await {
+            outcome.node = node;
+        }
+    }
+    provision::finish(session, begun, Goal::Power(goal), args.watch).await
+}
+
+async fn maintenance(session: &Session, args: &MaintenanceArgs) -> Result<(), Error> {
+    let nodes = session.nodes(&args.nodes).await?;
+    let body = json!({"reason": args.reason});
+    let (method, body, word) = match args.switch {
+        Switch::On => (Method::PUT, Some(&body), "in maintenance"),
+        Switch::Off => (Method::DELETE, None, "taken back"),
+    };
+    let done = each(session, nodes, &method, "/maintenance", body).await;
+    said(session, done, word)
+}
+
+async fn delete(session: &Session, args: &RiskyNodesArgs) -> Result<(), Error> {
+    let nodes = session.nodes(&args.nodes).await?;
+    if args.consent.ask_to_forget(&session.api, session.output, &nodes).await? == Go::Home {
+        return Ok(());
+    }
+    let mut done = each(session, nodes, &Method::DELETE, "", None).await;
+    for outcome in &mut done {
+        if let Err(Error::Node { remedy, .. }) = &mut outcome.result {
+            let node = outcome.node.title();
+            *remedy = Some(format!(
+                "a node is deleted in enroll, manageable, available or a failed state, or in maintenance: \
+                 `ferric undeploy {node}`, or `ferric maintenance on {node}`"
+            ));
+        }
+    }
+    said(session, done, "deleted")
+}
+
+/// Says of each node that something is done.
+fn said(session: &Session, done: Vec<Outcome>, word: &str) -> Result<(), Error> {
+    use crate::connect::Format;
+    if session.output.format == Format::Table {
+        let names: Vec<&Outcome> = done.iter().filter(|outcome| outcome.result.is_ok()).collect();
+        let text: String = names.iter().map(|outcome| format!("{}: {word}\n", outcome.node.title())).collect();
+        session.output.result(&text, &Value::Null);
+        let failed: Vec<Outcome> = done.into_iter().filter(|outcome| outcome.result.is_err()).collect();
+        return if failed.is_empty() { Ok(()) } else { watch::report(session.output, failed) };
+    }
+    watch::report(session.output, done)
+}
+
+/// Whether something is done to it; a node that failed keeps its target.
+fn at_work(node: &Node) -> bool {
+    !matches!(node.kind(), Kind::Stable | Kind::Failed)
+}
+
+async fn watch_nodes(session: &Session, args: &WatchNodesArgs) -> Result<(), Error> {
+    let nodes = if args.nodes.is_empty() {
+        let fields = ["uuid", "name", "provision_state", "target_provision_state", "power_state"];
+        let all = session.api.nodes(&fields, &[]).await?;
+        let count = all.len();
+        let working: Vec<Node> = all.into_iter().filter(at_work).collect();
+        if working.is_empty() {
+            session.output.result(&format!("Nothing is going on; nodes at rest: {count}."), &json!([]));
+            return Ok(());
+        }
+        working
+    } else {
+        session.nodes(&NodesArg { nodes: args.nodes.clone() }).await?
+    };
+    let goals = nodes.into_iter().map(|node| (node, Goal::Rest)).collect();
+    watch::report(session.output, watch::watch(&session.api, session.output, goals, args.timeout).await)
+}

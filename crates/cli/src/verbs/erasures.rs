@@ -1,0 +1,225 @@
+//! Records of erasures: shown, and verified without the service.
+
+use super::Session;
+use crate::api::{ApiError, path};
+use crate::connect::{Connection, Format};
+use crate::error::Error;
+use crate::input::{self, InputError};
+use crate::output::Output;
+use crate::table::{on_terminal, pairs, table, width};
+use aws_lc_rs::digest;
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine as _;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// Arguments of `node erasures`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ErasuresArgs {
+    /// Name or UUID of a node; of a node that was deleted, the UUID
+    node: String,
+    /// UUID of one record: all of it, as it is signed
+    record: Option<String>,
+}
+
+/// What is done with a record.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum ErasureVerb {
+    /// Check the signature of a record, without asking anybody
+    Verify(VerifyArgs),
+    /// Show the public key by which records are verified
+    Key,
+}
+
+/// Arguments of `erasures verify`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// File with a record, as `ferric node erasures NODE RECORD -o json` prints it; - for standard input
+    file: PathBuf,
+    /// Public key of the driver that signed, a PEM file. Get it from somebody whom you trust
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+}
+
+/// The records of a node, or one of them.
+pub(crate) async fn show(session: &Session, args: &ErasuresArgs) -> Result<(), Error> {
+    let instead = "`ferric node history NODE` shows what an Ironic keeps";
+    let of = |error| Error::of(&args.node, error);
+    match &args.record {
+        Some(record) => {
+            let document = session.api.ours(&args.node, &format!("erasures/{record}"), instead).await.map_err(of)?;
+            session.output.result(&record_text(&document, width()), &document);
+        }
+        None => {
+            // Asked for once to learn whether the service has them, then page by page.
+            session.api.ours(&args.node, "erasures?limit=1", instead).await.map_err(of)?;
+            let resource = path(&["nodes", &args.node, "erasures"]);
+            let records = session.api.list(resource.trim_start_matches('/'), &[], usize::MAX).await.map_err(of)?;
+            if records.is_empty() && session.output.format == Format::Table {
+                crate::output::note(&format!("no erasure of {:?} is recorded", args.node));
+            }
+            session.output.result(&list_text(&records, on_terminal().then(width)), &json!(records));
+        }
+    }
+    Ok(())
+}
+
+fn list_text(records: &[Value], limit: Option<usize>) -> String {
+    if records.is_empty() {
+        return String::new();
+    }
+    let row = |record: &Value| {
+        let of = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
+        let time = of("created_at").get(..16).unwrap_or_default().replace('T', " ");
+        let step = of("step").trim_start_matches("deploy.").trim_start_matches("erase_").to_owned();
+        vec![time, of("outcome"), step, of("method"), of("device"), of("uuid")]
+    };
+    let rows: Vec<Vec<String>> = records.iter().map(row).collect();
+    // The number of a record is needed whole; it stands on a line of its own where there is no room beside the rest.
+    match limit {
+        None => table(&["time", "outcome", "step", "method", "device", "record"], &rows, None),
+        Some(limit) => {
+            let short: Vec<Vec<String>> = rows.iter().map(|row| row[..5].to_vec()).collect();
+            let shown = table(&["time", "outcome", "step", "method", "device"], &short, Some(limit));
+            let mut lines = shown.lines();
+            let mut text = format!("{}\n", lines.next().unwrap_or_default());
+            for (line, row) in lines.zip(&rows) {
+                text += &format!("{line}\n    record {}\n", row[5]);
+            }
+            text
+        }
+    }
+}
+
+fn record_text(document: &Value, width: usize) -> String {
+    let of = |pointer: &str| {
+        document.pointer(pointer).filter(|value| !value.is_null()).map(|value| match value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        })
+    };
+    let mut lines: Vec<(&str, String)> = Vec::new();
+    for (name, pointer) in [
+        ("record", "/uuid"),
+        ("time", "/created_at"),
+        ("node", "/record/node/name"),
+        ("node's uuid", "/record/node/uuid"),
+        ("device", "/device"),
+        ("step", "/step"),
+        ("method", "/method"),
+        ("outcome", "/outcome"),
+        ("signed by", "/record/conductor"),
+        ("key", "/signature/key_id"),
+        ("report", "/record/report"),
+    ] {
+        lines.extend(of(pointer).map(|value| (name, value)));
+    }
+    pairs(&lines, width)
+}
+
+/// The public key of the service.
+pub(crate) async fn key(connection: &Connection) -> Result<(), Error> {
+    let session = Session::new(connection, true)?;
+    let key = match session.api.get("/v1/erasures/key").await {
+        Err(ApiError::NotFound { .. } | ApiError::NoRoute { .. } | ApiError::Refused { status: 400, .. }) => {
+            return Err(Error::from(ApiError::Lacking {
+                what: "erasures".to_owned(),
+                url: session.api.endpoint().url.clone(),
+                instead: "an Ironic signs no records of erasures".to_owned(),
+            }));
+        }
+        other => other?,
+    };
+    let pem = key.get("public_key").and_then(Value::as_str).unwrap_or_default().to_owned();
+    session.output.result(&pem, &key);
+    Ok(())
+}
+
+/// What precedes the 32 bytes of an Ed25519 public key in a SubjectPublicKeyInfo (RFC 8410, section 4).
+const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+/// Checks a record's signature.
+pub(crate) fn verify(args: &VerifyArgs, output: Output) -> Result<(), Error> {
+    let shown = args.file.display().to_string();
+    let document: Value = wire::json::read(&input::bytes(&args.file)?)
+        .map_err(|error| InputError::Document { path: shown.clone(), reason: error.to_string() })?;
+    let key = public_key(args)?;
+    let (record, signature) = (document.get("record"), document.get("signature"));
+    let (Some(record), Some(signature)) = (record.filter(|it| it.is_object()), signature.filter(|it| it.is_object()))
+    else {
+        return Err(Error::Input(InputError::Content {
+            path: shown,
+            problem: "it has no record with its signature".to_owned(),
+            remedy: "save one by `ferric node erasures NODE RECORD -o json`",
+        }));
+    };
+    let word = |key: &str| signature.get(key).and_then(Value::as_str).unwrap_or_default();
+    if (word("algorithm"), word("canonicalization")) != ("ed25519", "RFC 8785") {
+        return Err(Error::Differs(format!(
+            "{shown} is signed by {:?} over {:?}; this command knows ed25519 over RFC 8785",
+            word("algorithm"),
+            word("canonicalization")
+        )));
+    }
+    let key_id: String = digest::digest(&digest::SHA256, &[&SPKI[..], &key].concat())
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    if word("key_id") != key_id {
+        return Err(Error::Differs(format!(
+            "{shown} names the key {:?}, and {} holds {key_id}",
+            word("key_id"),
+            args.key.display()
+        )));
+    }
+    let value = base64::engine::general_purpose::STANDARD.decode(word("value")).unwrap_or_default();
+    let text = wire::jcs::canonical(record);
+    let verified = UnparsedPublicKey::new(&ED25519, &key).verify(text.as_bytes(), &value);
+    verified.map_err(|_| Error::Differs(format!("{shown} is not what was signed: it was changed, or is another's")))?;
+    // What stands beside the signed record is for lists; it must not tell another story.
+    for (beside, signed) in [("step", "/step"), ("node_uuid", "/node/uuid"), ("uuid", "/uuid")] {
+        if let (Some(told), Some(true)) = (document.get(beside), record.pointer(signed).map(Value::is_string))
+            && Some(told) != record.pointer(signed)
+        {
+            return Err(Error::Differs(format!("{shown} says {beside} {told}, and the signed record does not")));
+        }
+    }
+    let report = |key: &str| record.pointer(&format!("/report/{key}")).cloned().unwrap_or_default();
+    let device = match report("device") {
+        Value::String(name) => name,
+        other => other.to_string(),
+    };
+    let lines = [
+        ("verified", format!("the signature is that of key {key_id}")),
+        ("node", format!("{} ({})", plain(record.pointer("/node/name")), plain(record.pointer("/node/uuid")))),
+        ("time", plain(record.get("created_at"))),
+        ("step", plain(record.get("step"))),
+        ("device", device),
+        ("method", plain(Some(&report("method")))),
+        ("outcome", plain(Some(&report("outcome")))),
+    ];
+    output.result(&pairs(&lines, width()), &json!({"verified": true, "key_id": key_id, "record": record}));
+    Ok(())
+}
+
+fn plain(value: Option<&Value>) -> String {
+    value.and_then(Value::as_str).unwrap_or("-").to_owned()
+}
+
+/// The 32 bytes of the key.
+fn public_key(args: &VerifyArgs) -> Result<Vec<u8>, Error> {
+    let text = input::text(&args.key)?;
+    let wrong = || {
+        Error::Input(InputError::Content {
+            path: args.key.display().to_string(),
+            problem: "it holds no Ed25519 public key (PEM, SubjectPublicKeyInfo)".to_owned(),
+            remedy: "`ferric erasures key` prints that of the service",
+        })
+    };
+    let body =
+        text.split_once("-----BEGIN PUBLIC KEY-----").and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
+    let body: String = body.ok_or_else(wrong)?.0.split_whitespace().collect();
+    let der = base64::engine::general_purpose::STANDARD.decode(body).map_err(|_| wrong())?;
+    der.strip_prefix(&SPKI[..]).filter(|key| key.len() == 32).map(<[u8]>::to_vec).ok_or_else(wrong)
+}

@@ -1,0 +1,137 @@
+//! Requests for another provision state: checked, consented to, sent, and watched where that is wanted.
+
+use super::{AT_ONCE, NodesArg, Session, way};
+use crate::api::{ApiError, Node, path};
+use crate::consent::{ConsentArgs, Go};
+use crate::destroy::Does;
+use crate::error::Error;
+use crate::watch::{self, Goal, Outcome, WatchArgs};
+use futures::{StreamExt as _, stream};
+use http::Method;
+use lifecycle::provision::Verb;
+use serde_json::{Value, json};
+
+/// A request for each of some nodes.
+pub(crate) struct Request {
+    pub(crate) verb: Verb,
+    /// Other keys of the body.
+    pub(crate) more: Value,
+    /// Changes of the node before: a JSON patch.
+    pub(crate) patch: Vec<Value>,
+    /// Keys of its `instance_info` that are taken away before that.
+    pub(crate) forget: &'static [&'static str],
+    pub(crate) goal: Goal,
+    /// What is lost by it, if anything is.
+    pub(crate) does: Option<Does>,
+}
+
+impl Request {
+    /// A request that needs nothing but its verb.
+    pub(crate) fn plain(verb: Verb) -> Self {
+        let (goal, does) = match verb {
+            Verb::Manage | Verb::Inspect => (Goal::States(&["manageable"]), None),
+            // A retired machine goes no further than this.
+            Verb::Provide => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: false })),
+            Verb::Deleted => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: true })),
+            Verb::Adopt | Verb::Unrescue => (Goal::States(&["active"]), None),
+            Verb::Abort | Verb::BreakOut => (Goal::Still, None),
+            _ => (Goal::Rest, None),
+        };
+        Self { verb, more: json!({}), patch: Vec::new(), forget: &[], goal, does }
+    }
+}
+
+/// Does it.
+pub(crate) async fn run(
+    session: &Session,
+    named: &NodesArg,
+    request: &Request,
+    consent: ConsentArgs,
+    watch: WatchArgs,
+) -> Result<(), Error> {
+    let nodes = session.nodes(named).await?;
+    if let Some(does) = &request.does {
+        if !consent.yes && !consent.dry_run {
+            nodes.iter().try_for_each(|node| in_time(node, request.verb))?;
+        }
+        let asked: Vec<_> = nodes.iter().map(|node| (node, does)).collect();
+        if consent.ask(&session.api, session.output, request.verb, &asked).await? == Go::Home {
+            return Ok(());
+        }
+    }
+    let begun = begin(session, nodes, request).await;
+    finish(session, begun, request.goal, watch).await
+}
+
+/// Nobody is asked to agree to what the service would refuse.
+fn in_time(node: &Node, verb: Verb) -> Result<(), Error> {
+    match way::remedy(node.title(), node.state(), verb) {
+        None => Ok(()),
+        Some(remedy) => {
+            let (node, state) = (node.title().to_owned(), node.state().to_owned());
+            Err(Error::TooEarly { node, verb: way::word(verb), state, remedy })
+        }
+    }
+}
+
+/// Sends the request for each node.
+pub(crate) async fn begin(session: &Session, nodes: Vec<Node>, request: &Request) -> Vec<Outcome> {
+    let one = |node: Node| async move {
+        let result = send(session, &node, request).await;
+        // The state that follows is what people want to see.
+        let node = match &result {
+            Ok(()) => session.api.node(node.uuid()).await.unwrap_or(node),
+            Err(_) => node,
+        };
+        Outcome { node, seconds: None, result }
+    };
+    stream::iter(nodes).map(one).buffered(AT_ONCE).collect().await
+}
+
+async fn send(session: &Session, node: &Node, request: &Request) -> Result<(), Error> {
+    let api = &session.api;
+    let at = path(&["v1", "nodes", node.uuid()]);
+    let explained = |error: ApiError| match Error::of(node.title(), error) {
+        Error::Node { node: name, source, remedy: None } => {
+            let remedy = match *source {
+                ApiError::Refused { status: 400 | 409, .. } => way::remedy(node.title(), node.state(), request.verb),
+                _ => None,
+            };
+            Error::Node { node: name, source, remedy }
+        }
+        other => other,
+    };
+    let info = node.object("instance_info");
+    let gone = request.forget.iter().filter(|key| info.contains_key(**key));
+    let gone = gone.map(|key| json!({"op": "remove", "path": format!("/instance_info/{key}")}));
+    let patch: Vec<Value> = gone.chain(request.patch.iter().cloned()).collect();
+    if !patch.is_empty() {
+        api.change(Method::PATCH, &at, Some(&Value::Array(patch))).await.map_err(explained)?;
+    }
+    let mut body = json!({"target": request.verb});
+    if let (Some(body), Some(more)) = (body.as_object_mut(), request.more.as_object()) {
+        body.extend(more.clone());
+    }
+    api.change(Method::PUT, &format!("{at}/states/provision"), Some(&body)).await.map_err(explained)?;
+    Ok(())
+}
+
+/// Watches what was begun, where that is wanted, and says what became of it.
+pub(crate) async fn finish(
+    session: &Session,
+    begun: Vec<Outcome>,
+    goal: Goal,
+    options: WatchArgs,
+) -> Result<(), Error> {
+    if !options.watch {
+        return watch::report(session.output, begun);
+    }
+    let going: Vec<(Node, Goal)> =
+        begun.iter().filter(|outcome| outcome.result.is_ok()).map(|outcome| (outcome.node.clone(), goal)).collect();
+    let mut ended = watch::watch(&session.api, session.output, going, options.timeout).await.into_iter();
+    let all = begun.into_iter().map(|outcome| match outcome.result {
+        Ok(()) => ended.next().unwrap_or(Outcome { node: outcome.node, seconds: None, result: Ok(()) }),
+        Err(_) => outcome,
+    });
+    watch::report(session.output, all.collect())
+}

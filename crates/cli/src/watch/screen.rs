@@ -1,0 +1,124 @@
+//! Where watching is shown: a bar for each node on a terminal, as many as it has room for; lines elsewhere.
+
+use super::line::{Shown, doing, line, says};
+use crate::api::Node;
+use crate::connect::Format;
+use crate::output::Output;
+use crate::table::{duration, height, plain, width};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+/// How often progress becomes a line where there is no terminal to draw on.
+const LINE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Standard error, drawn on or written to.
+pub(super) struct Screen {
+    bars: Option<(MultiProgress, Vec<ProgressBar>)>,
+    named: usize,
+    total: Option<usize>,
+    ended: usize,
+    failed: usize,
+    /// What was said last of each node, and when.
+    said: BTreeMap<String, (String, Instant)>,
+}
+
+impl Screen {
+    /// `named`: characters of the widest name.
+    pub(super) fn new(output: Output, named: usize) -> Self {
+        let draws = output.format == Format::Table && std::io::stderr().is_terminal();
+        let bars = draws.then(|| (MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), Vec::new()));
+        Self { bars, named, total: None, ended: 0, failed: 0, said: BTreeMap::new() }
+    }
+
+    /// Shows nodes that are not done yet.
+    pub(super) fn show(&mut self, nodes: Vec<Shown<'_>>, waited: Duration) {
+        self.total.get_or_insert(nodes.len() + self.ended);
+        match &self.bars {
+            Some(_) => self.draw(&nodes, waited),
+            None => nodes.iter().for_each(|shown| self.tell(shown, waited)),
+        }
+    }
+
+    fn draw(&mut self, nodes: &[Shown<'_>], waited: Duration) {
+        let Some((multi, bars)) = &mut self.bars else { return };
+        let room = height().saturating_sub(2).max(1);
+        // Those that tell something come first when there is not room for all.
+        let mut order: Vec<&Shown<'_>> = nodes.iter().collect();
+        order.sort_by_key(|shown| (nodes.len() > room && shown.progress.is_none(), shown.node.title().to_owned()));
+        let width = width() - 1;
+        let mut lines: Vec<String> =
+            order.iter().take(room).map(|shown| line(shown, self.named, width, waited)).collect();
+        let total = self.total.unwrap_or(nodes.len());
+        if total > 1 {
+            let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
+            let hidden = nodes.len().saturating_sub(room);
+            let hidden = if hidden > 0 { format!(", {hidden} not shown") } else { String::new() };
+            lines.push(format!("{} of {total} done{failed}{hidden} ({})", self.ended, duration(waited.as_secs())));
+        }
+        while bars.len() > lines.len() {
+            if let Some(bar) = bars.pop() {
+                bar.finish_and_clear();
+                multi.remove(&bar);
+            }
+        }
+        while bars.len() < lines.len() {
+            let bar = ProgressBar::no_length();
+            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bars.push(multi.add(bar));
+        }
+        for (bar, line) in bars.iter().zip(lines) {
+            if bar.message() != line {
+                bar.set_message(line);
+                bar.tick();
+            }
+        }
+    }
+
+    /// A line when the state is another, and now and then one of progress.
+    fn tell(&mut self, shown: &Shown<'_>, waited: Duration) {
+        let node = shown.node;
+        let word = format!("{}{}", node.state(), node.step().map(|step| format!(": {step}")).unwrap_or_default());
+        let now = Instant::now();
+        let last = self.said.get(node.uuid());
+        let other = last.is_none_or(|(last, _)| *last != word);
+        let due = shown.progress.is_some() && last.is_none_or(|(_, at)| at.elapsed() >= LINE_PERIOD);
+        if !other && !due {
+            return;
+        }
+        self.said.insert(node.uuid().to_owned(), (word, now));
+        let what = match shown.progress {
+            Some(progress) => format!("{}, {}", node.state(), says(node, progress, true)),
+            None => doing(node, waited),
+        };
+        self.say(&format!("{}: {what}", node.title()));
+    }
+
+    /// A node is done.
+    pub(super) fn ended(&mut self, node: &Node, good: bool, waited: Duration) {
+        self.ended += 1;
+        self.failed += usize::from(!good);
+        if self.total.is_none_or(|total| total > 1) || self.bars.is_none() {
+            let word = if good { "" } else { "FAILED: " };
+            self.say(&format!("{}: {word}{} ({})", node.title(), node.state(), duration(waited.as_secs())));
+        }
+    }
+
+    /// A line that stays.
+    pub(super) fn say(&self, text: &str) {
+        let text = plain(text);
+        match &self.bars {
+            Some((multi, _)) => drop(multi.println(text)),
+            None => drop(writeln!(std::io::stderr(), "{text}")),
+        }
+    }
+
+    /// Stops drawing.
+    pub(super) fn finish(&mut self) {
+        if let Some((multi, bars)) = &mut self.bars {
+            bars.iter().for_each(ProgressBar::finish_and_clear);
+            drop(multi.clear());
+        }
+    }
+}
