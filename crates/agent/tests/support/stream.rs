@@ -8,7 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, SanType,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -246,13 +246,15 @@ pub struct Ruled {
     pub link: Link<FromDriver>,
     knows: bool,
     conn: Option<Conn>,
+    /// Connections so far.
+    pub connections: usize,
     /// All numbered frames in the order in which they came.
     pub heard: Vec<FromAgent>,
 }
 
 impl Ruled {
     pub fn new(driver: Driver) -> Self {
-        Self { driver, link: Link::default(), knows: false, conn: None, heard: Vec::new() }
+        Self { driver, link: Link::default(), knows: false, conn: None, connections: 0, heard: Vec::new() }
     }
 
     /// A driver that has started anew: nothing is remembered.
@@ -279,6 +281,7 @@ impl Ruled {
                 }
             }
             self.knows = true;
+            self.connections += 1;
             self.conn = Some(conn);
         }
         self.conn.as_mut().unwrap()
@@ -290,6 +293,31 @@ impl Ruled {
         if let Some(conn) = &self.conn {
             conn.say(frame).await;
         }
+    }
+
+    /// Sends a body that this side would not make.
+    pub async fn send(&mut self, body: wire::rpc::driver_frame::Body) {
+        self.greet().await;
+        // Numbered as any other one.
+        let frame = self.link.send(FromDriver::Unknown);
+        if let Some(conn) = &self.conn {
+            conn.send(DriverFrame { seq: frame.seq, ack: frame.ack, body: Some(body) }).await;
+        }
+    }
+
+    /// Sends a body of a later version.
+    pub async fn send_unknown(&mut self) {
+        self.say(FromDriver::Unknown).await;
+    }
+
+    /// Why the agent ends the connection, if it says so.
+    pub async fn close(&mut self) -> Option<wire::session::Violation> {
+        while let Some(frame) = self.greet().await.hear().await {
+            if let FromAgent::Close(violation) = frame.body {
+                return Some(violation);
+            }
+        }
+        None
     }
 
     /// The next thing that is new, over as many connections as it takes. It is acknowledged.
@@ -380,6 +408,10 @@ impl Session {
         Self { ruled: AsyncMutex::new(ruled), _stream: stream, _stop: stop.drop_guard() }
     }
 
+    pub async fn ruled(&self) -> tokio::sync::MutexGuard<'_, Ruled> {
+        self.ruled.lock().await
+    }
+
     pub async fn command(&self, name: &str, params: &Value) -> Answer {
         self.ruled.lock().await.command(name, params).await
     }
@@ -387,9 +419,4 @@ impl Session {
     pub async fn list(&self) -> Vec<Value> {
         self.ruled.lock().await.list().await
     }
-}
-
-/// A document in which only the parts are that do not differ from one time to the next.
-pub fn outline(body: &Value) -> Value {
-    json!({"name": body["command_name"], "status": body["command_status"]})
 }

@@ -24,6 +24,8 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SLOWEST: usize = 16 << 10;
 /// How long the end of a session waits for the driver to have heard everything.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the driver may take to end the call when it was told why the agent does.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Frames between this and the transport; the window bounds what is under way.
 const OUTGOING: usize = 8;
 
@@ -96,11 +98,11 @@ pub(super) async fn run(
     let mut connection = Connection { parts, incoming, outgoing };
     let welcome = match connection.welcome(first) {
         Ok(welcome) => welcome,
-        Err(end) => return connection.ended(end),
+        Err(end) => return connection.ended(end).await,
     };
     let repeated = match connection.parts.talk.welcomed(&welcome) {
         Ok(repeated) => repeated,
-        Err(violation) => return connection.ended(End::Violated(violation)),
+        Err(violation) => return connection.ended(End::Violated(violation)).await,
     };
     welcomed(&welcome);
     tracing::info!(
@@ -112,7 +114,7 @@ pub(super) async fn run(
     connection.parts.up.send_replace(true);
     let end = connection.talk(repeated, stop).await;
     connection.parts.up.send_replace(false);
-    connection.ended(end)
+    connection.ended(end).await
 }
 
 struct Connection<'a> {
@@ -132,13 +134,21 @@ impl Connection<'_> {
     }
 
     /// Tells the driver why the connection ends, as far as it still listens.
-    fn ended(&mut self, end: End) -> End {
+    async fn ended(mut self, end: End) -> End {
         let violation = match &end {
             End::Violated(violation) => violation.clone(),
             End::Stopped => Violation::new(Reason::GoingAway, "the agent stops"),
             End::Broken(_) | End::Closed(_) | End::NoWelcome => return end,
         };
-        let _ = self.outgoing.try_send(self.parts.talk.close(violation).into());
+        let close = self.parts.talk.close(violation);
+        let farewell = async move {
+            let _ = self.outgoing.send(close.into()).await;
+            drop(self.outgoing);
+            // It has been read when the driver ends the call in turn.
+            while let Ok(Some(_)) = self.incoming.message().await {}
+        };
+        // A driver that does not is left alone.
+        let _ = tokio::time::timeout(FAREWELL, farewell).await;
         end
     }
 
