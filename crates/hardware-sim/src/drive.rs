@@ -153,6 +153,15 @@ impl SimDrive {
         works.media.old_blocks()
     }
 
+    /// Writes the known data again, as somebody who uses the drive.
+    pub fn make_old(&self) -> Result<(), DeviceError> {
+        self.on_media("write", |works| {
+            works.written = true;
+            works.media = Media::new(works.media.len());
+            Ok(())
+        })
+    }
+
     /// Whether an ATA user password is set.
     pub fn has_password(&self) -> bool {
         matches!(&self.state().model, Model::Ata(ata) if ata.has_password())

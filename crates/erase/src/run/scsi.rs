@@ -22,7 +22,14 @@ const ACTIONS: [(SanitizeAction, Method); 3] = [
 
 impl Drive {
     pub(crate) fn look(device: &dyn Device, inquiry: &Inquiry) -> Result<Self, Failure> {
-        let sanitizing = sense(device)?.0.is_some_and(|sense| sense.is_sanitizing());
+        // What happened to it since, such as a power cut, is told first, once for each.
+        let mut told = sense(device)?.0;
+        for _ in 0..scsi::ATTENTIONS {
+            if told.is_some_and(|sense| sense.key == Sense::UNIT_ATTENTION) {
+                told = sense(device)?.0;
+            }
+        }
+        let sanitizing = told.is_some_and(|sense| sense.is_sanitizing());
         let mut supported = [None; 3];
         for (found, (action, _)) in supported.iter_mut().zip(ACTIONS) {
             // A device that does not tell what it has is asked the hard way, if it is new enough to have it.
@@ -84,6 +91,7 @@ impl Drive {
 fn follow(run: Run<'_>, mut sure: bool) -> Result<Finished, Failure> {
     let mut follow = Follow::new(run, None);
     let mut seen = false;
+    let mut attentions = 0;
     loop {
         let (sense, answer) = match sense(run.device) {
             Ok(read) => read,
@@ -104,7 +112,11 @@ fn follow(run: Run<'_>, mut sure: bool) -> Result<Finished, Failure> {
             Some(sense) if sense.is_sanitize_failure() => return not_done("sanitize failed"),
             Some(sense) if sense.key == Sense::UNIT_ATTENTION => {
                 sure &= !is_reset(&sense);
-                follow.busy(None)?;
+                attentions += 1;
+                // It is told once; what it hides is asked for at once, as it may be over soon.
+                if attentions > scsi::ATTENTIONS {
+                    follow.busy(None)?;
+                }
             }
             Some(sense) if sense.key == Sense::NOT_READY => follow.busy(None)?,
             Some(sense) if sense.key != Sense::NONE => return not_done(&sense.text()),

@@ -248,8 +248,11 @@ impl Ata {
         if self.profile.sanitize & bit == 0 || registers.lba != key || progress.is_some() {
             return Ok(UNSUPPORTED);
         }
-        works.last = Last::Never;
-        match works.begin(name, erase, length, limit) {
+        let begun = works.begin(name, erase, length, limit);
+        if works.is_busy() {
+            works.last = Last::Never;
+        }
+        match begun {
             Begin::Refused => Ok(End::Aborted { lba: 0 }),
             Begin::Begun => Ok(DONE),
             Begin::Lost(interruption) => Err(interruption),

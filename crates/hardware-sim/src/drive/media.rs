@@ -1,32 +1,37 @@
 //! What a drive holds.
 
 use super::BLOCK;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A medium in memory, full of known data.
 pub(crate) struct Media {
     bytes: Vec<u8>,
+    old: Arc<[u8]>,
 }
 
-/// What a block held when the model was made: its number over and over, so that no two are the same and none is zeros.
-fn old(number: usize) -> [u8; BLOCK] {
-    let mut block = [0; BLOCK];
-    for (index, word) in block.chunks_exact_mut(8).enumerate() {
-        word.copy_from_slice(&((number as u64) << 16 | 0x8000 | index as u64).to_le_bytes());
+/// What every medium of `size` bytes holds when it is made: each block its number over and over, so that no two are the same
+/// and none is zeros.
+fn old(size: usize) -> Arc<[u8]> {
+    static MADE: Mutex<Option<Arc<[u8]>>> = Mutex::new(None);
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(old) = made.as_ref().filter(|old| old.len() == size) {
+        return Arc::clone(old);
     }
-    block
+    let words =
+        (0..size as u64 / 8).map(|index| (index / (BLOCK as u64 / 8)) << 16 | 0x8000 | index % (BLOCK as u64 / 8));
+    let old: Arc<[u8]> = words.flat_map(u64::to_le_bytes).collect();
+    *made = Some(Arc::clone(&old));
+    old
 }
 
 impl Media {
     pub(crate) fn new(size: usize) -> Self {
-        let mut bytes = vec![0; size];
-        for (number, block) in bytes.chunks_exact_mut(BLOCK).enumerate() {
-            block.copy_from_slice(&old(number));
-        }
-        Self { bytes }
+        let old = old(size);
+        Self { bytes: old.to_vec(), old }
     }
 
     pub(crate) fn old_blocks(&self) -> usize {
-        self.bytes.chunks_exact(BLOCK).enumerate().filter(|(number, block)| **block == old(*number)).count()
+        self.bytes.chunks_exact(BLOCK).zip(self.old.chunks_exact(BLOCK)).filter(|(now, then)| now == then).count()
     }
 
     pub(crate) fn len(&self) -> usize {
