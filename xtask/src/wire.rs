@@ -1,5 +1,5 @@
-//! `cargo xtask wire`: the code of `ferric.agent.v1`, made from its description and committed. What an older peer would
-//! misread is refused: the committed descriptor is what peers out there know.
+//! `cargo xtask wire`: the code of `ferric.agent.v1` and `ferric.events.v1`, made from their descriptions and committed. What
+//! an older peer would misread is refused: the committed descriptors are what peers out there know.
 
 use crate::cmd;
 use anyhow::{Context as _, Result, bail};
@@ -10,30 +10,35 @@ use prost_types::{
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-const DESCRIPTION: &str = "ferric/agent/v1/agent.proto";
-const PACKAGE: &str = "ferric.agent.v1";
+/// Each package with its description.
+const PACKAGES: [(&str, &str); 2] =
+    [("ferric.agent.v1", "ferric/agent/v1/agent.proto"), ("ferric.events.v1", "ferric/events/v1/events.proto")];
 
 /// Writes code and descriptor anew. With `check` nothing is written, and a difference is an error. A change that breaks
 /// older peers is an error in both cases.
 pub fn run(check: bool) -> Result<()> {
+    PACKAGES.iter().try_for_each(|(package, description)| package_of(package, description, check))
+}
+
+fn package_of(package: &str, description: &str, check: bool) -> Result<()> {
     let wire = cmd::root().join("crates/wire");
     let mut described = protox::Compiler::new([wire.join("proto")])
         .and_then(|mut compiler| {
-            compiler.include_source_info(true).include_imports(true).open_file(wire.join("proto").join(DESCRIPTION))?;
+            compiler.include_source_info(true).include_imports(true).open_file(wire.join("proto").join(description))?;
             Ok(compiler.file_descriptor_set())
         })
-        .map_err(|error| anyhow::anyhow!("{DESCRIPTION}: {error:?}"))?;
-    let code = generate(&described)?;
+        .map_err(|error| anyhow::anyhow!("{description}: {error:?}"))?;
+    let code = generate(package, &described)?;
     // Comments are no part of what peers agree on.
     described.file.iter_mut().for_each(|file| file.source_code_info = None);
-    let descriptor = wire.join(format!("proto/{PACKAGE}.binpb"));
+    let descriptor = wire.join(format!("proto/{package}.binpb"));
     match std::fs::read(&descriptor) {
         Ok(bytes) => {
             let known = FileDescriptorSet::decode(&*bytes).with_context(|| descriptor.display().to_string())?;
             let broken = breaking(&known, &described);
             if !broken.is_empty() {
                 bail!(
-                    "{DESCRIPTION} breaks peers that know {}:\n  {}\nkeep what is there and add beside it, or begin a new \
+                    "{description} breaks peers that know {}:\n  {}\nkeep what is there and add beside it, or begin a new \
                      package",
                     descriptor.display(),
                     broken.join("\n  ")
@@ -44,11 +49,11 @@ pub fn run(check: bool) -> Result<()> {
         Err(error) => return Err(error).with_context(|| format!("read {}", descriptor.display())),
     }
     keep(&descriptor, &described.encode_to_vec(), check)?;
-    keep(&wire.join(format!("src/generated/{PACKAGE}.rs")), code.as_bytes(), check)
+    keep(&wire.join(format!("src/generated/{package}.rs")), code.as_bytes(), check)
 }
 
 /// The Rust code of the package, with client and server.
-fn generate(described: &FileDescriptorSet) -> Result<String> {
+fn generate(package: &str, described: &FileDescriptorSet) -> Result<String> {
     let out = tempfile::tempdir().context("make a folder for generated code")?;
     tonic_prost_build::configure()
         .out_dir(out.path())
@@ -58,7 +63,7 @@ fn generate(described: &FileDescriptorSet) -> Result<String> {
         .skip_debug([".ferric.agent.v1.EnrollRequest"])
         .compile_fds(described.clone())
         .context("generate code")?;
-    let made = out.path().join(format!("{PACKAGE}.rs"));
+    let made = out.path().join(format!("{package}.rs"));
     std::fs::read_to_string(&made).with_context(|| format!("read {}", made.display()))
 }
 

@@ -124,4 +124,21 @@ impl Fault {
             Self::Unavailable(_) => 503,
         }
     }
+
+    /// Its gRPC status code (grpc.github.io, "Status codes and their use in gRPC").
+    pub fn grpc_code(&self) -> tonic::Code {
+        match self {
+            Self::Invalid(_) | Self::BadPath(_) | Self::NotAcceptable(_) | Self::Version(_) | Self::TooLarge(_) => {
+                tonic::Code::InvalidArgument
+            }
+            Self::WrongState { .. } | Self::Conflict(_) | Self::Changed { .. } => tonic::Code::FailedPrecondition,
+            Self::Unauthorized(_) => tonic::Code::Unauthenticated,
+            Self::Forbidden(_) => tonic::Code::PermissionDenied,
+            Self::NotFound(_) => tonic::Code::NotFound,
+            Self::NoRoute | Self::MethodNotAllowed { .. } | Self::MethodNotYet { .. } => tonic::Code::Unimplemented,
+            Self::Range { .. } => tonic::Code::OutOfRange,
+            Self::Internal(_) => tonic::Code::Internal,
+            Self::Unavailable(_) => tonic::Code::Unavailable,
+        }
+    }
 }

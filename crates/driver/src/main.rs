@@ -6,6 +6,7 @@ use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts};
 use driver::config::{Auth, Config, DbTask, Flags, LogFormat, Task};
 use driver::session::{self, authority::Authority};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use std::error::Error;
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
@@ -100,6 +101,7 @@ fn main() -> ExitCode {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
+    raise_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&error, 1),
@@ -113,6 +115,16 @@ fn main() -> ExitCode {
             tracing::error!(error = %chain(&error), "ferricd ends");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Raises the limit of open files to what the system allows: each agent that dials in takes one, and the usual limit of a
+/// shell is 1024.
+fn raise_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 
@@ -197,7 +209,7 @@ async fn run(config: Config) -> Result<(), ServiceError> {
     // Who asks while the database is opened and brought up to date learns that, and waits for nothing.
     let serve = |listener: TcpListener, settings| {
         let behind = Arc::new(OnceLock::new());
-        listeners.spawn(server::serve(listener, api::health::starting(behind.clone()), settings, stop.clone()));
+        listeners.spawn(server::serve_both(listener, api::health::starting(behind.clone()), settings, stop.clone()));
         behind
     };
     let own = serve(listener, served);
@@ -263,7 +275,10 @@ fn access(config: &Config) -> Result<(Access, server::Settings), ServiceError> {
                 text.map_err(|source| ServiceError::Tls { file: path.display().to_string(), source })
             };
             let identity = transport::tls::Identity::from_pem(read(certificate)?, read(key)?);
-            Some(identity.server_config("1.2").map_err(ServiceError::Identity)?)
+            let mut config = (*identity.server_config("1.2").map_err(ServiceError::Identity)?).clone();
+            // Programs that watch events speak gRPC.
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            Some(Arc::new(config))
         }
         _ => None,
     };

@@ -4,21 +4,25 @@
 
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
-use driver::api::auth::Access;
+use driver::api::auth::{Access, Users};
 use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts, Settings};
 use driver::events::{KEPT, Kind, WATCHERS};
 use driver::logs::Line;
 use futures::StreamExt as _;
 use http::{Request, Response};
+use hyper_util::rt::TokioExecutor;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use store::MemoryStore;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use uuid::Uuid;
+use wire::rpc::events::WatchRequest;
+use wire::rpc::events::events_client::EventsClient;
 
 struct Site {
     conductor: Arc<Conductor<MemoryStore>>,
@@ -220,4 +224,50 @@ async fn a_node_at_rest_says_since_when_it_is_where_it_is() {
     for name in ["flow", "step", "stage", "percent", "stalled"] {
         assert!(report[name].is_null(), "{name}");
     }
+}
+
+#[tokio::test]
+async fn programs_watch_by_grpc_on_the_same_listener_and_say_who_they_are() {
+    let site = Site::new().await;
+    site.node("n1").await;
+    let path = site._folder.path().join("htpasswd");
+    std::fs::write(&path, format!("admin:{}\n", bcrypt::hash("canary", 4).unwrap())).unwrap();
+    let users = Some(Arc::new(Users::load(&path).unwrap()));
+    let access = Access { users, draining: site.draining.clone(), ..Access::default() };
+    let router = api::router_for(site.conductor.clone(), Audience::Everybody, access);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(transport::server::serve_both(listener, router, Default::default(), site.draining.clone()));
+    let origin: http::Uri = format!("http://{address}").parse().unwrap();
+    let connect = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+    let ask = async |node: &str, after: &str, authorization: Option<&'static str>| {
+        let mut client = EventsClient::with_origin(connect.clone(), origin.clone());
+        let request = WatchRequest { node: node.to_owned(), after: after.to_owned() };
+        let mut request = tonic::Request::new(request);
+        if let Some(value) = authorization {
+            request.metadata_mut().insert("authorization", value.parse().unwrap());
+        }
+        client.watch(request).await.map(tonic::Response::into_inner)
+    };
+    // admin:canary, and a wrong password.
+    let (right, wrong) = ("Basic YWRtaW46Y2FuYXJ5", "Basic YWRtaW46d3Jvbmc=");
+    for authorization in [None, Some(wrong)] {
+        assert_eq!(ask("", "", authorization).await.unwrap_err().code(), tonic::Code::Unauthenticated);
+    }
+    assert_eq!(ask("n7", "", Some(right)).await.unwrap_err().code(), tonic::Code::NotFound);
+    assert_eq!(ask("", "yesterday", Some(right)).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    let mut events = ask("n1", "", Some(right)).await.unwrap();
+    assert_eq!(events.message().await.unwrap().unwrap().kind, "begin");
+    assert_eq!(site.send("PUT", "/v1/nodes/n1/maintenance", &[], json!({})).await.status(), 202);
+    let event = loop {
+        let event = events.message().await.unwrap().unwrap();
+        if event.kind == "state" {
+            break event;
+        }
+    };
+    let data: Value = serde_json::from_slice(&event.data).unwrap();
+    assert_eq!(data["maintenance"], json!(true));
+    site.draining.cancel();
+    while events.message().await.unwrap().is_some_and(|event| event.kind != "end") {}
+    assert!(events.message().await.unwrap().is_none());
 }

@@ -68,6 +68,30 @@ impl Api {
         }
     }
 
+    /// GET of text that must succeed.
+    ///
+    /// # Errors
+    /// When it does not, or there is no answer within 30 s.
+    pub async fn text(&self, path: &str) -> Result<String> {
+        let request = Request::get(format!("{}{path}", self.base)).header("Accept", "text/plain");
+        let exchange = async {
+            let response = self.client.request(request.body(Full::default())?).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), MAX_BODY)
+                .collect()
+                .await
+                .map_err(|error| anyhow::anyhow!("read the body: {error}"))?
+                .to_bytes();
+            let text = String::from_utf8_lossy(&body).into_owned();
+            if !status.is_success() {
+                bail!("it gave {status}: {text}");
+            }
+            Ok(text)
+        };
+        let what = format!("GET {path}");
+        tokio::time::timeout(LIMIT, exchange).await.with_context(|| format!("{what}: no answer"))?.context(what)
+    }
+
     /// The document of a node.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! peer ([`serve`]). Peers that fall silent are found by pings.
 
 use crate::client::{Trust, tls_config};
+use crate::impatient::Impatient;
 use crate::server::{Peer, Peers};
 use crate::tls::{Identity, TlsError};
 use http::{Request, Response, Uri};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -34,6 +35,9 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// whole connection from the others.
 const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 1 << 20;
+
+/// How long a connection without a certificate lasts after its first call.
+const STRANGER: Duration = Duration::from_secs(60);
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -206,7 +210,7 @@ pub struct Settings {
     pub connections_per_peer: Option<usize>,
     /// Calls at once in one connection.
     pub streams: u32,
-    /// Deadline for a TLS handshake.
+    /// Deadline for a TLS handshake, and for the first call after it.
     pub handshake_timeout: Duration,
     /// How long calls that are open may take once the server is told to stop.
     pub drain_timeout: Duration,
@@ -279,14 +283,20 @@ async fn one<S, B>(
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let _ = stream.set_nodelay(true);
+    let stream = Impatient::new(stream, PING_INTERVAL + PING_TIMEOUT);
     let stream = match tokio::time::timeout(settings.handshake_timeout, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
         Err(_) => return tracing::debug!(%peer, "TLS handshake timed out"),
     };
     let presented = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    // Who has not proved who it is may do so, and then comes again.
+    let stay = presented.is_none().then_some(STRANGER);
+    let asked = Arc::new(Notify::new());
+    let first = Arc::clone(&asked);
     let certificate = PeerCertificate(presented.map(|certificate| certificate.clone().into_owned()));
     let service = hyper::service::service_fn(move |mut request: Request<Incoming>| {
+        first.notify_one();
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(certificate.clone());
         service.clone().oneshot(request)
@@ -300,8 +310,18 @@ async fn one<S, B>(
         .keep_alive_timeout(PING_TIMEOUT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
+    let overstayed = async {
+        if tokio::time::timeout(settings.handshake_timeout, asked.notified()).await.is_err() {
+            return;
+        }
+        match stay {
+            Some(stay) => tokio::time::sleep(stay).await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = &mut connection => ended,
+        () = overstayed => return tracing::debug!(%peer, "the connection was not used, or by a stranger for too long"),
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(settings.drain_timeout, connection).await {

@@ -10,6 +10,7 @@
 pub mod body;
 pub mod client;
 pub mod http2;
+mod impatient;
 pub mod proxy;
 pub mod server;
 pub mod tls;

@@ -1,10 +1,13 @@
 //! Serving a router: plain or TLS, with caps on connections, deadlines for heads of requests and graceful shutdown.
 
+use crate::http2;
+use crate::impatient::Impatient;
 use axum::Router;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +16,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
+
+/// Requests at once in a connection of HTTP/2.
+const STREAMS: u32 = 64;
 
 /// How a server behaves.
 #[derive(Clone)]
@@ -28,6 +34,8 @@ pub struct Settings {
     pub head_timeout: Duration,
     /// How long a connection may be idle after an answer, the arrival of the next head included.
     pub idle_timeout: Duration,
+    /// How long a peer may read nothing of what is written to it.
+    pub write_timeout: Duration,
     /// How long open requests may take once the server is told to stop.
     pub drain_timeout: Duration,
 }
@@ -41,6 +49,7 @@ impl Default for Settings {
             head_timeout: Duration::from_secs(5),
             // Longer than our own client keeps a connection: else it would send into one that is just being closed.
             idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -87,6 +96,16 @@ impl Drop for PeerSlot {
 
 /// Serves `router` on `listener` until `stop` is cancelled; then finishes open requests within the drain time.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
+    run::<false>(listener, router, settings, stop).await;
+}
+
+/// As [`serve`], for clients of HTTP/2 as well: those that begin with it (RFC 9113, 3.3), or choose it in TLS where the
+/// settings offer it.
+pub async fn serve_both(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
+    run::<true>(listener, router, settings, stop).await;
+}
+
+async fn run<const BOTH: bool>(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(settings.connections));
     let peers = Arc::new(Peers::default());
     let graceful = GracefulShutdown::new();
@@ -119,10 +138,11 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
             acceptor: acceptor.clone(),
             head_timeout: settings.head_timeout,
             idle_timeout: settings.idle_timeout,
+            write_timeout: settings.write_timeout,
             watcher: graceful.watcher(),
         };
         tokio::spawn(async move {
-            connection.run(stream, peer).await;
+            connection.run::<BOTH>(stream, peer).await;
             drop((slot, peer_slot));
         });
     }
@@ -138,23 +158,25 @@ struct Connection {
     acceptor: Option<TlsAcceptor>,
     head_timeout: Duration,
     idle_timeout: Duration,
+    write_timeout: Duration,
     watcher: hyper_util::server::graceful::Watcher,
 }
 
 impl Connection {
-    async fn run(self, stream: TcpStream, peer: SocketAddr) {
+    async fn run<const BOTH: bool>(self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
+        let stream = Impatient::new(stream, self.write_timeout);
         match self.acceptor.clone() {
-            None => self.http(stream, peer).await,
+            None => self.http::<BOTH, _>(stream, peer).await,
             Some(acceptor) => match tokio::time::timeout(self.head_timeout, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => self.http(stream, peer).await,
+                Ok(Ok(stream)) => self.http::<BOTH, _>(stream, peer).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
             },
         }
     }
 
-    async fn http<S>(self, stream: S, peer: SocketAddr)
+    async fn http<const BOTH: bool, S>(self, stream: S, peer: SocketAddr)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
@@ -169,24 +191,48 @@ impl Connection {
                 router.oneshot(request).await
             }
         });
-        let mut builder = hyper::server::conn::http1::Builder::new();
-        // hyper counts this from the end of the answer before: it is the deadline of idle connections as well.
-        builder.timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
-        let connection = self.watcher.watch(builder.serve_connection(TokioIo::new(stream), service));
-        let mut connection = std::pin::pin!(connection);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            head = tokio::time::timeout(self.head_timeout, asked.notified()) => match head {
-                Ok(()) => connection.await,
-                Err(_) => {
-                    tracing::debug!(%peer, "the head of the first request timed out");
-                    return;
-                }
-            },
-        };
-        if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "connection ended");
+        let io = TokioIo::new(stream);
+        // hyper counts its time for a head from the end of the answer before: it is the deadline of idle connections as well.
+        if BOTH {
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS)
+                .keep_alive_interval(http2::PING_INTERVAL)
+                .keep_alive_timeout(http2::PING_TIMEOUT);
+            let connection = self.watcher.watch(builder.serve_connection(io, service).into_owned());
+            first_head(connection, &asked, self.head_timeout, peer).await;
+        } else {
+            let mut builder = hyper::server::conn::http1::Builder::new();
+            builder.timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
+            let connection = self.watcher.watch(builder.serve_connection(io, service));
+            first_head(connection, &asked, self.head_timeout, peer).await;
         }
+    }
+}
+
+/// Runs a connection to its end, or until the time for its first head is over.
+async fn first_head<E: std::fmt::Display>(
+    connection: impl Future<Output = Result<(), E>>,
+    asked: &Notify,
+    within: Duration,
+    peer: SocketAddr,
+) {
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        head = tokio::time::timeout(within, asked.notified()) => match head {
+            Ok(()) => connection.await,
+            Err(_) => {
+                tracing::debug!(%peer, "the head of the first request timed out");
+                return;
+            }
+        },
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%peer, %error, "connection ended");
     }
 }
 
@@ -341,6 +387,38 @@ mod tests {
         assert!(answered(&mut socket.connect(address).await.unwrap()).await);
         for stream in &mut own {
             assert!(answered(stream).await);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_reads_nothing_of_a_long_answer_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let ended = Arc::new(Notify::new());
+        let told = Arc::clone(&ended);
+        let endless = get(async move || {
+            let end = EndOf(told.clone());
+            let pieces = std::iter::repeat_with(move || {
+                let _held = &end;
+                Ok::<_, std::io::Error>(Bytes::from(vec![0; 1 << 16]))
+            });
+            axum::body::Body::from_stream(futures::stream::iter(pieces))
+        });
+        let settings = Settings { write_timeout: Duration::from_millis(300), ..Settings::default() };
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(listener, Router::new().route("/", endless), settings, stop.clone()));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        tokio::time::timeout(Duration::from_secs(20), ended.notified()).await.unwrap();
+        stop.cancel();
+    }
+
+    /// Tells when it is dropped.
+    struct EndOf(Arc<Notify>);
+
+    impl Drop for EndOf {
+        fn drop(&mut self) {
+            self.0.notify_one();
         }
     }
 

@@ -6,6 +6,11 @@
 
 include!("generated/ferric.agent.v1.rs");
 
+/// `ferric.events.v1`: what happens to nodes, for programs; generated from proto/ferric/events/v1/events.proto.
+pub mod events {
+    include!("generated/ferric.events.v1.rs");
+}
+
 /// The token is not for logs.
 impl std::fmt::Debug for EnrollRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

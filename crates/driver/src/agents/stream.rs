@@ -48,7 +48,7 @@ struct State {
     /// The number of the connection that is in use.
     connection: Option<u64>,
     connections: u64,
-    /// Whether the agent was heard of since it was welcomed: before that, it may not know the numbers of this session.
+    /// Whether the agent was heard of since the numbers began: before that, it may not know that they did.
     confirmed: bool,
     queue: VecDeque<FromDriver>,
     /// In the order in which they were accepted.
@@ -175,8 +175,8 @@ impl Session {
             }
             state.commands.clear();
             state.listed = false;
+            state.confirmed = false;
         }
-        state.confirmed = false;
         let attached = Attached {
             session: self.clone(),
             connection: state.connections,

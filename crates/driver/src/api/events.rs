@@ -112,17 +112,9 @@ impl<S: Store> Api<S> {
                 Fault::Invalid(format!("Last-Event-ID \"{}\" is none that this stream has given.", short(&id)))
             }),
         };
-        let watcher = Watcher {
-            newest: events.subscribe(),
-            place: place?,
-            node,
-            begun: false,
-            over: false,
-            end: self.access.draining.clone(),
-            conductor: self.conductor.clone(),
-        };
+        let watcher = Watcher::new(self.conductor.clone(), place?, node, self.access.draining.clone());
         let mut response = reply::empty(StatusCode::OK);
-        *response.body_mut() = Body::from_stream(streamed(watcher.stream(), seat));
+        *response.body_mut() = Body::from_stream(streamed(server_sent(watcher), seat));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -133,7 +125,7 @@ impl<S: Store> Api<S> {
 }
 
 /// Somebody who watches. It reads when there is room to write to it, so a slow one costs nothing.
-struct Watcher<S: Store> {
+pub(super) struct Watcher<S: Store> {
     conductor: Arc<Conductor<S>>,
     newest: watch::Receiver<u64>,
     place: Place,
@@ -143,33 +135,38 @@ struct Watcher<S: Store> {
     end: CancellationToken,
 }
 
+/// Something that a watcher is told.
+pub(super) struct Told {
+    /// The place behind it.
+    pub(super) id: Place,
+    /// The word for what it is.
+    pub(super) kind: &'static str,
+    /// What it says: a JSON object.
+    pub(super) data: String,
+}
+
 impl<S: Store> Watcher<S> {
-    fn stream(self) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
-        unfold(self, |mut this| async move {
-            let piece = this.next().await?;
-            Some((Ok(Bytes::from(piece)), this))
-        })
+    pub(super) fn new(conductor: Arc<Conductor<S>>, place: Place, node: Option<Uuid>, end: CancellationToken) -> Self {
+        let newest = conductor.events().subscribe();
+        Self { conductor, newest, place, node, begun: false, over: false, end }
     }
 
-    async fn next(&mut self) -> Option<String> {
+    /// What is to be told next; nothing at all while nothing happens; [`None`] behind the end.
+    pub(super) async fn next(&mut self) -> Option<Vec<Told>> {
         if self.over {
             return None;
         }
         if !self.begun {
             self.begun = true;
-            let host = self.conductor.hostname();
-            return Some(format!(
-                "retry: {RETRY}\n{}",
-                message(self.place, "begin", &json!({"conductor": host}).to_string())
-            ));
+            return Some(self.one("begin", &json!({"conductor": self.conductor.hostname()})));
         }
         loop {
             self.newest.mark_unchanged();
             match self.conductor.events().read(self.place, self.node, PIECE) {
                 Err(lost) => {
                     self.over = true;
-                    let now = self.conductor.events().now();
-                    return Some(message(now, "lost", &json!({"reason": lost.to_string()}).to_string()));
+                    self.place = self.conductor.events().now();
+                    return Some(self.one("lost", &json!({"reason": lost.to_string()})));
                 }
                 Ok((events, place)) => {
                     self.place = place;
@@ -180,22 +177,37 @@ impl<S: Store> Watcher<S> {
             }
             tokio::select! {
                 changed = self.newest.changed() => changed.ok()?,
-                () = tokio::time::sleep(KEEP_ALIVE) => return Some(": nothing happened\n\n".to_owned()),
+                () = tokio::time::sleep(KEEP_ALIVE) => return Some(Vec::new()),
                 () = self.end.cancelled() => {
                     self.over = true;
-                    let reason = json!({"reason": "the driver stops"}).to_string();
-                    return Some(message(self.place, "end", &reason));
+                    return Some(self.one("end", &json!({"reason": "the driver stops"})));
                 }
             }
         }
     }
+
+    fn one(&self, kind: &'static str, data: &Value) -> Vec<Told> {
+        vec![Told { id: self.place, kind, data: data.to_string() }]
+    }
 }
 
-fn told(epoch: u64, event: &Event) -> String {
-    message(Place { epoch, number: event.number }, event.kind.as_str(), &event.data)
+fn told(epoch: u64, event: &Event) -> Told {
+    Told { id: Place { epoch, number: event.number }, kind: event.kind.as_str(), data: event.data.clone() }
 }
 
-/// One message of the stream. `data` is JSON, which has no line breaks.
-fn message(id: Place, event: &str, data: &str) -> String {
-    format!("id: {id}\nevent: {event}\ndata: {data}\n\n")
+/// The stream of a watcher as server-sent events.
+fn server_sent<S: Store>(watcher: Watcher<S>) -> impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static {
+    let begin = Some(format!("retry: {RETRY}\n"));
+    unfold((watcher, begin), |(mut watcher, begin)| async move {
+        let told = watcher.next().await?;
+        let mut text = begin.unwrap_or_default();
+        if told.is_empty() {
+            text.push_str(": nothing happened\n\n");
+        }
+        for Told { id, kind, data } in told {
+            // The data is JSON, which has no line breaks.
+            text.push_str(&format!("id: {id}\nevent: {kind}\ndata: {data}\n\n"));
+        }
+        Some((Ok(Bytes::from(text)), (watcher, None)))
+    })
 }

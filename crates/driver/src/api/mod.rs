@@ -30,6 +30,7 @@ mod reply;
 mod request;
 mod resource;
 mod root;
+mod rpc;
 mod routes;
 mod runbooks;
 mod shards;
@@ -51,7 +52,7 @@ use crate::metrics::Watch;
 use auth::Access;
 use axum::Router;
 use axum::body::Body;
-use document::{Context, Wanted};
+use document::{Context, NodeDocument};
 use http::{Request, Response};
 use jiff::Timestamp;
 use request::{Call, Query};
@@ -88,8 +89,12 @@ pub fn router<S: Store>(conductor: Arc<Conductor<S>>, audience: Audience) -> Rou
 
 /// The service of a listener.
 pub fn router_for<S: Store>(conductor: Arc<Conductor<S>>, audience: Audience, access: Access) -> Router {
+    let router = match audience {
+        Audience::Everybody => rpc::routed(Router::new(), conductor.clone(), access.clone()),
+        Audience::Agents => Router::new(),
+    };
     let api = Api { conductor, started: Timestamp::now(), access };
-    Router::new().fallback(move |request: Request<Body>| {
+    router.fallback(move |request: Request<Body>| {
         let api = api.clone();
         async move { api.answer(request, audience).await }
     })
@@ -155,7 +160,11 @@ impl<S: Store> Api<S> {
         version: Version,
         taken_by: &OnceLock<&'static Route>,
     ) -> Result<Response<Body>, Fault> {
-        let (head, body) = request.into_parts();
+        let (mut head, body) = request.into_parts();
+        // HTTP/2 has it in the target (RFC 9113, 8.3.1).
+        if let Some(host) = head.uri.authority().and_then(|authority| authority.as_str().parse().ok()) {
+            head.headers.entry(http::header::HOST).or_insert(host);
+        }
         let found = routes::find(audience, &head.method, head.uri.path());
         if let Ok((route, _)) = found {
             taken_by.get_or_init(|| route);
@@ -298,9 +307,9 @@ impl<S: Store> Api<S> {
     }
 
     /// The document of a node, with what its running step reports.
-    fn node_document(&self, call: &Call, node: &Node, wanted: &Wanted) -> serde_json::Value {
+    fn node_document<'a>(&'a self, call: &'a Call, node: &'a Node, fields: &'a [&'static str]) -> NodeDocument<'a> {
         let progress = self.conductor.running(node.uuid).map(|running| running.document());
-        document::node(self.context(call), node, wanted, progress)
+        NodeDocument { context: self.context(call), node, fields, progress }
     }
 }
 

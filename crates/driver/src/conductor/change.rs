@@ -2,7 +2,7 @@
 //! is applied again to what they left.
 
 use super::Conductor;
-use super::progress::{STEP_ENDED, step_end};
+use super::progress::{STEP_ENDED, Shown, step_end};
 use super::session::SESSION;
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, plan_cleanup};
@@ -348,7 +348,7 @@ impl<S: Store> Conductor<S> {
     ) -> Result<(Node, Option<Flow>, T), Fault> {
         for _ in 0..TRIES {
             let (node, flow) = self.load(uuid).await?;
-            let (was, before) = (node.clone(), flow.clone());
+            let (was, before) = (Shown::of(&node), flow.clone());
             let mut draft = self.draft(node, flow);
             let value = apply(&mut draft)?;
             if draft.durability.is_none() {

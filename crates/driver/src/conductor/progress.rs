@@ -321,11 +321,11 @@ impl<S: Store> Conductor<S> {
         Ok(custom)
     }
 
-    /// Tells watchers what a commit has changed. `before`: the node as it was.
-    pub(super) fn tell(&self, before: &Node, after: &Node, journal: &[JournalEntry]) {
+    /// Tells watchers what a commit has changed. `before`: what they saw of the node so far.
+    pub(super) fn tell(&self, before: &Shown, after: &Node, journal: &[JournalEntry]) {
         let at = self.parts.clock.now();
-        if shown(before) != shown(after) {
-            self.tell_state(after, Some(before.provision_state));
+        if *before != Shown::of(after) {
+            self.tell_state(after, Some(before.state));
         }
         for entry in journal {
             let data = json!({
@@ -368,24 +368,40 @@ impl<S: Store> Conductor<S> {
 
 /// What an agent tells, not longer than is kept of it.
 fn bounded(mut progress: Progress) -> Progress {
-    const LONGEST: usize = 512;
-    let cut = |text: &str| crate::logs::printable(text).chars().take(LONGEST).collect::<String>();
     progress.stage = cut(&progress.stage);
     progress.stalled = progress.stalled.as_deref().map(cut);
     progress
 }
 
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 512;
+    crate::logs::printable(text).chars().take(LONGEST).collect()
+}
+
 /// What watchers of states see of a node.
-fn shown(node: &Node) -> impl PartialEq + '_ {
-    (
-        node.provision_state,
-        node.target_provision_state,
-        &node.power_state,
-        &node.target_power_state,
-        node.maintenance,
-        &node.fault,
-        &node.last_error,
-    )
+#[derive(Debug, PartialEq)]
+pub(super) struct Shown {
+    state: State,
+    target: Option<State>,
+    power: Option<String>,
+    target_power: Option<String>,
+    maintenance: bool,
+    fault: Option<String>,
+    last_error: Option<String>,
+}
+
+impl Shown {
+    pub(super) fn of(node: &Node) -> Self {
+        Self {
+            state: node.provision_state,
+            target: node.target_provision_state,
+            power: node.power_state.clone(),
+            target_power: node.target_power_state.clone(),
+            maintenance: node.maintenance,
+            fault: node.fault.clone(),
+            last_error: node.last_error.clone(),
+        }
+    }
 }
 
 fn seconds(since: Timestamp, now: Timestamp) -> u64 {

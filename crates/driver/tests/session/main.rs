@@ -8,6 +8,7 @@ mod identity;
 mod log;
 mod peer;
 mod rules;
+mod skew;
 
 use driver::api::{self, Audience};
 use driver::command::{Command, LookupRequest, NodeIdent, ProvisionArguments};
