@@ -22,6 +22,7 @@ mod image_server;
 mod ironic;
 pub mod isolate;
 mod lab;
+mod relay;
 mod server;
 pub mod stories;
 mod trunk;
