@@ -7,7 +7,7 @@ mod watch;
 use crate::command::{AgentError, Class};
 use crate::extension::steps::failure_class;
 use crate::state::Shared;
-use crate::{prepare, root_disk};
+use crate::{maintenance, prepare, root_disk};
 use hardware::manager::{StepFuture, argument};
 use hardware::{Disk, HardwareManager, Step, StepCall, StepError, StepKind, Support};
 use serde_json::{Map, Value, json};
@@ -140,7 +140,7 @@ impl HardwareManager for GenericHardwareManager {
     }
 
     fn steps(&self, kind: StepKind, _node: &Value, _ports: &Value) -> Vec<Step> {
-        match kind {
+        let mut steps = match kind {
             StepKind::Clean => vec![
                 offer("erase_devices", 10, Some(true)),
                 offer("erase_devices_metadata", 99, Some(true)),
@@ -149,7 +149,9 @@ impl HardwareManager for GenericHardwareManager {
             ],
             StepKind::Deploy => vec![offer("erase_devices_metadata", 0, None), offer("write_image", 0, None)],
             StepKind::Service => vec![offer("write_image", 0, None)],
-        }
+        };
+        steps.extend(maintenance::steps(kind, &self.shared));
+        steps
     }
 
     fn run(&self, call: StepCall) -> StepFuture<'_> {
@@ -160,7 +162,7 @@ impl HardwareManager for GenericHardwareManager {
                 "erase_devices_express" => self.erase(Kind::Express, call).await,
                 "erase_pstore" => self.erase_pstore(call).await,
                 "write_image" => self.write_image(call).await,
-                other => Err(StepError::Incompatible(other.to_owned())),
+                _ => maintenance::run(&self.shared, call).await,
             }
         })
     }

@@ -116,6 +116,13 @@ impl Digest {
         }
     }
 
+    /// Whether this is the digest of `bytes`.
+    pub fn is_of(&self, bytes: &[u8]) -> bool {
+        let mut hasher = Hasher::new(self.algorithm());
+        hasher.update(bytes);
+        hasher.finish() == *self
+    }
+
     /// Which algorithm made it.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm

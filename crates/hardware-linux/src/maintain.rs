@@ -56,6 +56,17 @@ impl Maintain for LinuxMachine {
         Ok(Box::new(self.shared_device(grant.device(), OFlags::RDWR)?))
     }
 
+    fn reset_controller(&self, grant: &WriteGrant) -> Result<(), MachineError> {
+        self.writing("resetting a controller")?;
+        self.claim(grant.device())?;
+        let disk = kernel_name(&grant.device().node);
+        // Documentation/ABI/testing/sysfs-nvme: of a disk with one controller, `device` is that.
+        let switch = self.tree().path(format!("/sys/block/{disk}/device/reset_controller"));
+        // The write returns when the controller is back.
+        std::fs::write(&switch, "1")
+            .map_err(|source| MachineError::Write { what: format!("{}", switch.display()), source })
+    }
+
     fn memory_errors(&self) -> Vec<MemoryErrors> {
         memory_errors(self.tree())
     }

@@ -16,6 +16,7 @@ pub(crate) struct Parts {
     /// Folders that stand for file systems, by disk and partition.
     folders: BTreeMap<(String, u32), PathBuf>,
     devices: BTreeMap<String, Arc<dyn Device>>,
+    resets: BTreeMap<String, Arc<dyn Fn() + Send + Sync>>,
     memory: Vec<MemoryErrors>,
     sensors: Vec<Sensor>,
 }
@@ -40,6 +41,11 @@ impl SimMachine {
     /// Sets what takes the commands to a disk.
     pub fn set_device(&self, disk: &str, device: Arc<dyn Device>) {
         self.state().parts.devices.insert(disk.to_owned(), device);
+    }
+
+    /// Sets what happens when the controller of a disk is reset.
+    pub fn set_reset(&self, disk: &str, reset: impl Fn() + Send + Sync + 'static) {
+        self.state().parts.resets.insert(disk.to_owned(), Arc::new(reset));
     }
 
     /// Sets what is measured.
@@ -113,6 +119,23 @@ impl Maintain for SimMachine {
     fn command(&self, grant: &WriteGrant) -> Result<Box<dyn Device>, MachineError> {
         self.state().writing("commands to a disk")?;
         Ok(Box::new(self.device(grant.device())?))
+    }
+
+    fn reset_controller(&self, grant: &WriteGrant) -> Result<(), MachineError> {
+        let state = self.state();
+        state.writing("resetting a controller")?;
+        state.check(grant.device())?;
+        match state.parts.resets.get(&grant.device().node).cloned() {
+            Some(reset) => {
+                drop(state);
+                reset();
+                Ok(())
+            }
+            None => Err(MachineError::Unsupported {
+                what: "resetting a controller".to_owned(),
+                reason: "this simulated disk has none".to_owned(),
+            }),
+        }
     }
 
     fn memory_errors(&self) -> Vec<MemoryErrors> {

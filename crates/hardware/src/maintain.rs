@@ -89,6 +89,12 @@ pub trait Maintain {
         Err(cannot("commanding a disk"))
     }
 
+    /// Resets the controller of the granted disk, an NVMe drive, so that it runs the firmware that it was given. Others who use
+    /// the disk wait meanwhile.
+    fn reset_controller(&self, _grant: &WriteGrant) -> Result<(), MachineError> {
+        Err(cannot("resetting a controller"))
+    }
+
     /// Errors of memory, by module; empty where no controller counts them.
     fn memory_errors(&self) -> Vec<MemoryErrors> {
         Vec::new()

@@ -127,7 +127,7 @@ pub const PARAMETERS: &[Parameter] = &[
     without(file("disable_bootc_deploy", Kind::Truth, "false", "Refuse execute_bootc_install"), "it is always refused"),
     both("ignore-bootloader-failure", "ignore_bootloader_failure", Kind::Truth, "false", "Go on when boot entries cannot be written"),
     without(file("enable_bios_bootloader_install", Kind::Truth, "false", "Install legacy boot loaders; the lookup reply may allow it"), "that would execute programs of the image"),
-    without(both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"), "there is no such step yet"),
+    both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"),
     both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Refuse to erase metadata where a disk has VMFS, GPFS or GFS2, which several machines may share"),
     without(both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read shows zeroes"), "discard never counts as an erase"),
     both("debug", "debug", Kind::Truth, "false", "Log everything"),

@@ -129,6 +129,8 @@ pub struct Settings {
     pub fail_if_clock_not_set: bool,
     /// Tries to find a root disk.
     pub disk_wait_attempts: u32,
+    /// Priority of the deploy step `inject_files`; 0 runs it only when somebody asks for it.
+    pub inject_files_priority: i64,
     /// Wait between them.
     pub disk_wait_delay: Duration,
     /// Deadline to get the head of an image's answer, and between two pieces of it.
@@ -248,6 +250,7 @@ impl Settings {
             ntp_server: reader.host("ntp_server"),
             fail_if_clock_not_set: reader.truth("fail_if_clock_not_set"),
             disk_wait_attempts: reader.number("disk_wait_attempts"),
+            inject_files_priority: reader.number("inject_files_priority"),
             disk_wait_delay: reader.seconds("disk_wait_delay"),
             image_timeout: reader.seconds("image_download_connection_timeout"),
             image_retries: reader.number("image_download_connection_retries"),

@@ -154,7 +154,7 @@ fn is_executable(path: &Path) -> bool {
 }
 
 /// One request and its answer. Blocks.
-fn call(
+pub(crate) fn call(
     program: &Path,
     method: &str,
     params: Value,

@@ -96,6 +96,12 @@ async fn collect(agent: &Agent) -> Result<Value, InspectionError> {
                 Err(error) => collected.problems.push(format!("collector logs failed: {error}")),
             },
             "lldp" => drop(collected.data.insert("lldp_raw".to_owned(), lldp(&inventory))),
+            "health" => match agent.shared.on_machine(crate::health::report).await {
+                Ok(report) => drop(collected.data.insert("health".to_owned(), report)),
+                Err(error) => {
+                    collected.problems.push(format!("collector health failed: {}", transport::client::chain(&error)))
+                }
+            },
             other if collected.collect(other, &Tree::at("/")) => {}
             other => unknown.push(format!("'{other}'")),
         }
