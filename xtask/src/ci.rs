@@ -25,7 +25,7 @@ pub struct Args {
 /// Stories of every run: the demo's path, and a driver killed in the middle of an image write.
 const E2E: [&str; 2] = ["deploy_debian", "driver_killed"];
 /// Stories with a third-party client or peer at the other end.
-const INTEROP: [&str; 1] = ["client_lifecycle"];
+const INTEROP: [&str; 2] = ["client_lifecycle", "cli_operator"];
 /// Stories of every run with Ironic in place of ferricd.
 const IRONIC: [&str; 1] = ["deploy"];
 
@@ -54,7 +54,10 @@ pub fn run(args: &Args) -> Result<()> {
         checks.tests();
         checks.fuzz();
     });
-    report.stage("e2e", 12 * MINUTE, |checks| checks.stories(&E2E));
+    report.stage("e2e", 12 * MINUTE, |checks| {
+        checks.stories(&E2E);
+        checks.check("50 simulated machines", || xtask(&["sim", "50", "--bars"]));
+    });
     report.stage("interop", 8 * MINUTE, |checks| {
         checks.stories(&INTEROP);
         checks.ironic(&IRONIC);
@@ -80,6 +83,12 @@ pub fn run(args: &Args) -> Result<()> {
         });
         report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
+        });
+        report.stage("all: a simulated fleet", 15 * MINUTE, |checks| {
+            checks.check("1000 simulated machines", || xtask(&["sim", "1000", "--bars"]));
+            checks.check("1000 simulated machines, losses and restarts", || {
+                xtask(&["sim", "1000", "--loss", "1", "--restarts", "2", "--kills", "3"])
+            });
         });
         report.stage("all: tests that need root", 5 * MINUTE, |checks| {
             checks.check("direct writes to a block device", || {
@@ -130,6 +139,7 @@ pub fn test() -> Result<()> {
 pub fn docs(check: bool) -> Result<()> {
     for (page, test) in [
         ("docs/state-machine.md", ["--package=lifecycle", "--test=provision"].as_slice()),
+        ("docs/ferric.md", ["--package=cli", "--bin=ferric", "docs::"].as_slice()),
         ("docs/metrics.md", ["--package=driver", "--lib", "metrics::"].as_slice()),
         ("docs/agent-parameters.md", ["--package=agent", "--lib", "config::parameters"].as_slice()),
     ] {

@@ -18,6 +18,7 @@ mod release;
 mod root_image;
 mod sdk;
 mod setup;
+mod sim;
 mod wire;
 
 #[derive(Parser)]
@@ -39,6 +40,8 @@ enum Verb {
     E2e(e2e::Args),
     /// Feed the fuzz targets with what libFuzzer makes up
     Fuzz(fuzz::Args),
+    /// Take simulated machines from enrolled to active, by the real agent and a real ferricd
+    Sim(sim::Args),
     /// Run stories with a program that people run today in place of one of ours
     Interop(interop::Args),
     /// Measure ours beside a named peer
@@ -78,6 +81,7 @@ fn main() -> anyhow::Result<()> {
         Verb::Image(args) => image::run(&args),
         Verb::E2e(args) => e2e::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),
+        Verb::Sim(args) => sim::run(&args),
         Verb::Interop(args) => interop::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Ci(args) => ci::run(&args),
