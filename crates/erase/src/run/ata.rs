@@ -10,6 +10,9 @@ use std::time::Duration;
 pub(crate) const PASSWORD: &str = "ferric-erase";
 /// What else is tried on a drive that has a password: ironic-python-agent's, which is no characters at all.
 const EMPTY: &str = "";
+/// What hdparm calls it.
+const EMPTY_OF_HDPARM: &str = "NULL";
+const KEPT: &str = "the drive accepted the command and says that it is still set";
 
 const FROZEN: &str = "the drive's security is frozen, as the firmware of many machines does when it starts. Take the freeze \
     off in the firmware's setup (security freeze lock), or unplug the drive's power for a moment while the machine runs, \
@@ -223,14 +226,20 @@ pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<bool, 
         let why = if security.locked { LOCKED } else { FROZEN };
         return if security.locked { Err(Failure::Blocked(why.to_owned())) } else { Ok(false) };
     }
-    for password in [PASSWORD, EMPTY] {
-        if disable(device, security.locked, password).is_ok()
-            && let Ok((identify, _)) = identify(device)
-            && !identify.security.enabled
-        {
-            tracing::warn!(device = %device.id(), "an interrupted erase had left a password; it is removed");
-            return Ok(true);
+    for (password, name) in [(PASSWORD, PASSWORD), (EMPTY, EMPTY_OF_HDPARM)] {
+        if disable(device, security.locked, password).is_err() {
+            continue;
         }
+        // It is the right one, and has to be gone.
+        let why = match identify(device) {
+            Ok((identify, _)) if !identify.security.enabled => {
+                tracing::warn!(device = %device.id(), "an interrupted erase had left a password; it is removed");
+                return Ok(true);
+            }
+            Ok(_) => KEPT.to_owned(),
+            Err(problem) => problem.to_string(),
+        };
+        return Err(Failure::PasswordLeft { password: name, why });
     }
     if security.locked { Err(Failure::Blocked(LOCKED.to_owned())) } else { Ok(false) }
 }
@@ -258,7 +267,7 @@ fn remove_password(device: &dyn Device, security: &Security) -> Result<(), Failu
         (Ok((identify, _)), _) if !identify.security.enabled => Ok(()),
         (_, Err(problem)) => Err(left(problem.to_string())),
         (Err(problem), Ok(())) => Err(left(problem.to_string())),
-        (Ok(_), Ok(())) => Err(left("the drive accepted the command and says that it is still set".to_owned())),
+        (Ok(_), Ok(())) => Err(left(KEPT.to_owned())),
     }
 }
 

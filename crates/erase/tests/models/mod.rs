@@ -1,5 +1,7 @@
 //! Drives to erase, and somebody who waits for them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use erase::{Control, Done, EraseError, Options, Progress};
 use hardware::{EraseGrant, Plan};
 use hardware_sim::drive::{AtaProfile, NvmeProfile, ScsiProfile, SimClock, SimDrive};
