@@ -24,7 +24,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&[]);
     }
-    let wants_all = |story: &String| ["partition_image", "server_hardware"].contains(&story.as_str());
+    let wants_all = |story: &String| ["partition_image", "rescue_login", "server_hardware"].contains(&story.as_str());
     let all = args.stories.is_empty() || args.stories.iter().any(wants_all);
     let (program, artifacts) = prepare(&args.evidence, if all { Parts::All } else { Parts::Usual })?;
     // From here on this process is the stories: a signal to it reaches what they started.
@@ -43,7 +43,7 @@ pub fn list(arguments: &[&str]) -> Result<()> {
 pub enum Parts {
     /// What nearly every story needs.
     Usual,
-    /// And those that few need: a partition image, and the ramdisk for physical servers, which has mke2fs.
+    /// And those that few need: a partition image, the ramdisk for physical servers, which has mke2fs, and that for rescues.
     All,
 }
 
@@ -65,7 +65,10 @@ pub fn prepare(evidence: &PathBuf, parts: Parts) -> Result<(PathBuf, Vec<OsStrin
     if parts == Parts::All {
         let server = cmd::root().join("target/ramdisk-server");
         build("server", &server)?;
-        more.extend([("--server-ramdisk", server), ("--debian-root", root_image::debian()?)]);
+        let rescue = cmd::root().join("target/ramdisk-rescue");
+        build("rescue", &rescue)?;
+        more.extend([("--server-ramdisk", server), ("--rescue-ramdisk", rescue)]);
+        more.push(("--debian-root", root_image::debian()?));
     }
     eprintln!("[build] ferricd and the stories");
     let release = release::programs(&[

@@ -237,31 +237,52 @@ async fn checks_of_names_and_parameters() {
     .await;
 }
 
+/// What `get_<kind>_steps` answers, in the protocol's form.
+async fn offered(kind: &str) -> Value {
+    let rig = rig(machine(), settings());
+    let list = in_process(&rig, &format!("{kind}.get_{kind}_steps"), &json!({"node": {}, "ports": []})).await.body;
+    let steps = list["command_result"][format!("{kind}_steps")]["GenericHardwareManager"].clone();
+    json!({
+        format!("{kind}_steps"): {"GenericHardwareManager": steps},
+        "hardware_manager_version": {"generic_hardware_manager": "1.2"},
+    })
+}
+
+/// The protocol's table of steps, those that are here, and two of ours: update_firmware and check_hardware.
+#[tokio::test]
+async fn the_table_of_steps() {
+    let mut table = Vec::new();
+    for kind in ["clean", "deploy", "service"] {
+        let list = offered(kind).await;
+        for step in list[format!("{kind}_steps")]["GenericHardwareManager"].as_array().unwrap() {
+            let word = |key: &str| step[key].as_str().unwrap_or_default().to_owned();
+            let abortable = match &step["abortable"] {
+                Value::Null => "",
+                Value::Bool(true) => " abortable",
+                other => panic!("{other}"),
+            };
+            assert_eq!(step["reboot_requested"], false);
+            let arguments = step["argsinfo"].as_object().into_iter().flatten();
+            let arguments: Vec<String> = arguments
+                .map(|(name, about)| format!("{name}{}", if about["required"] == true { "" } else { "*" }))
+                .collect();
+            table.push(format!(
+                "{kind} {} {} {}{abortable} | {}",
+                word("step"),
+                word("interface"),
+                step["priority"],
+                arguments.join(" ")
+            ));
+        }
+    }
+    insta::assert_snapshot!(table.join("\n"));
+}
+
 #[tokio::test]
 async fn results_are_wrapped_as_the_protocol_says() {
     let uuids = json!({});
-    let offered = [
-        ("erase_devices", 10),
-        ("erase_devices_express", 0),
-        ("erase_devices_metadata", 99),
-        ("erase_pstore", 0),
-    ];
-    let offered = offered.map(|(step, priority)| {
-        json!({
-            "step": step, "priority": priority, "interface": "deploy", "reboot_requested": false, "abortable": true,
-        })
-    });
-    let clean = json!({
-        "clean_steps": {"GenericHardwareManager": offered},
-        "hardware_manager_version": {"generic_hardware_manager": "1.2"},
-    });
-    let deploy = json!({
-        "deploy_steps": {"GenericHardwareManager": [
-            {"step": "erase_devices_metadata", "priority": 0, "interface": "deploy", "reboot_requested": false},
-            {"step": "write_image", "priority": 0, "interface": "deploy", "reboot_requested": false},
-        ]},
-        "hardware_manager_version": {"generic_hardware_manager": "1.2"},
-    });
+    let clean = offered("clean").await;
+    let deploy = offered("deploy").await;
     run(
         machine,
         vec![

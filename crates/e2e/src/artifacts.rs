@@ -25,6 +25,9 @@ pub struct Artifacts {
     /// Folder with the output of `cargo xtask ramdisk --profile server`, for the stories of partition images
     #[arg(long)]
     pub server_ramdisk: Option<PathBuf>,
+    /// Folder with the output of `cargo xtask ramdisk --profile rescue`, for the stories of rescues
+    #[arg(long)]
+    pub rescue_ramdisk: Option<PathBuf>,
     /// Debian's root file system as a partition image, for the stories of those
     #[arg(long)]
     pub debian_root: Option<PathBuf>,
@@ -56,6 +59,7 @@ impl Artifacts {
         ];
         let interop = [
             ("--server-ramdisk", &self.server_ramdisk),
+            ("--rescue-ramdisk", &self.rescue_ramdisk),
             ("--debian-root", &self.debian_root),
             ("--ironic", &self.ironic),
             ("--interop-manager", &self.interop_manager),

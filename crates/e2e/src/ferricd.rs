@@ -16,6 +16,7 @@ pub(crate) const API: &str = "http://127.0.0.1:6385";
 pub struct Ferricd {
     program: PathBuf,
     ramdisk: PathBuf,
+    rescue_ramdisk: Option<PathBuf>,
     data: PathBuf,
     log: PathBuf,
     settings: Vec<(&'static str, &'static str)>,
@@ -51,10 +52,21 @@ impl Ferricd {
         Ok(ferricd)
     }
 
+    /// As [`Self::start`], with another ramdisk for rescues.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with_rescue_ramdisk(lab: &Lab, ramdisk: &Path) -> Result<Self> {
+        let mut ferricd = Self { rescue_ramdisk: Some(ramdisk.to_owned()), ..Self::of(lab, &[]) };
+        ferricd.start_again().await?;
+        Ok(ferricd)
+    }
+
     fn of(lab: &Lab, settings: &[(&'static str, &'static str)]) -> Self {
         Self {
             program: lab.artifacts().ferricd.clone(),
             ramdisk: lab.artifacts().ramdisk.clone(),
+            rescue_ramdisk: None,
             data: lab.dir().join("ferricd"),
             log: lab.logs().join("ferricd.log"),
             settings: settings.to_vec(),
@@ -72,6 +84,7 @@ impl Ferricd {
         command
             .env("NO_COLOR", "1")
             .envs(self.settings.iter().copied())
+            .envs(self.rescue_ramdisk.iter().map(|folder| ("FERRIC_RESCUE_RAMDISK_DIR", folder)))
             .args(["--listen", "127.0.0.1:6385", "--agent-listen", &format!("{GATEWAY}:6386")])
             .arg("--data-dir")
             .arg(&self.data)

@@ -242,8 +242,11 @@ impl<S: Store> Conductor<S> {
 
     /// Begins a flow, unless the site lacks what its plan needs.
     fn begin(&self, draft: &mut Draft, kind: FlowKind, plan: Vec<Action>) -> Result<(), Fault> {
-        let needs_ramdisk = plan.iter().any(|action| matches!(action, Action::PrepareMedia { .. }));
-        if needs_ramdisk && self.settings.media.ramdisk_dir.is_none() {
+        let lacks_ramdisk = plan.iter().any(|action| match action {
+            Action::PrepareMedia { purpose } => self.settings.media.ramdisk(*purpose).is_none(),
+            _ => false,
+        });
+        if lacks_ramdisk {
             return Err(Fault::Invalid(format!(
                 "Node {} cannot be booted: {}.",
                 draft.node.uuid,

@@ -65,6 +65,8 @@ pub enum MediaError {
 pub struct MediaSettings {
     /// Folder with `ferric.efi`.
     pub ramdisk_dir: Option<PathBuf>,
+    /// The same of the ramdisk for rescues, where that is another.
+    pub rescue_ramdisk_dir: Option<PathBuf>,
     /// The driver's folder; CDs are in `boot/` below it.
     pub data_dir: PathBuf,
     /// Base URL of the driver as agents and BMCs reach it, without a slash at the end.
@@ -107,7 +109,7 @@ impl MediaSettings {
             None => self.kernel_append_params.clone(),
         };
         match purpose {
-            Purpose::Commands => parameters.set("ipa-api-url", &self.agent_url),
+            Purpose::Commands | Purpose::Rescue => parameters.set("ipa-api-url", &self.agent_url),
             Purpose::Inspection | Purpose::InspectionThenCommands => {
                 if purpose == Purpose::InspectionThenCommands {
                     parameters.set("ipa-api-url", &self.agent_url);
@@ -120,9 +122,15 @@ impl MediaSettings {
         Ok(parameters)
     }
 
+    /// The folder of the ramdisk that is booted for `purpose`.
+    pub fn ramdisk(&self, purpose: Purpose) -> Option<&Path> {
+        let own = self.rescue_ramdisk_dir.as_deref().filter(|_| purpose == Purpose::Rescue);
+        own.or(self.ramdisk_dir.as_deref())
+    }
+
     /// Builds the CD at `place`, completely or not at all.
     pub async fn build(&self, node: &Node, purpose: Purpose, token: &str, place: &str) -> Result<(), MediaError> {
-        let ramdisk = self.ramdisk_dir.clone().ok_or(MediaError::NoRamdisk)?;
+        let ramdisk = self.ramdisk(purpose).ok_or(MediaError::NoRamdisk)?.to_owned();
         let file = file_of(&self.data_dir, place).ok_or_else(|| MediaError::Build(format!("{place:?} is no place")))?;
         let parameters = self.parameters(node, purpose, token)?;
         // Tens of megabytes are copied: not on a thread that serves others.
@@ -233,8 +241,9 @@ mod tests {
 
     #[test]
     fn the_ramdisk_is_told_where_to_call_and_with_which_token() {
-        let settings = MediaSettings {
-            ramdisk_dir: None,
+        let mut settings = MediaSettings {
+            ramdisk_dir: Some(PathBuf::from("usual")),
+            rescue_ramdisk_dir: None,
             data_dir: PathBuf::new(),
             agent_url: "http://10.0.0.1:6385".to_owned(),
             kernel_append_params: Parameters::parse("console=ttyS0").unwrap(),
@@ -247,5 +256,10 @@ mod tests {
         assert!(line.starts_with("console=ttyS0 debug ipa-inspection-callback-url=http://10.0.0.1:6385/v1/"), "{line}");
         node.instance_info.insert("kernel_append_params".to_owned(), Value::from("a\nb"));
         assert!(settings.parameters(&node, Purpose::Commands, "T").is_err());
+
+        assert_eq!(settings.ramdisk(Purpose::Rescue), Some(Path::new("usual")));
+        settings.rescue_ramdisk_dir = Some(PathBuf::from("rescue"));
+        assert_eq!(settings.ramdisk(Purpose::Rescue), Some(Path::new("rescue")));
+        assert_eq!(settings.ramdisk(Purpose::Commands), Some(Path::new("usual")));
     }
 }

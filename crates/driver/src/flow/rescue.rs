@@ -15,7 +15,7 @@ pub fn plan(node: &Node) -> Vec<Action> {
     if is_fake(node) {
         return vec![end];
     }
-    let mut plan = boot_ramdisk(node, Purpose::Commands);
+    let mut plan = boot_ramdisk(node, Purpose::Rescue);
     plan.push(Action::FinalizeRescue);
     // The ramdisk is in memory; the next boot shall not be another.
     plan.extend(remove_media(node));

@@ -9,9 +9,11 @@ pub mod image_server_gone;
 pub mod interop;
 pub mod ipa;
 pub mod lab_works;
+mod login;
 pub mod machine_reset;
 mod operator;
 pub mod partition_image;
+pub mod rescue_login;
 pub mod server_hardware;
 pub mod wrong_checksum;
 
@@ -60,6 +62,10 @@ pub const STORIES: &[Story] = &[
         about: "a root file system becomes a Debian that boots; a rebuild preserves its ephemeral partition",
     },
     Story {
+        name: "rescue_login",
+        about: "a rescue: the owner logs in by SSH and looks at the disk, then the installed system boots again",
+    },
+    Story {
         name: "server_hardware",
         about: "profile server erases disks behind nine kinds of controllers and talks over seven kinds of network cards",
     },
@@ -79,6 +85,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "driver_killed_often" => driver_killed_often::run(world).await,
         "fast_track" => fast_track::run(world).await,
         "image_server_gone" => image_server_gone::run(world).await,
+        "rescue_login" => rescue_login::run(world).await,
         "server_hardware" => server_hardware::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,

@@ -39,7 +39,10 @@ pub const IRONIC: &[Story] = &[
         name: "vlan_bond",
         about: "static addresses on a VLAN of a bond, by virtual media; one of the two cables is cut",
     },
-    Story { name: "rescue", about: "abort while Ironic waits for a rescue, and back to the installed system" },
+    Story {
+        name: "rescue",
+        about: "abort while Ironic waits for a rescue; the owner logs in; back to the installed system",
+    },
     Story { name: "failure", about: "a wrong checksum: the error, the agent's logs, a disk that boots nothing" },
 ];
 
