@@ -89,34 +89,12 @@ fn native(device: &dyn Device, command: u8, large: bool) -> Result<u64, String> 
     let cdb = pass_through([3 << 1 | u8::from(large), 0x20], 0, 0, command);
     let done = device.scsi(&cdb, Transfer::None, LIMIT).map_err(|error| error.to_string())?;
     // Descriptor format with an ATA Status Return descriptor (SAT-4, 12.2.2.7).
-    let [
-        0x72,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        _,
-        0x09,
-        0x0c,
-        _,
-        error,
-        _,
-        _,
-        third,
-        zeroth,
-        fourth,
-        first,
-        fifth,
-        second,
-        device,
-        status,
-        ..,
-    ] = *done.sense
-    else {
-        return Err("its registers did not come back".to_owned());
+    let registers = match done.sense.split_first_chunk::<8>() {
+        Some(([0x72, ..], [0x09, 0x0c, rest @ ..])) => rest.first_chunk::<12>(),
+        _ => None,
     };
+    let Some(registers) = registers else { return Err("its registers did not come back".to_owned()) };
+    let [_, error, _, _, third, zeroth, fourth, first, fifth, second, device, status] = *registers;
     if status & 1 != 0 {
         return Err(format!("refused (ATA error {error:#x})"));
     }

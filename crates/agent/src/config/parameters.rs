@@ -129,7 +129,7 @@ pub const PARAMETERS: &[Parameter] = &[
     without(file("enable_bios_bootloader_install", Kind::Truth, "false", "Install legacy boot loaders; the lookup reply may allow it"), "that would execute programs of the image"),
     both("inject-files-priority", "inject_files_priority", Kind::Number(0, 99), "0", "Priority of the deploy step inject_files"),
     both("guard-special-filesystems", "guard_special_filesystems", Kind::Truth, "true", "Refuse to erase metadata where a disk has VMFS, GPFS or GFS2, which several machines may share"),
-    without(both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read shows zeroes"), "discard never counts as an erase"),
+    both("enable-discard-erase", "enable_discard_erase", Kind::Truth, "false", "Let discard count as an erase where a read of the whole disk shows zeros, unless the driver says so or otherwise"),
     both("debug", "debug", Kind::Truth, "false", "Log everything"),
 ];
 

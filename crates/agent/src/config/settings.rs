@@ -157,6 +157,8 @@ pub struct Settings {
     pub permitted_image_formats: Vec<String>,
     /// Whether a clean step refuses to erase file systems that several machines may share.
     pub guard_special_filesystems: bool,
+    /// Whether discard counts as an erase where a read of the whole disk shows zeros and the driver does not say.
+    pub enable_discard_erase: bool,
     /// Whether the driver says that the BMC need not be looked for.
     pub skip_bmc_detect: bool,
     /// Go on when boot entries cannot be written.
@@ -264,6 +266,7 @@ impl Settings {
             md5_enabled: reader.truth("md5_enabled"),
             permitted_image_formats: reader.list("permitted_image_formats"),
             guard_special_filesystems: reader.truth("guard_special_filesystems"),
+            enable_discard_erase: reader.truth("enable_discard_erase"),
             skip_bmc_detect: false,
             ignore_bootloader_failure: reader.truth("ignore_bootloader_failure"),
             enable_bios_bootloader_install: reader.truth("enable_bios_bootloader_install"),
@@ -599,8 +602,9 @@ mod tests {
     #[test]
     fn parameters_without_effect_say_so_to_whom_relies_on_them() {
         assert!(!settings("ipa-guard-special-filesystems=false").guard_special_filesystems);
-        let relied_on = settings("ipa-enable-discard-erase=true ipa-tls-cipher-suites=ECDHE-RSA-AES256-GCM-SHA384");
-        assert_eq!(relied_on.problems.len(), 2, "{:?}", relied_on.problems);
+        assert!(settings("ipa-enable-discard-erase=true").enable_discard_erase);
+        let relied_on = settings("ipa-tls-cipher-suites=ECDHE-RSA-AES256-GCM-SHA384");
+        assert_eq!(relied_on.problems.len(), 1, "{:?}", relied_on.problems);
         assert!(relied_on.problems.iter().all(|problem| problem.contains("has no effect")), "{:?}", relied_on.problems);
         assert_eq!(settings("").problems, Vec::<String>::new());
         assert!(settings("ipa-inspection-collectors=default,lldp").collect_lldp);

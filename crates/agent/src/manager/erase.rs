@@ -33,10 +33,13 @@ struct Settings {
 }
 
 impl Settings {
-    fn of(node: &Value, kind: Kind) -> Result<Self, AgentError> {
+    fn of(node: &Value, kind: Kind, discard: bool) -> Result<Self, AgentError> {
         let wrong = |details: String| AgentError::new(Class::BlockDeviceEraseError, details);
         let mut options = Options::of_node(node).map_err(|error| wrong(error.to_string()))?;
         options.secure_only = kind == Kind::Express;
+        if node["driver_internal_info"]["agent_enable_discard_erase"].is_null() {
+            options.discard = discard;
+        }
         options.seed = rand::random();
         Ok(Self { kind, options, percent: percent(node).map_err(wrong)?, at_once: at_once(node).map_err(wrong)? })
     }
@@ -88,7 +91,7 @@ type Ended = Option<Result<EraseProof, String>>;
 pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Result<Value, StepError> {
     let failed = |error: AgentError| failure(&error);
     root_disk::may_write(shared, kind.step()).map_err(failed)?;
-    let settings = Settings::of(&call.node, kind).map_err(failed)?;
+    let settings = Settings::of(&call.node, kind, shared.settings().enable_discard_erase).map_err(failed)?;
     shared.devices_ready().await;
     let skip_read_only = kind != Kind::Whole || settings.options.skip_read_only;
     let sorted = sort(shared, &call.node, kind, skip_read_only).await.map_err(failed)?;

@@ -1,9 +1,12 @@
 //! Stories: what somebody wants to happen, on real programs from end to end. One file each.
 
+pub mod clean_power_cut;
 pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
 pub mod driver_killed_often;
+pub mod erase_every_bus;
+pub mod erase_lying_device;
 pub mod fast_track;
 pub mod image_server_gone;
 pub mod interop;
@@ -69,6 +72,12 @@ pub const STORIES: &[Story] = &[
         name: "server_hardware",
         about: "profile server erases disks behind nine kinds of controllers and talks over seven kinds of network cards",
     },
+    Story {
+        name: "erase_every_bus",
+        about: "disks full of data behind NVMe, AHCI, virtio-scsi and virtio-blk are erased; nothing is left, seen from outside",
+    },
+    Story { name: "erase_lying_device", about: "a disk that keeps data and says that it was erased fails the clean" },
+    Story { name: "clean_power_cut", about: "the power is cut in the middle of an overwrite; the clean goes on afterwards" },
 ];
 
 /// Tells one story in `world`.
@@ -87,6 +96,9 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "image_server_gone" => image_server_gone::run(world).await,
         "rescue_login" => rescue_login::run(world).await,
         "server_hardware" => server_hardware::run(world).await,
+        "erase_every_bus" => erase_every_bus::run(world).await,
+        "erase_lying_device" => erase_lying_device::run(world).await,
+        "clean_power_cut" => clean_power_cut::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,
         _ => {

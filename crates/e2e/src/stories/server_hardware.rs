@@ -146,7 +146,7 @@ async fn fit(world: &World, server: &VirtualServer) -> Result<Vec<PathBuf>> {
 }
 
 /// Defines the server anew with arguments of QEMU; libvirt has no words of its own for some of the devices.
-async fn define(world: &World, server: &VirtualServer, arguments: &[(&str, String)]) -> Result<()> {
+pub(super) async fn define(world: &World, server: &VirtualServer, arguments: &[(&str, String)]) -> Result<()> {
     let definition = world.lab.dir().join(format!("{}.xml", server.name));
     let xml = fs::read_to_string(&definition).with_context(|| format!("read {}", definition.display()))?;
     let mut more = "</devices><qemu:commandline>".to_owned();
