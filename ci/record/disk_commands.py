@@ -32,7 +32,6 @@ DISKS = {
     "virtio": ["-drive", "file={},if=none,id=vb,format=raw,discard=unmap",
                "-device", "virtio-blk-pci,drive=vb,serial=VB1"],
 }
-NODES = {"nvme": "/dev/nvme0n1", "ahci": "/dev/sda", "scsi": "/dev/sdb", "virtio": "/dev/vda"}
 LIMITS = ["logical_block_size", "rotational", "discard_granularity", "discard_max_bytes", "write_zeroes_max_bytes"]
 
 
@@ -189,11 +188,12 @@ def inside():
             with open(f"{folder}/{path}", "rb") as module:
                 libc.syscall(313, module.fileno(), b"", 0)
     import time
-    while not all(os.path.exists(node) for node in NODES.values()):
+    while not all(node_of(disk) for disk in DISKS):
         time.sleep(0.1)
     time.sleep(2)
     document = {"kernel": os.uname().release}
-    for disk, node in NODES.items():
+    for disk in DISKS:
+        node = node_of(disk)
         fd = os.open(node, os.O_RDWR | os.O_EXCL | os.O_DIRECT)
         queue = f"/sys/block/{os.path.basename(node)}/queue"
         limits = {name: int(open(f"{queue}/{name}").read()) for name in LIMITS}
@@ -215,6 +215,20 @@ def inside():
     time.sleep(1)
     libc.sync()
     libc.reboot(0x4321FEDC)
+
+
+def node_of(disk):
+    """The device node of a disk, once it is there. Which of the two SCSI disks comes first is left to chance."""
+    if disk in ("nvme", "virtio"):
+        node = "/dev/nvme0n1" if disk == "nvme" else "/dev/vda"
+        return node if os.path.exists(node) else None
+    for folder in glob.glob("/sys/block/sd*"):
+        with open(f"{folder}/device/vendor", encoding="ascii") as vendor:
+            is_ata = vendor.read().strip() == "ATA"
+        node = f"/dev/{os.path.basename(folder)}"
+        if is_ata == (disk == "ahci") and os.path.exists(node):
+            return node
+    return None
 
 
 def archived(name, mode, content=b""):
