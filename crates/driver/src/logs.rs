@@ -163,11 +163,12 @@ impl Logs {
             if log.boot != boot {
                 freed += log.bytes;
                 earlier.extend(std::mem::take(&mut log.lines));
-                log.bytes = 0;
+                (log.bytes, log.received) = (0, 0);
                 boot.clone_into(&mut log.boot);
             }
             log.touched = clock;
-            log.received = through;
+            // A call that is not the newest any more may come late.
+            log.received = log.received.max(through);
             let mut added = 0;
             for mut line in lines {
                 log.newest += 1;

@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 use wire::agent::{CommandRequest, CommandResult, CommandStatus, Progress};
-use wire::session::{Body as _, Command, Frame, FromAgent, FromDriver, Hello, Link, Receipt, Refused, Violation};
+use wire::session::{
+    Body as _, Command, Frame, FromAgent, FromDriver, Hello, Link, Reason, Receipt, Refused, Violation,
+};
 
 /// How long an agent may take to answer, as over REST.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -216,16 +218,23 @@ impl Session {
         self.lock().link.outstanding() > 0
     }
 
-    /// Takes a frame.
-    pub(crate) fn receive(&self, frame: Frame<FromAgent>) -> Result<Receipt<FromAgent>, Violation> {
+    /// Takes a frame that came over this connection.
+    pub(crate) fn receive(&self, connection: u64, frame: Frame<FromAgent>) -> Result<Receipt<FromAgent>, Violation> {
         let mut state = self.lock();
+        if state.connection != Some(connection) {
+            return Err(superseded());
+        }
         state.confirmed = true;
         state.link.receive(frame)
     }
 
-    /// The next frame to send, when there is one and room for it.
-    pub(crate) fn next(&self) -> Option<Frame<FromDriver>> {
+    /// The next frame to send over this connection, when there is one and room for it. A connection that is not in use any
+    /// more gets none: what goes down it would be numbered and never arrive.
+    pub(crate) fn next(&self, connection: u64) -> Option<Frame<FromDriver>> {
         let mut state = self.lock();
+        if state.connection != Some(connection) {
+            return None;
+        }
         let size = state.queue.front()?.size();
         if !state.link.has_room(size) {
             return None;
@@ -234,9 +243,10 @@ impl Session {
         Some(state.link.send(body))
     }
 
-    /// An acknowledgement, where one is owed.
-    pub(crate) fn acknowledge(&self) -> Option<Frame<FromDriver>> {
-        self.lock().link.acknowledge()
+    /// An acknowledgement to send over this connection, where one is owed.
+    pub(crate) fn acknowledge(&self, connection: u64) -> Option<Frame<FromDriver>> {
+        let mut state = self.lock();
+        if state.connection == Some(connection) { state.link.acknowledge() } else { None }
     }
 
     /// A command was accepted, has ended or is listed.
@@ -305,6 +315,11 @@ impl Session {
         }
         Some(Ok(state.long.remove(&id).unwrap_or(known)))
     }
+}
+
+/// Why a connection that is not in use any more ends.
+pub(crate) fn superseded() -> Violation {
+    Violation::new(Reason::Superseded, "the node has a newer connection, or its agent is not wanted any more")
 }
 
 /// A refusal in the words that flows know.
@@ -463,7 +478,7 @@ mod tests {
     /// A session that is connected, listed and has said something.
     fn connected(sessions: &Sessions, id: Uuid) -> Attached {
         let attached = sessions.attach(&hello(id, 0));
-        attached.session.receive(frame(1, 0, FromAgent::Listed(0))).unwrap();
+        attached.session.receive(attached.connection, frame(1, 0, FromAgent::Listed(0))).unwrap();
         attached.session.list_ends(0);
         attached
     }
@@ -472,14 +487,14 @@ mod tests {
     async fn a_command_goes_down_once_under_its_id_and_its_state_comes_back() {
         let sessions = Sessions::default();
         let boot = Uuid::new_v4();
-        let session = connected(&sessions, boot).session;
+        let Attached { session, connection, .. } = connected(&sessions, boot);
         let agent = sessions.agent(Uuid::nil(), boot).unwrap();
         let id = Uuid::new_v4();
         let (answer, ()) = tokio::join!(agent.execute_as(id, request("standby.sync")), async {
             session.work.notified().await;
-            let sent = session.next().unwrap();
+            let sent = session.next(connection).unwrap();
             assert!(matches!(&sent.body, FromDriver::Command(command) if command.id == id));
-            assert!(session.next().is_none());
+            assert!(session.next(connection).is_none());
             session.command(result(id, CommandStatus::Running), 100);
         });
         assert_eq!(answer.unwrap().id, id.to_string());
@@ -492,7 +507,7 @@ mod tests {
     async fn refusals_are_those_of_rest() {
         let sessions = Sessions::default();
         let boot = Uuid::new_v4();
-        let session = connected(&sessions, boot).session;
+        let Attached { session, connection, .. } = connected(&sessions, boot);
         let agent = sessions.agent(Uuid::nil(), boot).unwrap();
         let refuse = async |status: u16, text: &str| {
             let id = Uuid::new_v4();
@@ -523,11 +538,11 @@ mod tests {
     async fn what_nobody_answers_is_given_up_and_is_not_sent_later() {
         let sessions = Sessions::default();
         let boot = Uuid::new_v4();
-        let session = connected(&sessions, boot).session;
+        let Attached { session, connection, .. } = connected(&sessions, boot);
         let agent = sessions.agent(Uuid::nil(), boot).unwrap();
         let silent = agent.execute(request("standby.power_off"), false).await;
         assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
-        assert!(session.next().is_none());
+        assert!(session.next(connection).is_none());
         let state = session.lock();
         assert!(state.awaited.is_empty() && state.refused.is_empty() && state.long.is_empty());
     }
@@ -536,11 +551,11 @@ mod tests {
     async fn a_long_result_is_for_whoever_waits_for_it() {
         let sessions = Sessions::default();
         let boot = Uuid::new_v4();
-        let session = connected(&sessions, boot).session;
+        let Attached { session, connection, .. } = connected(&sessions, boot);
         let agent = sessions.agent(Uuid::nil(), boot).unwrap();
         let (answer, ()) = tokio::join!(agent.execute(request("log.collect_system_logs"), true), async {
             session.work.notified().await;
-            let Some(FromDriver::Command(command)) = session.next().map(|frame| frame.body) else { return };
+            let Some(FromDriver::Command(command)) = session.next(connection).map(|frame| frame.body) else { return };
             let mut done = result(command.id, CommandStatus::Succeeded);
             done.command_result = Some(serde_json::json!("x".repeat(RESULT)));
             session.command(done, RESULT + 100);
@@ -559,17 +574,18 @@ mod tests {
         // The welcome never arrived: the agent may still count as with the driver before.
         let second = sessions.attach(&hello(boot, 50));
         assert!(!second.resumed && !first.session.uses(first.connection));
-        second.session.receive(frame(1, 0, FromAgent::Listed(0))).unwrap();
+        second.session.receive(second.connection, frame(1, 0, FromAgent::Listed(0))).unwrap();
         let command = Command { id: Uuid::new_v4(), name: "a.b".to_owned(), params: Map::new() };
         second.session.lock().queue.push_back(FromDriver::Command(command.clone()));
-        second.session.next().unwrap();
+        assert!(first.session.next(first.connection).is_none(), "what goes down an old connection does not arrive");
+        second.session.next(second.connection).unwrap();
         second.session.detach(second.connection);
         assert!(sessions.agent(Uuid::nil(), boot).is_none());
         let third = sessions.attach(&hello(boot, 0));
         assert_eq!((third.resumed, third.last_received, third.again.len()), (true, 1, 1));
         // Numbers that make no sense: everything anew, and the command is not lost.
-        third.session.receive(frame(2, 0, FromAgent::Ack)).unwrap_err();
-        third.session.receive(frame(0, 1, FromAgent::Ack)).unwrap();
+        third.session.receive(third.connection, frame(2, 0, FromAgent::Ack)).unwrap_err();
+        third.session.receive(third.connection, frame(0, 1, FromAgent::Ack)).unwrap();
         let fourth = sessions.attach(&hello(boot, 9));
         assert!(!fourth.resumed);
         assert_eq!(sessions.connected(), 1);

@@ -3,8 +3,9 @@
 
 use super::authority::Presented;
 use super::service::Down;
-use crate::agents::stream::{Attached, Session};
+use crate::agents::stream::{Attached, Session, superseded};
 use crate::conductor::Conductor;
+use crate::fault::Fault;
 use jiff::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,22 +142,21 @@ impl<S: Store> Connection<S> {
         let expiry = tokio::time::sleep(Duration::try_from(expiry).unwrap_or_default());
         tokio::pin!(expiry);
         loop {
-            while let Some(frame) = session.next() {
+            while let Some(frame) = session.next(connection) {
                 self.write(frame).await?;
             }
-            if let Some(frame) = session.acknowledge() {
+            if let Some(frame) = session.acknowledge(connection) {
                 self.write(frame).await?;
+            }
+            if !session.uses(connection) {
+                // What rang may have been meant for the connection that is in use.
+                session.work.notify_one();
+                return Err(superseded().into());
             }
             let patience = if session.is_owed() { ACKNOWLEDGE.min(silence) } else { silence };
             let frame = tokio::select! {
                 frame = next(&mut self.up) => frame?,
-                () = session.work.notified() => {
-                    if !session.uses(connection) {
-                        let text = "the node has a newer connection, or its agent is not wanted any more";
-                        return Err(Violation::new(Reason::Superseded, text).into());
-                    }
-                    continue;
-                }
+                () = session.work.notified() => continue,
                 () = tokio::time::sleep(patience) => {
                     let text = format!("nothing came for {} s", patience.as_secs());
                     return Err(Violation::new(Reason::Silent, text).into());
@@ -169,11 +169,7 @@ impl<S: Store> Connection<S> {
                     return Err(Violation::new(Reason::GoingAway, "the driver stops; connect again").into());
                 }
             };
-            // It may have come over a connection that is not the one in use any more.
-            if !session.uses(connection) {
-                return Err(Violation::new(Reason::Superseded, "the node has a newer connection").into());
-            }
-            self.take(&session, hello, frame).await?;
+            self.take(&session, connection, hello, frame).await?;
         }
     }
 
@@ -192,8 +188,14 @@ impl<S: Store> Connection<S> {
         }
     }
 
-    async fn take(&self, session: &Arc<Session>, hello: &Hello, frame: Frame<FromAgent>) -> Result<(), End> {
-        let body = match session.receive(frame)? {
+    async fn take(
+        &self,
+        session: &Arc<Session>,
+        connection: u64,
+        hello: &Hello,
+        frame: Frame<FromAgent>,
+    ) -> Result<(), End> {
+        let body = match session.receive(connection, frame)? {
             Receipt::New(body) => body,
             Receipt::Again => return Ok(()),
         };
@@ -219,7 +221,12 @@ impl<S: Store> Connection<S> {
             }
             FromAgent::Heartbeat(heartbeat) => {
                 let taken = self.conductor.session_heartbeat(session.node(), session.id(), hello, heartbeat).await;
-                taken.map_err(|fault| Violation::new(Reason::Identity, short(&fault.to_string())))?;
+                taken.map_err(|fault| {
+                    // Anything but that is the driver's own trouble, and over by the next connection.
+                    let is_other = matches!(fault, Fault::Conflict(_) | Fault::NotFound(_));
+                    let reason = if is_other { Reason::Identity } else { Reason::GoingAway };
+                    Violation::new(reason, short(&fault.to_string()))
+                })?;
             }
             FromAgent::Listed(count) => {
                 session.list_ends(count);

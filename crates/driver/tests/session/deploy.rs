@@ -149,6 +149,25 @@ async fn a_command_that_was_on_its_way_when_the_driver_died_comes_again_under_it
     site.reach(State::Active).await;
 }
 
+#[tokio::test]
+async fn a_command_that_never_arrived_is_given_again_under_the_same_id() {
+    let site = Site::new().await;
+    let (mut boot, mut wire) = deploying(&site).await;
+    let steps = boot.command(&mut wire).await.unwrap();
+    let offered = json!({"deploy_steps": {}, "hardware_manager_version": {}});
+    boot.set(&wire, result(&steps, CommandStatus::Succeeded, Some(offered))).await;
+    let lost = boot.command(&mut wire).await.unwrap();
+    drop(wire);
+    let site = site.restart().await;
+    boot.redirect(&site.offer);
+    let (mut wire, _) = boot.dial().await;
+    let write = until(&mut boot, &mut wire, "deploy.execute_deploy_step").await;
+    assert_eq!(write.id, lost.id);
+    finish(&mut boot, &mut wire, &write).await;
+    rest(&mut boot, &mut wire).await;
+    site.reach(State::Active).await;
+}
+
 impl Site {
     async fn store_flow(&self) -> Value {
         use store::Store as _;
