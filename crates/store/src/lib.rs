@@ -186,6 +186,11 @@ pub trait Store: Send + Sync + 'static {
     /// A node by UUID.
     fn node(&self, uuid: Uuid) -> impl Future<Output = Result<Node, StoreError>> + Send;
 
+    /// The same for whoever only looks at it: no copy is made where the node is in memory.
+    fn shared_node(&self, uuid: Uuid) -> impl Future<Output = Result<Arc<Node>, StoreError>> + Send {
+        async move { self.node(uuid).await.map(Arc::new) }
+    }
+
     /// A node by name.
     fn node_by_name(&self, name: &str) -> impl Future<Output = Result<Node, StoreError>> + Send;
 

@@ -142,6 +142,10 @@ impl Store for MemoryStore {
         self.lock().tables.node(uuid).map(|node| (**node).clone())
     }
 
+    async fn shared_node(&self, uuid: Uuid) -> Result<Arc<Node>, StoreError> {
+        self.lock().tables.node(uuid).cloned()
+    }
+
     async fn node_by_name(&self, name: &str) -> Result<Node, StoreError> {
         self.lock().tables.node_by_name(name).map(|node| (**node).clone())
     }

@@ -312,6 +312,10 @@ impl Store for SqliteStore {
         self.shared.ask(|image| image.tables.node(uuid).map(|node| (**node).clone())).await
     }
 
+    async fn shared_node(&self, uuid: Uuid) -> Result<Arc<Node>, StoreError> {
+        self.shared.ask(|image| image.tables.node(uuid).cloned()).await
+    }
+
     async fn node_by_name(&self, name: &str) -> Result<Node, StoreError> {
         self.shared.ask(|image| image.tables.node_by_name(name).map(|node| (**node).clone())).await
     }

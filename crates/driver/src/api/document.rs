@@ -5,7 +5,9 @@ use super::versions::{self, AVAILABLE, BOOT_MODE, Field, INSPECT_WAIT, Kind, NOD
 use crate::fault::Fault;
 use jiff::Timestamp;
 use lifecycle::provision::State;
+use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 use store::{JournalEntry, Node, Port, Record};
 use wire::ironic::Version;
 use wire::ramdisk::MASK;
@@ -91,119 +93,212 @@ const SECRET: &[&str] = &[
 
 /// A copy in which secrets are [`MASK`].
 pub(super) fn masked(object: &Map<String, Value>) -> Value {
-    let entry = |(key, value): (&String, &Value)| {
-        let lower = key.to_ascii_lowercase();
-        let secret = !value.is_null() && SECRET.iter().any(|part| lower.contains(part));
-        (key.clone(), if secret { Value::String(MASK.to_owned()) } else { masked_value(value) })
-    };
-    Value::Object(object.iter().map(entry).collect())
+    value_of(&Masked(object))
 }
 
-fn masked_value(value: &Value) -> Value {
-    match value {
-        Value::Object(object) => masked(object),
-        Value::Array(list) => Value::Array(list.iter().map(masked_value).collect()),
-        Value::String(text) => Value::String(masked_url(text)),
-        other => other.clone(),
+/// What is serialised by this file always is a value: all keys are texts.
+fn value_of(document: &impl Serialize) -> Value {
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+/// An object in which secrets are [`MASK`] when it is written.
+struct Masked<'a>(&'a Map<String, Value>);
+
+impl Serialize for Masked<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (key, value) in self.0 {
+            if !value.is_null() && is_secret(key) {
+                map.serialize_entry(key, MASK)?;
+            } else {
+                map.serialize_entry(key, &MaskedValue(value))?;
+            }
+        }
+        map.end()
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let lower = match key.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        true => Cow::Owned(key.to_ascii_lowercase()),
+        false => Cow::Borrowed(key),
+    };
+    SECRET.iter().any(|part| lower.contains(part))
+}
+
+/// A value in which secrets are [`MASK`] when it is written.
+struct MaskedValue<'a>(&'a Value);
+
+impl Serialize for MaskedValue<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Value::Object(object) => Masked(object).serialize(serializer),
+            Value::Array(list) => {
+                let mut sequence = serializer.serialize_seq(Some(list.len()))?;
+                list.iter().try_for_each(|value| sequence.serialize_element(&MaskedValue(value)))?;
+                sequence.end()
+            }
+            Value::String(text) => masked_url(text).serialize(serializer),
+            other => other.serialize(serializer),
+        }
     }
 }
 
 /// Hides a password inside a URL: `https://user:password@host/`.
-fn masked_url(text: &str) -> String {
+fn masked_url(text: &str) -> Cow<'_, str> {
     let masked = text.split_once("://").and_then(|(scheme, rest)| {
         let authority = rest.split(['/', '?', '#']).next().unwrap_or(rest);
         let (user, host) = authority.rsplit_once('@')?;
         let (user, _) = user.split_once(':')?;
         Some(format!("{scheme}://{user}:{MASK}@{host}{}", &rest[authority.len()..]))
     });
-    masked.unwrap_or_else(|| text.to_owned())
+    masked.map_or(Cow::Borrowed(text), Cow::Owned)
 }
 
 /// A provision state by the name that the version has for it.
-fn state(state: State, version: Version) -> Value {
+fn state(state: State, version: Version) -> Option<State> {
     match state {
-        State::Available if !versions::has(version, AVAILABLE) => Value::Null,
-        State::InspectWait if !versions::has(version, INSPECT_WAIT) => json!(State::Inspecting),
-        state => json!(state),
+        State::Available if !versions::has(version, AVAILABLE) => None,
+        State::InspectWait if !versions::has(version, INSPECT_WAIT) => Some(State::Inspecting),
+        state => Some(state),
     }
 }
 
-/// The document of a node. `progress` is laid over its `driver_internal_info` while a step runs.
-pub(super) fn node(context: Context<'_>, node: &Node, wanted: &Wanted, progress: Option<Value>) -> Value {
-    let mut document = Map::new();
-    for field in NODE_FIELDS.iter().filter(|field| versions::has(context.version, field.since)) {
-        if wanted.has(field.name) {
-            document.insert(field.name.to_owned(), node_field(context, node, field.name, progress.as_ref()));
-        }
+/// A time as [`time`] has it.
+struct Time(Timestamp);
+
+impl Serialize for Time {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0.strftime("%Y-%m-%dT%H:%M:%S+00:00"))
     }
-    Value::Object(document)
 }
 
-fn node_field(context: Context<'_>, node: &Node, name: &str, progress: Option<&Value>) -> Value {
-    let resource = |part: &str| links(context.base, &format!("nodes/{}{part}", node.uuid));
-    match name {
-        "uuid" => json!(node.uuid),
-        "created_at" => time(node.created_at),
-        "updated_at" => maybe_time(node.updated_at),
-        "automated_clean" => json!(node.automated_clean),
-        "clean_step" => node.clean_step.clone(),
-        "conductor_group" => json!(node.conductor_group),
-        "deploy_step" => node.deploy_step.clone(),
-        "description" => json!(node.description),
-        "driver" => json!(node.driver),
-        "driver_info" => masked(&node.driver_info),
-        "driver_internal_info" => {
-            let mut info = masked(&node.driver_internal_info);
-            if let (Some(progress), Some(info)) = (progress, info.as_object_mut()) {
-                info.insert("progress".to_owned(), progress.clone());
-            }
-            info
+/// Links as [`links`] has them.
+struct Links<'a> {
+    base: &'a str,
+    path: std::fmt::Arguments<'a>,
+}
+
+impl Serialize for Links<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Link<'a> {
+            href: std::fmt::Arguments<'a>,
+            rel: &'a str,
         }
-        "extra" => json!(node.extra),
-        "fault" => json!(node.fault),
-        "inspection_finished_at" => maybe_time(node.inspection_finished_at),
-        "inspection_started_at" => maybe_time(node.inspection_started_at),
-        "instance_info" => masked(&node.instance_info),
-        "instance_uuid" => json!(node.instance_uuid),
-        "last_error" => json!(node.last_error),
-        "lessee" => json!(node.lessee),
-        "maintenance" => json!(node.maintenance),
-        "maintenance_reason" => json!(node.maintenance_reason),
-        "name" => json!(node.name),
-        "network_data" => json!(node.network_data),
-        "owner" => json!(node.owner),
-        "power_state" => json!(node.power_state),
-        "properties" => json!(node.properties),
-        "protected" => json!(node.protected),
-        "protected_reason" => json!(node.protected_reason),
-        "provision_state" => state(node.provision_state, context.version),
-        "provision_updated_at" => maybe_time(node.provision_updated_at),
-        "reservation" => json!(node.reservation),
-        "resource_class" => json!(node.resource_class),
-        "retired" => json!(node.retired),
-        "retired_reason" => json!(node.retired_reason),
-        "service_step" => node.service_step.clone(),
-        "target_power_state" => json!(node.target_power_state),
-        "target_provision_state" => json!(node.target_provision_state),
-        "traits" => json!(node.traits),
-        "conductor" => json!(context.hostname),
-        "links" => resource(""),
-        "ports" => resource("/ports"),
-        "states" => resource("/states"),
-        "portgroups" => resource("/portgroups"),
-        "volume" => resource("/volume"),
-        "console_enabled" | "disable_power_off" => node.attributes.get(name).cloned().unwrap_or(json!(false)),
-        "raid_config" | "target_raid_config" | "health" if !node.attributes.contains_key(name) => {
-            if name == "health" {
-                Value::Null
-            } else {
-                json!({})
-            }
+        let Self { base, path } = self;
+        let mut list = serializer.serialize_seq(Some(2))?;
+        list.serialize_element(&Link { href: format_args!("{base}/v1/{path}"), rel: "self" })?;
+        list.serialize_element(&Link { href: format_args!("{base}/{path}"), rel: "bookmark" })?;
+        list.end()
+    }
+}
+
+/// The fields of a node that a version has and that are asked for, in the order of their names.
+pub(super) fn node_fields(version: Version, wanted: &Wanted) -> Vec<&'static str> {
+    let fields = NODE_FIELDS.iter().filter(|field| versions::has(version, field.since));
+    let mut fields: Vec<_> = fields.map(|field| field.name).filter(|name| wanted.has(name)).collect();
+    fields.sort_unstable();
+    fields
+}
+
+/// The document of a node, which is written field by field, without a copy of the node: there are lists of a thousand.
+pub(super) struct NodeDocument<'a> {
+    pub(super) context: Context<'a>,
+    pub(super) node: &'a Node,
+    /// As [`node_fields`] chose them.
+    pub(super) fields: &'a [&'static str],
+    /// Laid over `driver_internal_info` while a step runs.
+    pub(super) progress: Option<Value>,
+}
+
+impl Serialize for NodeDocument<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { context, node, fields, progress } = self;
+        let mut document = serializer.serialize_map(Some(fields.len()))?;
+        for name in *fields {
+            let field = NodeField { context: *context, node, name, progress: progress.as_ref() };
+            document.serialize_entry(name, &field)?;
         }
-        name => match name.strip_suffix("_interface") {
-            Some(interface) => json!(node.interfaces.get(interface)),
-            None => node.attributes.get(name).cloned().unwrap_or_default(),
-        },
+        document.end()
+    }
+}
+
+/// One field of a node.
+struct NodeField<'a> {
+    context: Context<'a>,
+    node: &'a Node,
+    name: &'a str,
+    progress: Option<&'a Value>,
+}
+
+impl Serialize for NodeField<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { context, node, name, progress } = *self;
+        let uuid = node.uuid;
+        let links = |path: std::fmt::Arguments<'_>, to: S| Links { base: context.base, path }.serialize(to);
+        match name {
+            "uuid" => node.uuid.serialize(serializer),
+            "created_at" => Time(node.created_at).serialize(serializer),
+            "updated_at" => node.updated_at.map(Time).serialize(serializer),
+            "automated_clean" => node.automated_clean.serialize(serializer),
+            "clean_step" => node.clean_step.serialize(serializer),
+            "conductor_group" => node.conductor_group.serialize(serializer),
+            "deploy_step" => node.deploy_step.serialize(serializer),
+            "description" => node.description.serialize(serializer),
+            "driver" => node.driver.serialize(serializer),
+            "driver_info" => Masked(&node.driver_info).serialize(serializer),
+            "driver_internal_info" => match progress {
+                None => Masked(&node.driver_internal_info).serialize(serializer),
+                Some(progress) => {
+                    let mut info = masked(&node.driver_internal_info);
+                    if let Some(info) = info.as_object_mut() {
+                        info.insert("progress".to_owned(), progress.clone());
+                    }
+                    info.serialize(serializer)
+                }
+            },
+            "extra" => node.extra.serialize(serializer),
+            "fault" => node.fault.serialize(serializer),
+            "inspection_finished_at" => node.inspection_finished_at.map(Time).serialize(serializer),
+            "inspection_started_at" => node.inspection_started_at.map(Time).serialize(serializer),
+            "instance_info" => Masked(&node.instance_info).serialize(serializer),
+            "instance_uuid" => node.instance_uuid.serialize(serializer),
+            "last_error" => node.last_error.serialize(serializer),
+            "lessee" => node.lessee.serialize(serializer),
+            "maintenance" => node.maintenance.serialize(serializer),
+            "maintenance_reason" => node.maintenance_reason.serialize(serializer),
+            "name" => node.name.serialize(serializer),
+            "network_data" => node.network_data.serialize(serializer),
+            "owner" => node.owner.serialize(serializer),
+            "power_state" => node.power_state.serialize(serializer),
+            "properties" => node.properties.serialize(serializer),
+            "protected" => node.protected.serialize(serializer),
+            "protected_reason" => node.protected_reason.serialize(serializer),
+            "provision_state" => state(node.provision_state, context.version).serialize(serializer),
+            "provision_updated_at" => node.provision_updated_at.map(Time).serialize(serializer),
+            "reservation" => node.reservation.serialize(serializer),
+            "resource_class" => node.resource_class.serialize(serializer),
+            "retired" => node.retired.serialize(serializer),
+            "retired_reason" => node.retired_reason.serialize(serializer),
+            "service_step" => node.service_step.serialize(serializer),
+            "target_power_state" => node.target_power_state.serialize(serializer),
+            "target_provision_state" => node.target_provision_state.serialize(serializer),
+            "traits" => node.traits.serialize(serializer),
+            "conductor" => context.hostname.serialize(serializer),
+            "links" => links(format_args!("nodes/{uuid}"), serializer),
+            "ports" => links(format_args!("nodes/{uuid}/ports"), serializer),
+            "states" => links(format_args!("nodes/{uuid}/states"), serializer),
+            "portgroups" => links(format_args!("nodes/{uuid}/portgroups"), serializer),
+            "volume" => links(format_args!("nodes/{uuid}/volume"), serializer),
+            name => match (name.strip_suffix("_interface"), node.attributes.get(name), name) {
+                (Some(interface), _, _) => node.interfaces.get(interface).serialize(serializer),
+                (None, Some(value), _) => value.serialize(serializer),
+                (None, None, "console_enabled" | "disable_power_off") => false.serialize(serializer),
+                (None, None, "raid_config" | "target_raid_config") => serializer.serialize_map(Some(0))?.end(),
+                (None, None, _) => serializer.serialize_unit(),
+            },
+        }
     }
 }
 
@@ -220,7 +315,7 @@ pub(super) fn states(context: Context<'_>, node: &Node) -> Value {
     ];
     let later = [("raid_config", 12), ("target_raid_config", 12), ("boot_mode", BOOT_MODE), ("secure_boot", BOOT_MODE)];
     let later = later.iter().filter(|(_, since)| versions::has(context.version, *since)).map(|(name, _)| *name);
-    let field = |name: &str| (name.to_owned(), node_field(context, node, name, None));
+    let field = |name: &str| (name.to_owned(), value_of(&NodeField { context, node, name, progress: None }));
     Value::Object(names.into_iter().chain(later).map(field).collect())
 }
 
@@ -269,7 +364,7 @@ pub(super) fn record(context: Context<'_>, resource: &Resource, record: &Record,
         "actions" | "conditions" if record.fields.get("sensitive") == Some(&Value::Bool(true)) => Value::Null,
         name => match (record.fields.get(name), field.create) {
             (Some(value), _) if matches!(name, "steps" | "properties" | "internal_info" | "actions") => {
-                masked_value(value)
+                value_of(&MaskedValue(value))
             }
             (Some(value), _) => value.clone(),
             (None, kind) => kind.map_or(Value::Null, Kind::empty),
@@ -344,7 +439,8 @@ mod tests {
         node.provision_state = State::Available;
         let at = |version| {
             let context = Context { version: Version(version), base: "http://localhost", hostname: "here" };
-            object(super::node(context, &node, &Wanted::All, None))
+            let fields = node_fields(context.version, &Wanted::All);
+            object(value_of(&NodeDocument { context, node: &node, fields: &fields, progress: None }))
         };
         let mut before = at(1);
         assert_eq!(before["provision_state"], Value::Null);

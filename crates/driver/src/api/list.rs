@@ -4,7 +4,7 @@ use super::document::Wanted;
 use super::request::{Call, Query, short};
 use super::versions::{FIELDS, Field};
 use crate::fault::Fault;
-use serde_json::{Map, Value, json};
+use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use store::{Page, SortDirection};
 use uuid::Uuid;
 use wire::ironic::Version;
@@ -84,30 +84,44 @@ pub(super) fn wanted_of_list(
     }
 }
 
+/// The document of a list, by the name of what is in it.
+pub(super) struct Document<T> {
+    name: &'static str,
+    next: Option<String>,
+    entries: Vec<T>,
+}
+
+impl<T: Serialize> Serialize for Document<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut document = serializer.serialize_map(None)?;
+        if let Some(next) = &self.next {
+            document.serialize_entry("next", next)?;
+        }
+        document.serialize_entry(self.name, &self.entries)?;
+        document.end()
+    }
+}
+
 /// The document of a list. A page that is full may not be the last, so it names the next one; `path` is where.
-pub(super) fn document(
+pub(super) fn document<T>(
     call: &Call,
     original: &[(String, String)],
-    name: &str,
+    name: &'static str,
     path: &str,
     page: &Page,
-    entries: Vec<Value>,
+    entries: Vec<T>,
     last: Option<Uuid>,
-) -> Value {
-    let mut document = Map::new();
-    if let (Some(limit), Some(last)) = (page.limit, last)
-        && entries.len() == limit
-    {
+) -> Document<T> {
+    let next = page.limit.zip(last).filter(|(limit, _)| entries.len() == *limit).map(|(limit, last)| {
         let mut parameters: Vec<String> = original
             .iter()
             .filter(|(name, _)| name != "limit" && name != "marker")
             .map(|(name, value)| format!("{}={}", encode(name), encode(value)))
             .collect();
         parameters.push(format!("limit={limit}&marker={last}"));
-        document.insert("next".to_owned(), json!(format!("{}/v1/{path}?{}", call.base, parameters.join("&"))));
-    }
-    document.insert(name.to_owned(), Value::Array(entries));
-    Value::Object(document)
+        format!("{}/v1/{path}?{}", call.base, parameters.join("&"))
+    });
+    Document { name, next, entries }
 }
 
 /// Percent-encodes a part of a query.

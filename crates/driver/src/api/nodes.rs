@@ -1,6 +1,6 @@
 //! Nodes: create, list, show, patch, delete.
 
-use super::document::Wanted;
+use super::document::{self, Wanted};
 use super::request::{self, Call, Query, short};
 use super::versions::{DETAIL, ENROLL, NODE_CONDUCTOR, NODE_FIELDS, NODE_FILTERS, RESET_INTERFACES};
 use super::{Api, list, patch, reply};
@@ -31,7 +31,8 @@ impl<S: Store> Api<S> {
         }
         let node = self.conductor.create_node(node).await?;
         let location = format!("{}/v1/nodes/{}", call.base, node.uuid);
-        let document = self.node_document(&call, &node, &Wanted::All);
+        let fields = document::node_fields(call.version, &Wanted::All);
+        let document = self.node_document(&call, &node, &fields);
         Ok(reply::located(reply::json(StatusCode::CREATED, &document), &location))
     }
 
@@ -66,7 +67,8 @@ impl<S: Store> Api<S> {
         query.finish()?;
         let nodes = if elsewhere { Vec::new() } else { self.conductor.store().nodes(&filter, &page).await? };
         let last = nodes.last().map(|node| node.uuid);
-        let entries = nodes.iter().map(|node| self.node_document(call, node, &wanted)).collect();
+        let fields = document::node_fields(call.version, &wanted);
+        let entries = nodes.iter().map(|node| self.node_document(call, node, &fields)).collect();
         let document = list::document(call, &original, "nodes", path, &page, entries, last);
         Ok(reply::json(StatusCode::OK, &document))
     }
@@ -76,8 +78,9 @@ impl<S: Store> Api<S> {
         let mut query = std::mem::take(&mut call.query);
         let wanted = list::wanted(&mut query, NODE_FIELDS, call.version)?;
         query.finish()?;
-        let node = self.node(&call).await?;
-        Ok(reply::tagged(reply::json(StatusCode::OK, &self.node_document(&call, &node, &wanted)), node.version))
+        let node = self.conductor.find_shared(&call.node()?).await?;
+        let fields = document::node_fields(call.version, &wanted);
+        Ok(reply::tagged(reply::json(StatusCode::OK, &self.node_document(&call, &node, &fields)), node.version))
     }
 
     /// `PATCH /v1/nodes/<node>`
@@ -102,7 +105,8 @@ impl<S: Store> Api<S> {
         }
         let expected = call.expected_versions();
         let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces, expected }).await?;
-        let document = self.node_document(&call, &node, &Wanted::All);
+        let fields = document::node_fields(call.version, &Wanted::All);
+        let document = self.node_document(&call, &node, &fields);
         Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
     }
 

@@ -82,16 +82,18 @@ impl<S: Store> Api<S> {
             Fault::NotFound(_) => Fault::nothing_here(),
             other => other,
         })?;
-        let document = if knows { lookup_document(&call, found) } else { json!({"uuid": found.node.uuid}) };
-        Ok(reply::json(StatusCode::ACCEPTED, &document))
+        if knows {
+            return Ok(reply::json(StatusCode::ACCEPTED, &lookup_document(&call, found)));
+        }
+        Ok(reply::json(StatusCode::ACCEPTED, &json!({"uuid": found.node.uuid})))
     }
 }
 
 /// A lookup reply with the links of its node.
-fn lookup_document(call: &Call, mut lookup: Lookup) -> Value {
+fn lookup_document(call: &Call, mut lookup: Lookup) -> Lookup {
     let links = document::links(&call.base, &format!("nodes/{}", lookup.node.uuid));
     lookup.node.other.insert("links".to_owned(), links);
-    json!(lookup)
+    lookup
 }
 
 /// The least that an inventory has to be.

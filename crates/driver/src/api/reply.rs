@@ -3,12 +3,21 @@
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use wire::ironic::{ErrorBody, MAX_VERSION_HEADER, MIN_VERSION_HEADER, VERSION_HEADER, Version, VersionError};
 
 /// A reply with a JSON body.
-pub(super) fn json(status: StatusCode, value: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(value.to_string()));
+pub(super) fn json(status: StatusCode, document: &(impl Serialize + ?Sized)) -> Response<Body> {
+    let bytes = match serde_json::to_vec(document) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            // A document of ours has texts for keys, so this is a flaw of this program.
+            tracing::error!(%error, "a document could not be written");
+            return empty(StatusCode::INTERNAL_SERVER_ERROR);
+        }
+    };
+    let mut response = Response::new(Body::from(bytes));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

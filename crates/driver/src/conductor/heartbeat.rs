@@ -51,7 +51,7 @@ impl<S: Store> Conductor<S> {
         self.check_shape(version, &heartbeat)?;
         let (this, ident) = (self.clone(), ident.clone());
         self.detached(async move {
-            let uuid = this.find(&ident).await?.uuid;
+            let uuid = this.find_shared(&ident).await?.uuid;
             let record = |draft: &mut Draft| {
                 let fast_track = this.settings.fast_track_of(&draft.node);
                 record(draft, &heartbeat, fast_track)

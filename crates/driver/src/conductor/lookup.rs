@@ -9,7 +9,8 @@ use super::secret::{masked, new_token};
 use crate::command::LookupRequest;
 use crate::fault::Fault;
 use serde_json::{Map, Value, json};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, LazyLock};
 use store::{Node, Page, PortFilter, Store};
 use uuid::Uuid;
 use wire::ramdisk::{Lookup, LookupConfig, LookupNode, MASK};
@@ -31,39 +32,62 @@ impl<S: Store> Conductor<S> {
             let text = "At least one of 'addresses' and 'node_uuid' parameters is required";
             return Err(Fault::Invalid(text.to_owned()));
         }
-        let this = self.clone();
-        let found = self
-            .detached(async move {
-                let uuid = match request.node {
-                    Some(uuid) => uuid,
-                    None => this.node_of_addresses(&request.addresses).await?.ok_or_else(not_found)?,
-                };
-                let restrict = this.settings.restrict_lookup;
-                let answer = this
-                    .change(uuid, |draft| {
-                        let fast_track = this.settings.fast_track_of(&draft.node);
-                        if restrict && !draft.node.provision_state.allows_lookup(fast_track) {
-                            return Err(not_found());
-                        }
-                        let known = draft.node.driver_internal_info.contains_key(TOKEN);
-                        if known || !request.token {
-                            draft.durability = None;
-                        } else {
-                            tracing::info!(node = %uuid, peer = ?request.peer, "an agent gets its token");
-                        }
-                        Ok(give_token(draft, request.token))
-                    })
-                    .await;
-                let (node, _, token) = answer.map_err(|fault| match fault {
-                    Fault::NotFound(_) => not_found(),
-                    other => other,
-                })?;
-                tracing::debug!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
-                Ok(this.lookup_answer(&node, token))
-            })
-            .await;
+        let found = self.look_up(request).await;
         self.metrics.lookup(found.is_ok());
         found
+    }
+
+    async fn look_up(self: &Arc<Self>, request: LookupRequest) -> Result<Lookup, Fault> {
+        let uuid = match request.node {
+            Some(uuid) => uuid,
+            None => self.node_of_addresses(&request.addresses).await?.ok_or_else(not_found)?,
+        };
+        let answer = async {
+            let node = self.store.shared_node(uuid).await?;
+            self.may_look_up(&node)?;
+            // Most look-ups change nothing and are answered from what is there.
+            match known_token(&node, request.token) {
+                Some(token) => Ok((node, token)),
+                None => self.make_token(uuid, request.peer).await,
+            }
+        };
+        let (node, token) = answer.await.map_err(|fault| match fault {
+            Fault::NotFound(_) => not_found(),
+            other => other,
+        })?;
+        tracing::debug!(node = %uuid, peer = ?request.peer, "an agent has looked its node up");
+        Ok(self.lookup_answer(&node, token))
+    }
+
+    /// Whether an agent may find this node now.
+    fn may_look_up(&self, node: &Node) -> Result<(), Fault> {
+        let fast_track = self.settings.fast_track_of(node);
+        let may = !self.settings.restrict_lookup || node.provision_state.allows_lookup(fast_track);
+        if may { Ok(()) } else { Err(not_found()) }
+    }
+
+    /// Makes the token of a node that has none, unless somebody was quicker; saved whatever becomes of the request.
+    async fn make_token(
+        self: &Arc<Self>,
+        uuid: Uuid,
+        peer: Option<IpAddr>,
+    ) -> Result<(Arc<Node>, Option<String>), Fault> {
+        let this = self.clone();
+        self.detached(async move {
+            let (node, _, token) = this
+                .change(uuid, |draft| {
+                    this.may_look_up(&draft.node)?;
+                    if draft.node.driver_internal_info.contains_key(TOKEN) {
+                        draft.durability = None;
+                    } else {
+                        tracing::info!(node = %uuid, ?peer, "an agent gets its token");
+                    }
+                    Ok(give_token(draft, true))
+                })
+                .await?;
+            Ok((Arc::new(node), token))
+        })
+        .await
     }
 
     /// The one node whose ports have these addresses.
@@ -89,12 +113,6 @@ impl<S: Store> Conductor<S> {
         other.insert("properties".to_owned(), Value::Object(node.properties.clone()));
         other.insert("instance_info".to_owned(), Value::Object(masked(&node.instance_info)));
         other.insert("driver_internal_info".to_owned(), Value::Object(masked(&node.driver_internal_info)));
-        let base = &self.settings.media.agent_url;
-        let links = json!([
-            {"href": format!("{base}/v1/nodes/{}", node.uuid), "rel": "self"},
-            {"href": format!("{base}/nodes/{}", node.uuid), "rel": "bookmark"},
-        ]);
-        other.insert("links".to_owned(), links);
         let config = LookupConfig {
             heartbeat_timeout: Some(self.settings.heartbeat_timeout),
             agent_token: token,
@@ -108,27 +126,32 @@ impl<S: Store> Conductor<S> {
     }
 }
 
-/// The token for the answer: a new one the first time, a mask when there is one already, and what there is for agents
-/// that are older than tokens.
+/// The token for the answer: a new one the first time, else as [`known_token`] says.
 pub(super) fn give_token(draft: &mut Draft, may_make: bool) -> Option<String> {
-    let stored = draft.node.driver_internal_info.get(TOKEN).and_then(Value::as_str);
-    let pregenerated = draft.node.driver_internal_info.contains_key("agent_secret_token_pregenerated");
+    known_token(&draft.node, may_make).unwrap_or_else(|| {
+        let token = new_token();
+        draft.node.driver_internal_info.insert(TOKEN.to_owned(), Value::from(token.as_str()));
+        Some(token)
+    })
+}
+
+/// The token for the answer, where none has to be made: a mask when there is one already, and what there is for agents
+/// that are older than tokens.
+fn known_token(node: &Node, may_make: bool) -> Option<Option<String>> {
+    let stored = node.driver_internal_info.get(TOKEN).and_then(Value::as_str);
+    let pregenerated = node.driver_internal_info.contains_key("agent_secret_token_pregenerated");
     match (stored, may_make) {
-        (Some(_), true) => Some(MASK.to_owned()),
+        (Some(_), true) => Some(Some(MASK.to_owned())),
         // A token that came with the ramdisk is never told: whoever asks for it is not that ramdisk.
-        (Some(_), false) if pregenerated => Some(MASK.to_owned()),
-        (Some(token), false) => Some(token.to_owned()),
-        (None, false) => None,
-        (None, true) => {
-            let token = new_token();
-            draft.node.driver_internal_info.insert(TOKEN.to_owned(), Value::from(token.as_str()));
-            Some(token)
-        }
+        (Some(_), false) if pregenerated => Some(Some(MASK.to_owned())),
+        (Some(token), false) => Some(Some(token.to_owned())),
+        (None, false) => Some(None),
+        (None, true) => None,
     }
 }
 
 /// Settings for agents that the driver has no settings of its own for: Ironic's defaults.
-fn agent_settings(skip_bmc_detect: bool) -> Map<String, Value> {
+static AGENT_SETTINGS: LazyLock<Map<String, Value>> = LazyLock::new(|| {
     let settings = json!({
         "metrics": {
             "backend": "noop", "prepend_host": false, "prepend_uuid": false, "prepend_host_reverse": true,
@@ -142,9 +165,14 @@ fn agent_settings(skip_bmc_detect: bool) -> Map<String, Value> {
         },
         "disable_deep_image_inspection": false,
         "permitted_image_formats": ["raw", "gpt", "qcow2", "iso"],
-        "agent_skip_bmc_detect": skip_bmc_detect,
         "enable_bios_bootloader_install": false,
         "tls_cipher_suites": null,
     });
     settings.as_object().cloned().unwrap_or_default()
+});
+
+fn agent_settings(skip_bmc_detect: bool) -> Map<String, Value> {
+    let mut settings = AGENT_SETTINGS.clone();
+    settings.insert("agent_skip_bmc_detect".to_owned(), Value::from(skip_bmc_detect));
+    settings
 }

@@ -302,9 +302,17 @@ impl<S: Store> Conductor<S> {
     /// # Errors
     /// [`Fault::NotFound`] in the words of the API.
     pub async fn find(&self, ident: &NodeIdent) -> Result<Node, Fault> {
+        self.find_shared(ident).await.map(Arc::unwrap_or_clone)
+    }
+
+    /// The same for whoever only looks at it.
+    ///
+    /// # Errors
+    /// As [`Self::find`].
+    pub async fn find_shared(&self, ident: &NodeIdent) -> Result<Arc<Node>, Fault> {
         let found = match ident {
-            NodeIdent::Uuid(uuid) => self.store.node(*uuid).await,
-            NodeIdent::Name(name) => self.store.node_by_name(name).await,
+            NodeIdent::Uuid(uuid) => self.store.shared_node(*uuid).await,
+            NodeIdent::Name(name) => self.store.node_by_name(name).await.map(Arc::new),
         };
         found.map_err(|error| match error {
             StoreError::NotFound { .. } => {
