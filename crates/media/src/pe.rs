@@ -5,7 +5,7 @@ mod image;
 #[cfg(any(test, feature = "testing"))]
 pub mod stub;
 
-use image::{Image, NewSection};
+use image::{Image, NewSection, Place};
 
 /// Room for the command line inside an image, in bytes, so that [`replace_cmdline`] can write another one in place.
 pub const CMDLINE_ROOM: usize = 4096;
@@ -126,10 +126,41 @@ pub fn build(stub: &[u8], sections: &Sections<'_>) -> Result<Vec<u8>, PeError> {
 /// # Errors
 /// See [`PeError`]; the image must have come from [`build`] or have enough room in its section.
 pub fn replace_cmdline(uki: &[u8], cmdline: &str) -> Result<Vec<u8>, PeError> {
-    let image = Image::parse(uki)?;
-    let section = image.section(CMDLINE).ok_or(PeError::NoSection { name: CMDLINE })?;
-    check_cmdline(cmdline, section.raw_size())?;
-    image.with_data(section, cmdline.as_bytes())
+    let mut out = uki.to_vec();
+    for (at, bytes) in CmdlineSlot::of(uki)?.changes(cmdline)? {
+        out[at..at + bytes.len()].copy_from_slice(&bytes);
+    }
+    Ok(out)
+}
+
+/// Where an image has its command line, for whoever changes it in a copy that is not in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CmdlineSlot(Place);
+
+impl CmdlineSlot {
+    /// The slot of an image; all of it lies within the image.
+    ///
+    /// # Errors
+    /// See [`PeError`].
+    pub fn of(uki: &[u8]) -> Result<Self, PeError> {
+        let image = Image::parse(uki)?;
+        let section = image.section(CMDLINE).ok_or(PeError::NoSection { name: CMDLINE })?;
+        image.place(section).map(Self)
+    }
+
+    /// What [`replace_cmdline`] writes: places in the image and bytes.
+    ///
+    /// # Errors
+    /// [`PeError::CmdlineTooLong`] and [`PeError::CmdlineCharacter`].
+    pub fn changes(&self, cmdline: &str) -> Result<[(usize, Vec<u8>); 3], PeError> {
+        let Self(place) = self;
+        check_cmdline(cmdline, place.room)?;
+        let mut line = cmdline.as_bytes().to_vec();
+        line.resize(place.room, 0);
+        // At most a few thousand, as was just checked.
+        let length = (cmdline.len() as u32).to_le_bytes().to_vec();
+        Ok([(place.at, line), (place.length, length), (place.checksum, vec![0; 4])])
+    }
 }
 
 /// Returns the command line of a unified kernel image, as it is stored.

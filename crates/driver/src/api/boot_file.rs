@@ -10,6 +10,9 @@ use store::Store;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
+/// Bytes of a file that are in memory for whoever reads it: a thousand machines may boot at once.
+const PIECE: usize = 64 << 10;
+
 /// What of a file is asked for: first byte and how many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Part {
@@ -39,7 +42,7 @@ async fn send(path: &Path, range: Option<&str>) -> Result<Response<Body>, Fault>
     let size = file.metadata().await.map_err(failed)?.len();
     let part = part(range, size)?;
     file.seek(SeekFrom::Start(part.start)).await.map_err(failed)?;
-    let stream = ReaderStream::with_capacity(file.take(part.length), 256 * 1024);
+    let stream = ReaderStream::with_capacity(file.take(part.length), PIECE);
     let mut response = reply::empty(if part.whole { StatusCode::OK } else { StatusCode::PARTIAL_CONTENT });
     *response.body_mut() = Body::from_stream(stream);
     let headers = response.headers_mut();

@@ -5,6 +5,7 @@ use super::waits::last_heartbeat;
 use crate::agents::Agents;
 use crate::agents::rest::RestAgents;
 use crate::effect::Machines;
+use crate::effect::cd::Cds;
 use crate::effect::cmdline::Parameters;
 use crate::effect::machines::{HardwareMachines, POWER_ON};
 use crate::effect::media::MediaSettings;
@@ -109,6 +110,7 @@ impl Settings {
                 data_dir,
                 agent_url: agent_url.trim_end_matches('/').to_owned(),
                 kernel_append_params: Parameters::default(),
+                cds: Cds::default(),
             },
             require_tls: true,
             restrict_lookup: true,

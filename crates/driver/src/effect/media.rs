@@ -3,17 +3,17 @@
 //!
 //! The image is there as one program, or as its parts: that is how ramdisks of other agents come.
 
+use super::cd::Cds;
 use super::cmdline::{ParameterError, Parameters};
 use crate::flow::Purpose;
-use media::boot::uefi_iso;
-use media::pe::{self, cmdline, replace_cmdline};
+use media::pe;
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use store::Node;
 use transport::client::chain;
 
 /// Volume label of the CD, by which an agent finds it.
-const LABEL: &str = "VMEDIA_BOOT_ISO";
+pub(super) const LABEL: &str = "VMEDIA_BOOT_ISO";
 /// The ramdisk as one UEFI program, in the ramdisk folder.
 const KERNEL_IMAGE: &str = "ferric.efi";
 /// A kernel in the ramdisk folder, for the case that there is no [`KERNEL_IMAGE`].
@@ -73,6 +73,8 @@ pub struct MediaSettings {
     pub agent_url: String,
     /// The site's own kernel parameters.
     pub kernel_append_params: Parameters,
+    /// What CDs are made from.
+    pub cds: Cds,
 }
 
 /// A fresh place for a CD of `node`: 128 random bits and a name, relative to the boot folder.
@@ -133,9 +135,7 @@ impl MediaSettings {
         let ramdisk = self.ramdisk(purpose).ok_or(MediaError::NoRamdisk)?.to_owned();
         let file = file_of(&self.data_dir, place).ok_or_else(|| MediaError::Build(format!("{place:?} is no place")))?;
         let parameters = self.parameters(node, purpose, token)?;
-        // Tens of megabytes are copied: not on a thread that serves others.
-        let built = tokio::task::spawn_blocking(move || write(&ramdisk, &parameters, &file)).await;
-        built.map_err(|error| MediaError::Build(error.to_string()))?
+        self.cds.write(ramdisk, parameters, file).await
     }
 
     /// Removes the CD at `place`; done when it is gone.
@@ -151,7 +151,7 @@ impl MediaSettings {
     }
 }
 
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MediaError {
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> MediaError {
     let path = path.to_owned();
     move |source| MediaError::File { doing, path, source }
 }
@@ -161,15 +161,22 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Me
 /// # Errors
 /// [`MediaError::Incomplete`].
 pub fn check_ramdisk(folder: &Path) -> Result<(), MediaError> {
-    let has = |name: &&str| folder.join(name).is_file();
-    if has(&KERNEL_IMAGE) || [KERNEL, INITRAMFS, STUB].iter().all(has) {
-        return Ok(());
+    parts(folder).map(drop)
+}
+
+/// The files of a ramdisk: the one program, or what one is made from.
+pub(super) fn parts(folder: &Path) -> Result<Vec<PathBuf>, MediaError> {
+    for names in [&[KERNEL_IMAGE][..], &[KERNEL, INITRAMFS, STUB]] {
+        let files: Vec<PathBuf> = names.iter().map(|name| folder.join(name)).collect();
+        if files.iter().all(|file| file.is_file()) {
+            return Ok(files);
+        }
     }
     Err(MediaError::Incomplete { folder: folder.to_owned() })
 }
 
 /// The ramdisk of a folder as one EFI program.
-fn kernel_image(folder: &Path) -> Result<Vec<u8>, MediaError> {
+pub(super) fn kernel_image(folder: &Path) -> Result<Vec<u8>, MediaError> {
     check_ramdisk(folder)?;
     let read = |name: &str| {
         let path = folder.join(name);
@@ -188,21 +195,6 @@ fn kernel_image(folder: &Path) -> Result<Vec<u8>, MediaError> {
         initrd: &initrd,
     };
     pe::build(&read(STUB)?, &parts).map_err(|error| MediaError::Build(chain(&error)))
-}
-
-fn write(ramdisk: &Path, parameters: &Parameters, file: &Path) -> Result<(), MediaError> {
-    let image = kernel_image(ramdisk)?;
-    let given = cmdline(&image).map_err(|error| MediaError::Build(chain(&error)))?;
-    let given = String::from_utf8_lossy(given);
-    let given = given.trim_matches(|c: char| c == '\0' || c.is_whitespace());
-    let line = format!("{given} {}", parameters.line());
-    let image = replace_cmdline(&image, line.trim()).map_err(|error| MediaError::Build(chain(&error)))?;
-    let iso = uefi_iso(&image, &[], LABEL).map_err(|error| MediaError::Build(chain(&error)))?;
-    let folder = file.parent().unwrap_or(file);
-    std::fs::create_dir_all(folder).map_err(failed("create the folder", folder))?;
-    let part = file.with_extension("part");
-    std::fs::write(&part, iso).map_err(failed("write", &part))?;
-    std::fs::rename(&part, file).map_err(failed("rename to", file))
 }
 
 #[cfg(test)]
@@ -232,7 +224,7 @@ mod tests {
         assert!(matches!(kernel_image(folder.path()), Err(MediaError::Build(_))));
         put(STUB, &pe::stub::stub(7));
         let parameters = Parameters::parse("ipa-debug=1").unwrap();
-        write(folder.path(), &parameters, &folder.path().join("boot/x.iso")).unwrap();
+        Cds::default().write_now(folder.path(), &parameters, &folder.path().join("boot/x.iso")).unwrap();
         let iso = std::fs::read(folder.path().join("boot/x.iso")).unwrap();
         assert!(iso.windows(11).any(|window| window == b"ipa-debug=1"));
         put(KERNEL_IMAGE, b"whole");
@@ -247,6 +239,7 @@ mod tests {
             data_dir: PathBuf::new(),
             agent_url: "http://10.0.0.1:6385".to_owned(),
             kernel_append_params: Parameters::parse("console=ttyS0").unwrap(),
+            cds: Cds::default(),
         };
         let mut node = Node::new(uuid::Uuid::new_v4(), "redfish", jiff::Timestamp::UNIX_EPOCH);
         let line = settings.parameters(&node, Purpose::Commands, "T").unwrap().line();

@@ -3,6 +3,7 @@
 //! [`Machines`] finds the [`OutOfBand`] side of a node by its interfaces; what implements it is a BMC, a fake, or a
 //! simulated machine in tests.
 
+pub mod cd;
 pub mod cmdline;
 pub mod machines;
 pub mod media;

@@ -61,6 +61,15 @@ impl Section {
     }
 }
 
+/// Offsets of what changes with the contents of a section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) at: usize,
+    pub(super) room: usize,
+    pub(super) length: usize,
+    pub(super) checksum: usize,
+}
+
 /// A section to append.
 #[derive(Debug)]
 pub(super) struct NewSection<'a> {
@@ -119,22 +128,12 @@ impl<'a> Image<'a> {
         slice(self.bytes, section.raw_offset as usize, size, "a section")
     }
 
-    /// Returns the image with `data` in a section that has at least as many bytes in the file.
-    pub(super) fn with_data(&self, section: &Section, data: &[u8]) -> Result<Vec<u8>, PeError> {
-        let size = u32::try_from(data.len()).map_err(|_| PeError::TooLarge)?;
-        let start = section.raw_offset as usize;
-        let mut out = self.bytes.to_vec();
-        let room = out
-            .get_mut(start..)
-            .and_then(|rest| rest.get_mut(..section.raw_size()))
-            .ok_or(PeError::Truncated { what: "a section", offset: start })?;
-        let (used, rest) =
-            room.split_at_mut_checked(data.len()).ok_or(PeError::Format { what: "the section has too little room" })?;
-        used.copy_from_slice(data);
-        rest.fill(0);
-        put_u32(&mut out, section.header + 8, size);
-        put_u32(&mut out, self.optional + CHECKSUM, 0);
-        Ok(out)
+    /// Where a section is whose contents are to be changed: its bytes and their number, where the number of those that count
+    /// is, and where the checksum is, which is not kept.
+    pub(super) fn place(&self, section: &Section) -> Result<Place, PeError> {
+        let at = section.raw_offset as usize;
+        slice(self.bytes, at, section.raw_size(), "a section")?;
+        Ok(Place { at, room: section.raw_size(), length: section.header + 8, checksum: self.optional + CHECKSUM })
     }
 
     /// Returns the image with more sections at its end.
