@@ -18,10 +18,12 @@ use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
+use support::stream::{self, NODE, Ruled};
 use support::{TOKEN, rig};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use transport::client::{self, Client, Trust};
+use wire::session::FromAgent;
 
 /// What the driver heard.
 #[derive(Debug)]
@@ -383,5 +385,89 @@ async fn an_api_that_was_to_have_tls_is_not_served_without() {
             assert!(matches!(error, session::SessionError::Identity(_)), "{error:?}");
             assert!(client::chain(&error).contains(&format!("{asked} asks for TLS")), "{}", client::chain(&error));
         }
+    }
+}
+
+/// A lookup reply of a driver that takes sessions.
+fn offering(driver: &stream::Driver) -> Value {
+    let mut reply = lookup_reply(json!(TOKEN));
+    reply["node"]["uuid"] = json!(NODE);
+    reply["config"]["ferric_session"] = json!({"url": driver.offer.url, "ca": driver.offer.ca});
+    reply
+}
+
+/// No more than this is waited for something that must not come: a heartbeat that a command's end causes comes at once.
+const NOT_COMING: Duration = Duration::from_millis(500);
+
+#[tokio::test]
+async fn heartbeats_go_by_the_session_while_there_is_one_and_over_rest_when_it_is_gone() {
+    let listener = stream::Driver::start().await;
+    let (url, mut ears) = start_driver(offering(&listener), StatusCode::ACCEPTED).await;
+    let rig = rig(SimMachine::new(), settings(&url));
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    let mut ruled = Ruled::new(listener);
+    ruled.greet().await;
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    // The first one tells where to call, which the driver may have to do when the session breaks.
+    let (_, _, body) = next_heartbeat(&mut ears).await;
+    assert!(body["callback_url"].as_str().unwrap().starts_with("https://127.0.0.1:"), "{body}");
+    let params = json!({"root_uuid": null});
+    ruled.command("image.install_bootloader", &params).await;
+    while !matches!(ruled.hear().await, FromAgent::Heartbeat(_)) {}
+    assert!(tokio::time::timeout(NOT_COMING, ears.recv()).await.is_err());
+    // Nobody takes sessions any more. The agent notices, and the next heartbeat goes the other way.
+    drop(ruled);
+    let rest = support::Rest::serve(&rig.dispatcher).await;
+    let beats = async {
+        loop {
+            rest.command("image.install_bootloader", params.clone(), true).await;
+            if tokio::time::timeout(NOT_COMING, next_heartbeat(&mut ears)).await.is_ok() {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), beats).await.unwrap();
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_that_may_not_listen_has_no_open_port_and_does_what_it_is_told_by_its_session() {
+    let listener = stream::Driver::start().await;
+    let (url, mut ears) = start_driver(offering(&listener), StatusCode::ACCEPTED).await;
+    let rig = rig(SimMachine::new(), Settings { listens: false, ..settings(&url) });
+    let stop = CancellationToken::new();
+    let running = run(&rig, &stop);
+    let mut ruled = Ruled::new(listener);
+    assert_eq!(ruled.command("standby.sync", &json!({})).await.body["command_status"], "SUCCEEDED");
+    while !ruled.heard.iter().any(|said| matches!(said, FromAgent::Heartbeat(_))) {
+        ruled.hear().await;
+    }
+    let port = rig.agent.shared.settings().listen_port;
+    assert!(tokio::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_err());
+    assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+    assert!(tokio::time::timeout(NOT_COMING, ears.recv()).await.is_err(), "nothing is said twice");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_agent_whose_session_does_not_come_about_tells_over_rest_that_it_lives() {
+    let listener = stream::Driver::start().await;
+    let reply = offering(&listener);
+    drop(listener);
+    let (url, mut ears) = start_driver(reply, StatusCode::ACCEPTED).await;
+    for listens in [true, false] {
+        let rig = rig(SimMachine::new(), Settings { listens, ..settings(&url) });
+        let stop = CancellationToken::new();
+        let running = run(&rig, &stop);
+        assert!(matches!(next(&mut ears).await, Heard::Lookup(..)));
+        let (_, _, body) = next_heartbeat(&mut ears).await;
+        let callback = body["callback_url"].as_str().unwrap();
+        assert_eq!(callback.starts_with("https://127.0.0.1:"), listens, "{body}");
+        assert_eq!(callback.starts_with("ferric-session:"), !listens, "{body}");
+        stop.cancel();
+        running.await.unwrap().unwrap();
     }
 }

@@ -232,9 +232,9 @@ async fn closes(driver: impl AsyncFnOnce(&mut Conn)) -> Violation {
     conn.hello().await;
     driver(&mut conn).await;
     let why = loop {
-        match conn.hear().await.expect("the agent says why it ends the connection").body {
-            FromAgent::Close(violation) => break violation,
-            _ => {}
+        let frame = conn.hear().await.expect("the agent says why it ends the connection");
+        if let FromAgent::Close(violation) = frame.body {
+            break violation;
         }
     };
     assert_eq!(conn.hear().await, None);

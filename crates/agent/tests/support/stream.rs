@@ -111,6 +111,9 @@ pub fn welcome(resumed: bool, last_received: u64) -> FromDriver {
     })
 }
 
+/// A call of Telemetry, in the test's hands: batches come, credits go.
+pub type LogCall = (Streaming<LogBatch>, mpsc::Sender<Result<LogCredit, Status>>);
+
 /// What [`Driver`] was asked, and what it answers.
 struct Script {
     authority: Authority,
@@ -120,7 +123,7 @@ struct Script {
     /// Refuses enrolments with this, where it is set.
     refuse: Mutex<Option<Status>>,
     connections: mpsc::UnboundedSender<Conn>,
-    logs: mpsc::UnboundedSender<(Streaming<LogBatch>, mpsc::Sender<Result<LogCredit, Status>>)>,
+    logs: mpsc::UnboundedSender<LogCall>,
 }
 
 type Outgoing<T> = Pin<Box<dyn futures::Stream<Item = Result<T, Status>> + Send>>;
@@ -175,7 +178,7 @@ pub struct Driver {
     script: Arc<Script>,
     pub asked: mpsc::UnboundedReceiver<EnrollRequest>,
     connections: mpsc::UnboundedReceiver<Conn>,
-    pub logs: mpsc::UnboundedReceiver<(Streaming<LogBatch>, mpsc::Sender<Result<LogCredit, Status>>)>,
+    pub logs: mpsc::UnboundedReceiver<LogCall>,
     _stop: tokio_util::sync::DropGuard,
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
-use wire::agent::CommandStatus;
+use wire::agent::{CommandResult, CommandStatus};
 use wire::session::{
     Body as _, DOCUMENT_LIMIT, Frame, FromAgent, FromDriver, Heartbeat, Hello, Link, PROTOCOL_MINOR, Reason, Receipt,
     Refused, Violation, Welcome,
@@ -215,21 +215,25 @@ enum Said {
 
 /// The frame that tells a command's state, and whether it has ended.
 fn state(record: &Record) -> (FromAgent, bool) {
-    let mut result = record.to_result();
+    let result = record.to_result();
     let ended = result.command_status != CommandStatus::Running;
-    let render = |result: &wire::agent::CommandResult| serde_json::to_vec(result).unwrap_or_default();
-    let mut document = render(&result);
-    let mut omitted = 0;
-    if document.len() > DOCUMENT_LIMIT {
-        let whole = result.command_result.take().unwrap_or(Value::Null);
-        omitted = serde_json::to_vec(&whole).map_or(0, |text| text.len()) as u64;
-        tracing::error!(
-            command = record.name(),
-            bytes = omitted,
-            limit = DOCUMENT_LIMIT,
-            "the result is too long to be sent"
-        );
-        document = render(&result);
-    }
+    let (document, omitted) = document(result);
     (FromAgent::Command { document: document.into(), omitted }, ended)
 }
+
+/// A command as JSON; without its result where that is too long, and then with the length of the result.
+fn document(mut result: CommandResult) -> (Vec<u8>, u64) {
+    // These values are always JSON.
+    let render = |result: &CommandResult| serde_json::to_vec(result).unwrap_or_default();
+    let document = render(&result);
+    if document.len() <= DOCUMENT_LIMIT {
+        return (document, 0);
+    }
+    let left_out = result.command_result.take().unwrap_or(Value::Null);
+    let bytes = serde_json::to_vec(&left_out).map_or(0, |text| text.len());
+    tracing::error!(command = result.command_name, bytes, limit = DOCUMENT_LIMIT, "the result is too long to be sent");
+    (render(&result), bytes as u64)
+}
+
+#[cfg(test)]
+mod tests;
