@@ -81,7 +81,7 @@ pub(crate) fn arguments() -> Value {
 pub(crate) async fn check(shared: &Shared, call: StepCall) -> Result<Value, StepError> {
     let fail = maintenance::truth(maintenance::arguments(&call, &arguments())?, "fail", true)?;
     shared.devices_ready().await;
-    let report = shared.on_machine(|machine| report(machine)).await;
+    let report = shared.on_machine(report).await;
     let report = report.map_err(|error| broken(call.kind, transport::client::chain(&error)))?;
     tracing::info!(%report, "health");
     if fail && report["verdict"] == Verdict::Failing.name() {
