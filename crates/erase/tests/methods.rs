@@ -295,9 +295,11 @@ fn blocks_behind_a_protected_area_are_not_left_out_silently() {
     let hidden = AtaProfile { hidden: 2048, ..AtaProfile::qemu() };
     let error = refusal(&Bench::ata(hidden), &going_on());
     assert!(error.contains("2048 blocks of the drive are hidden") && error.contains("hdparm -N"), "{error}");
-    // The drive itself reaches them.
-    let bench = Bench::ata(AtaProfile { hidden: 2048, ..AtaProfile::security() });
-    assert_eq!(erased(&bench, &Options::default()).0, Method::AtaSecurityEnhanced);
+    let error = refusal(&Bench::ata(AtaProfile { hidden: 2048, ..AtaProfile::security() }), &Options::default());
+    assert!(error.contains("2048 blocks of the drive are hidden"), "{error}");
+    // A sanitize reaches them.
+    let bench = Bench::ata(AtaProfile { hidden: 2048, ..AtaProfile::full() });
+    assert_eq!(erased(&bench, &Options::default()).0, Method::AtaSanitizeCrypto);
 }
 
 #[test]

@@ -28,7 +28,7 @@ impl Registers {
     }
 
     /// Reads them from sense data (SAT-3, 12.2.6 and 12.2.7).
-    pub(crate) fn of(sense: &[u8]) -> Option<Self> {
+    pub fn parse(sense: &[u8]) -> Option<Self> {
         match byte(sense, 0) & 0x7f {
             // Descriptor format: type 09h, length 0Ch.
             0x72 | 0x73 => {
@@ -157,7 +157,7 @@ pub fn send(device: &dyn Device, command: &Command, mut data: Transfer<'_>) -> R
         let answer = device
             .scsi(&cdb, data.again(), command.limit)
             .map_err(|source| AtaError::Device { command: name, source })?;
-        if let Some(registers) = Registers::of(&answer.sense) {
+        if let Some(registers) = Registers::parse(&answer.sense) {
             return if registers.failed() {
                 Err(AtaError::Failed { command: name, registers })
             } else {

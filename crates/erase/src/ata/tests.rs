@@ -82,25 +82,25 @@ fn identify_data_that_did_not_come_over_well_is_refused() {
 fn registers_come_back_in_either_format() {
     let mut sense = vec![0x72, 0x01, 0, 0x1d, 0, 0, 0, 14];
     sense.extend([9, 12, 0, 0x00, 0x80, 0x01, 0x44, 0x11, 0x55, 0x22, 0x66, 0x33, 0x40, 0x50]);
-    let registers = Registers::of(&sense).unwrap();
+    let registers = Registers::parse(&sense).unwrap();
     assert_eq!((registers.count, registers.lba), (Some(0x8001), 0x6655_4433_2211));
     assert_eq!((registers.status, registers.device, registers.failed()), (0x50, 0x40, false));
     let status = SanitizeStatus::of(&registers).unwrap();
     assert_eq!(status, SanitizeStatus { completed: true, running: false, frozen: false, progress: 0x2211 });
 
     let mut fixed = vec![0xf0, 0, 0x01, 0x00, 0x50, 0x40, 0x01, 10, 1 << 6, 0x11, 0x22, 0x33, 0, 0x1d];
-    let registers = Registers::of(&fixed).unwrap();
+    let registers = Registers::parse(&fixed).unwrap();
     assert_eq!((registers.count, registers.lba), (None, 0x33_2211));
     assert_eq!(SanitizeStatus::of(&registers), None);
     // An abort as libata tells it in fixed format.
     (fixed[2], fixed[3], fixed[4], fixed[13]) = (0x0b, 4, 0x51, 0);
-    assert!(Registers::of(&fixed).unwrap().failed());
+    assert!(Registers::parse(&fixed).unwrap().failed());
     // The same from Linux 6.1, as recorded in QEMU.
     let older = [0x70, 0, 0x0b, 0, 0, 0, 0, 0x0a, 4, 0x41, 0, 0, 0, 0, 0, 0, 0x80, 1];
-    let registers = Registers::of(&older).unwrap();
+    let registers = Registers::parse(&older).unwrap();
     assert!(registers.failed());
     assert_eq!((registers.status, registers.error, registers.lba), (0x41, 4, 1));
-    assert_eq!(Registers::of(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0]), None);
+    assert_eq!(Registers::parse(&[0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0]), None);
 }
 
 #[test]

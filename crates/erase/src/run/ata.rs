@@ -95,7 +95,8 @@ impl Drive {
             (false, _) => Offer::new(method, false, "the drive does not offer it (IDENTIFY words 82 and 128)"),
             (_, Security { frozen: true, .. }) => Offer::blocked(method, FROZEN),
             (_, Security { enabled: true, .. }) => Offer::blocked(method, FOREIGN),
-            _ => Offer { method, failure: None },
+            // It ends at the native maximum at best, and what an overlay hides lies behind that.
+            _ => Offer { method, failure: (self.hidden > 0).then(|| hidden_from(self.hidden)) },
         };
         vec![
             sanitize(Method::AtaSanitizeCrypto, support.crypto),
@@ -242,6 +243,14 @@ pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<bool, 
         return Err(Failure::PasswordLeft { password: name, why });
     }
     if security.locked { Err(Failure::Blocked(LOCKED.to_owned())) } else { Ok(false) }
+}
+
+/// Why what does not reach all blocks is not done.
+pub(crate) fn hidden_from(hidden: u64) -> Failure {
+    Failure::Blocked(format!(
+        "{hidden} blocks of the drive are hidden by a host protected area or a configuration overlay, and this would not reach them. \
+         Lift it with hdparm -N or --dco-restore, switch the drive off and on, and erase again"
+    ))
 }
 
 fn sector_of(password: &str) -> [u8; 32] {

@@ -33,11 +33,7 @@ pub(crate) fn offers(limits: &Limits, options: &Options, hidden: u64) -> Vec<Off
     }
     offers.push(Offer { method: Method::Overwrite, failure: None });
     if hidden > 0 {
-        let why = format!(
-            "{hidden} blocks of the drive are hidden by a host protected area or a configuration overlay, and this would not reach \
-             them. Lift it with hdparm -N or --dco-restore, switch the drive off and on, and erase again"
-        );
-        offers.iter_mut().for_each(|offer| offer.failure = Some(Failure::Blocked(why.clone())));
+        offers.iter_mut().for_each(|offer| offer.failure = Some(super::ata::hidden_from(hidden)));
     }
     offers
 }
