@@ -87,6 +87,7 @@ pub(crate) async fn update(shared: &Shared, call: StepCall) -> Result<Value, Ste
     let verify = maintenance::truth(args, "verify_ca", true)?;
     let manifest = read(shared, args.get("manifest"), args.get("checksum"), verify).await?;
     let tools = manifest.programs();
+    shared.devices_ready().await;
     let devices = shared.on_machine(move |machine| Ok(devices(machine, &tools, Path::new(program::FOLDER)))).await;
     let devices = devices.map_err(|error| broken(call.kind, chain(&error)))?;
     let devices = devices.map_err(|details| broken(call.kind, details))?;

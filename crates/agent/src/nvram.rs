@@ -24,6 +24,8 @@ pub(crate) async fn clean(shared: &Shared, call: StepCall) -> Result<Value, Step
     let args = maintenance::arguments(&call, &arguments())?;
     let patterns = patterns(args.get("match_patterns").unwrap_or(&Value::Null))?;
     root_disk::may_write(shared, "clean_uefi_nvram").map_err(|error| maintenance::failed(&error))?;
+    // Firmware variables are there when devices have their modules.
+    shared.devices_ready().await;
     let removed = shared.on_machine(move |machine| {
         let old = matching(machine.boot_entries()?, &patterns);
         let numbers: Vec<u16> = old.iter().map(|entry| entry.number).collect();
