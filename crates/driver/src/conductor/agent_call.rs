@@ -188,6 +188,9 @@ impl<S: Store> Conductor<S> {
         };
         let Some(result) = listed.into_iter().find(|listed| listed.id == command) else {
             let text = "the agent does not know the command any more: it was started anew while the command ran";
+            if self.erases_again(node, flow, text).await? {
+                return Ok(Turn::Again);
+            }
             return self.trouble(node, flow, action, fatal(text)).await;
         };
         let erased = || self.erased(node, action, &result);
@@ -223,6 +226,15 @@ impl<S: Store> Conductor<S> {
                 self.trouble_with(node, flow, action, trouble, &erased()).await
             }
         }
+    }
+
+    /// See [`Draft::erases_again`].
+    async fn erases_again(&self, node: &Node, flow: &Flow, why: &str) -> Result<bool, Fault> {
+        let place = Place::of(flow);
+        let why = format!("Node {}: {why}.", node.uuid);
+        let again = |draft: &mut Draft| Ok(place.is_in(draft) && draft.erases_again(&why)?);
+        let (_, _, again) = self.change(node.uuid, again).await?;
+        Ok(again)
     }
 
     /// The agent's managers are not those whose steps were asked for: ask again. Automated cleaning begins anew with the

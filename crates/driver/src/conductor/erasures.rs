@@ -5,7 +5,7 @@ use super::change::Draft;
 use crate::command::NodeIdent;
 use crate::erasure::{self, Signer, Statement};
 use crate::fault::Fault;
-use crate::flow::Action;
+use crate::flow::{Action, FlowKind, Purpose, boot_ramdisk};
 use store::{Node, Page, Record, RecordChange, RecordFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 use wire::agent::CommandResult;
@@ -25,6 +25,31 @@ impl Erased {
         for (severity, text) in &self.notes {
             draft.note(severity, "erasure", text.clone());
         }
+    }
+}
+
+/// How often a clean is taken up again.
+const MOST_AGAIN: u32 = 3;
+
+impl Draft {
+    /// Takes a clean up again whose machine was lost while it erased, as by a power cut: the ramdisk is booted anew and the step
+    /// sent again. Erasing twice does no harm, and a drive that goes on by itself is taken up by the agent. `false` where
+    /// that is not what was going on, or was tried often enough.
+    pub(super) fn erases_again(&mut self, why: &str) -> Result<bool, Fault> {
+        let Some(flow) = self.flow.as_mut().filter(|flow| flow.kind == FlowKind::Clean) else { return Ok(false) };
+        let begun = flow.intent.as_ref().is_some_and(|intent| intent.command.is_some());
+        let erases = matches!(flow.current(), Some(Action::ExecuteStep { step, .. }) if erasure::is_expected_of(step));
+        if !begun || !erases || flow.abort_after || flow.mismatches >= MOST_AGAIN {
+            return Ok(false);
+        }
+        flow.mismatches += 1;
+        flow.intent = None;
+        let (kind, cursor) = (flow.kind, flow.cursor);
+        flow.actions.splice(cursor..cursor, boot_ramdisk(&self.node, Purpose::Commands));
+        let state = self.node.provision_state;
+        self.note("WARNING", state.as_str(), format!("{why} The ramdisk is booted anew, and the erase goes on."));
+        self.enter(kind, true)?;
+        Ok(true)
     }
 }
 

@@ -173,8 +173,12 @@ impl<S: Store> Conductor<S> {
                 deadline.setting
             );
             let power_off = !matches!(flow.kind, FlowKind::Clean | FlowKind::Service);
+            if draft.erases_again(&text)? {
+                return Ok(());
+            }
             let event = deadline.event;
             debug_assert!(matches!(event, Event::Fail | Event::Abort));
+            tracing::warn!(%state, action = what, limit, setting = deadline.setting, "nothing came in time");
             draft.fail(&Failure { text, event, power_off })
         })
         .await?;

@@ -379,7 +379,7 @@ pub struct Flow {
     /// Stop when the current step, which cannot be aborted, ends.
     #[serde(default)]
     pub abort_after: bool,
-    /// How often the agent's steps had to be asked for again.
+    /// How often the agent's steps had to be asked for, or an erase begun, again.
     #[serde(default)]
     pub mismatches: u32,
 }

@@ -7,6 +7,7 @@ use hardware::PowerState;
 use lifecycle::provision::{State, Verb};
 use std::time::Duration;
 use store::Store as _;
+use wire::agent::CommandStatus;
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_checksum_ends_in_deploy_failed_with_power_on_and_the_next_deploy_works() {
@@ -55,6 +56,50 @@ async fn an_agent_that_dies_during_a_step_fails_the_deploy_and_does_not_start_it
     let node = site.settle(State::DeployFailed).await;
     assert!(node.last_error.unwrap().contains("deploy.write_image"));
     assert_eq!(site.machine.lock().image_writes, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erase_that_a_power_cut_interrupts_goes_on_and_one_that_never_ends_fails() {
+    let site = Site::new().await;
+    site.verb(Verb::Manage).await.unwrap();
+    site.settle(State::Manageable).await;
+    site.verb(Verb::Provide).await.unwrap();
+    cut_the_power_while_it_erases(&site).await;
+    site.settle(State::Available).await;
+    assert_eq!(site.machine.lock().steps_run, ["erase_devices_metadata", "erase_devices"]);
+    assert_eq!(site.machine.lock().booted, [Booted::Ramdisk, Booted::Ramdisk]);
+
+    // A machine that goes down each time is set aside in the end.
+    site.machine.forget_history();
+    site.verb(Verb::Manage).await.unwrap();
+    site.settle(State::Manageable).await;
+    site.verb(Verb::Provide).await.unwrap();
+    for _ in 0..4 {
+        cut_the_power_while_it_erases(&site).await;
+    }
+    let node = site.settle(State::CleanFailed).await;
+    assert!(node.last_error.unwrap().contains("deploy.erase_devices"));
+    assert_eq!(site.machine.lock().steps_run, ["erase_devices_metadata"]);
+}
+
+/// Waits until the step after `erase_devices_metadata` runs, and switches the machine off.
+async fn cut_the_power_while_it_erases(site: &Site) {
+    loop {
+        {
+            let state = site.machine.lock();
+            let last = state.agent.as_ref().and_then(|agent| agent.commands.last());
+            let step = last.is_some_and(|last| {
+                last.command_name == "execute_clean_step" && last.command_status == CommandStatus::Running
+            });
+            if step && state.steps_run.iter().any(|step| step == "erase_devices_metadata") {
+                break;
+            }
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // The driver knows that it runs.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    site.machine.switch(PowerState::Off);
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub(crate) struct AgentState {
     token: Option<String>,
     serves: bool,
     rescued: bool,
-    commands: Vec<CommandResult>,
+    pub(crate) commands: Vec<CommandResult>,
     forced: Arc<Notify>,
 }
 
