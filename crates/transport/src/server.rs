@@ -1,10 +1,9 @@
 //! Serving a router: plain or TLS, with caps on connections, deadlines for heads of requests and graceful shutdown.
 
-use crate::http2;
 use crate::impatient::Impatient;
 use axum::Router;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use std::collections::HashMap;
 use std::future::Future;
@@ -18,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 /// Requests at once in a connection of HTTP/2.
+#[cfg(feature = "both")]
 const STREAMS: u32 = 64;
 
 /// How a server behaves.
@@ -101,6 +101,7 @@ pub async fn serve(listener: TcpListener, router: Router, settings: Settings, st
 
 /// As [`serve`], for clients of HTTP/2 as well: those that begin with it (RFC 9113, 3.3), or choose it in TLS where the
 /// settings offer it.
+#[cfg(feature = "both")]
 pub async fn serve_both(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
     run::<true>(listener, router, settings, stop).await;
 }
@@ -193,23 +194,23 @@ impl Connection {
         });
         let io = TokioIo::new(stream);
         // hyper counts its time for a head from the end of the answer before: it is the deadline of idle connections as well.
+        #[cfg(feature = "both")]
         if BOTH {
-            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            let mut builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
             builder.http1().timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
             builder
                 .http2()
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(STREAMS)
-                .keep_alive_interval(http2::PING_INTERVAL)
-                .keep_alive_timeout(http2::PING_TIMEOUT);
+                .keep_alive_interval(crate::http2::PING_INTERVAL)
+                .keep_alive_timeout(crate::http2::PING_TIMEOUT);
             let connection = self.watcher.watch(builder.serve_connection(io, service).into_owned());
-            first_head(connection, &asked, self.head_timeout, peer).await;
-        } else {
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
-            let connection = self.watcher.watch(builder.serve_connection(io, service));
-            first_head(connection, &asked, self.head_timeout, peer).await;
+            return first_head(connection, &asked, self.head_timeout, peer).await;
         }
+        let mut builder = hyper::server::conn::http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(self.idle_timeout);
+        let connection = self.watcher.watch(builder.serve_connection(io, service));
+        first_head(connection, &asked, self.head_timeout, peer).await;
     }
 }
 
