@@ -18,22 +18,21 @@ const MOST_FILES: usize = 10_000;
 
 /// What an instance is told.
 #[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Instance")]
 pub(crate) struct InstanceArgs {
     /// Config drive: a folder (with `openstack/latest/…` in it), an ISO image, plain or gzipped, or an http(s) URL of one
-    #[arg(long, value_name = "FOLDER|FILE|URL", conflicts_with_all = ["user_data", "ssh_key", "hostname", "network_data"])]
+    #[arg(help_heading = "Instance", long, value_name = "FOLDER|FILE|URL", conflicts_with_all = ["user_data", "ssh_key", "hostname", "network_data"])]
     config_drive: Option<String>,
     /// User data of cloud-init: `#cloud-config`, a script, or whatever the image reads
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Instance", long, value_name = "FILE")]
     user_data: Option<PathBuf>,
     /// Public key that may log in; may be given several times
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Instance", long, value_name = "FILE")]
     ssh_key: Vec<PathBuf>,
     /// Name of the instance; the node's name without it
-    #[arg(long, value_name = "NAME")]
+    #[arg(help_heading = "Instance", long, value_name = "NAME")]
     hostname: Option<String>,
     /// Network settings in OpenStack's form, YAML or JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Instance", long, value_name = "FILE")]
     network_data: Option<PathBuf>,
 }
 

@@ -80,11 +80,21 @@ async fn disks(api: &Api, node: &Node) -> Result<Known, ApiError> {
     match api.get(&path(&["v1", "nodes", node.uuid(), "inventory"])).await {
         Ok(document) => {
             let list = document.pointer("/inventory/disks").and_then(Value::as_array).cloned().unwrap_or_default();
-            Ok(Known::Disks(list.into_iter().filter_map(|disk| serde_json::from_value(disk).ok()).collect()))
+            Ok(Known::Disks(list.into_iter().map(disk_of).collect()))
         }
         Err(ApiError::NotFound { .. } | ApiError::TooOld { .. } | ApiError::NoRoute { .. }) => Ok(Known::Never),
         Err(error) => Err(error),
     }
+}
+
+/// A disk of an inventory. One that an agent describes in too few words is a disk all the same.
+fn disk_of(mut value: Value) -> Disk {
+    let name = value.get("name").and_then(Value::as_str).unwrap_or("a disk without a name").to_owned();
+    let size = value.get("size").and_then(Value::as_u64).unwrap_or_default();
+    if let Some(fields) = value.as_object_mut() {
+        fields.entry("rotational").or_insert(Value::Bool(false));
+    }
+    serde_json::from_value(value).unwrap_or_else(|_| Disk { name, size, ..Disk::default() })
 }
 
 fn judge(node: &Node, action: &str, does: &Does, known: Known) -> Loss {
@@ -262,6 +272,14 @@ mod tests {
 
     fn all() -> Known {
         Known::Disks(vec![disk("/dev/sda", 900, "BIG"), disk("/dev/sdb", 400, "SMALL"), disk("/dev/sdc", 2, "TINY")])
+    }
+
+    #[test]
+    fn a_disk_that_is_not_understood_is_listed_all_the_same() {
+        let disk = disk_of(json!({"name": "/dev/sdx", "size": 7, "serial": 12}));
+        assert_eq!((disk.name.as_str(), disk.size), ("/dev/sdx", 7));
+        assert_eq!(disk_of(json!({"name": "/dev/sdy", "size": 8})).serial, None);
+        assert_eq!(disk_of(json!("sda")).name, "a disk without a name");
     }
 
     #[test]

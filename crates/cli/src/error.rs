@@ -67,6 +67,7 @@ impl Error {
             | ApiError::Unreachable { .. }
             | ApiError::Understood { .. }
             | ApiError::Denied { .. }
+            | ApiError::Broken { .. }
             | ApiError::Lacking { .. }) => source.into(),
             source => Self::Node { node: format!("node {node:?}"), source: Box::new(source), remedy: None },
         }

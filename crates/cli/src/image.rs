@@ -85,9 +85,12 @@ pub(crate) struct WriteArgs {
     /// How much is read back when all is written
     #[arg(long, value_enum, default_value_t = Verify::Sampled)]
     verify: Verify,
-    /// Overwrite a target that exists
-    #[arg(long)]
+    /// Overwrite a target that exists, without asking
+    #[arg(short, long)]
     yes: bool,
+    /// Show what would be overwritten, and write nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
     /// Give the disk a GUID of its own in a GUID partition table, in place of the image's; partitions keep theirs
     #[arg(long)]
     new_disk_guid: bool,
@@ -179,6 +182,8 @@ pub(crate) enum Error {
     Verify(#[source] Box<VerifyError>),
     #[error("cancelled; nothing was written")]
     Cancelled,
+    #[error("not confirmed; nothing was written")]
+    Declined,
 }
 
 impl Error {
@@ -204,7 +209,7 @@ impl Error {
             Self::Open(_) => Exit::Target,
             Self::Write(error) | Self::WriteNew(error) => Exit::from(&**error),
             Self::Verify(error) => Exit::from(&**error),
-            Self::Cancelled => Exit::Cancelled,
+            Self::Cancelled | Self::Declined => Exit::Cancelled,
         }
     }
 
@@ -256,14 +261,23 @@ async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<
 }
 
 async fn write(args: WriteArgs, output: &Output, cancel: CancellationToken) -> Result<(), Error> {
-    let WriteArgs { image, target, expected, verify, yes, new_disk_guid, size } = args;
+    let WriteArgs { image, target, expected, verify, yes, dry_run, new_disk_guid, size } = args;
     let mut plan = until(&cancel, plan(&image, &expected, output)).await?;
     plan.verify = match verify {
         Verify::Sampled => disk_image::Verify::Sampled,
         Verify::Full => disk_image::Verify::Full,
     };
     plan.new_disk_guid = new_disk_guid;
-    let target = until(&cancel, target::open(&image, &target, yes, size)).await?;
+    let found = target::find(&target);
+    if dry_run {
+        output.result(&found.document(), &format!("{}\nA dry run: nothing was written.", found.text()));
+        return Ok(());
+    }
+    let agreed = !yes && !image.json && target.exists() && crate::output::can_ask();
+    if agreed {
+        crate::consent::confirm("image write", &format!("{}\n", found.text())).map_err(|_| Error::Declined)?;
+    }
+    let target = until(&cancel, target::open(&image, &target, yes || agreed, size)).await?;
     let target::Target { disk, made } = target;
     let name = disk.name().to_owned();
     let result = disk_image::write(plan, disk, |progress| output.progress(&progress), cancel).await;

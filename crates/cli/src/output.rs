@@ -45,6 +45,9 @@ pub(crate) fn error_text(error: &Error) -> String {
 
 /// A message in lines that fit; those below the first stand in.
 fn hanging(text: &str) -> String {
+    if !std::io::stderr().is_terminal() {
+        return text.replace('\n', "\n  ").replace("\n    ", "\n  ");
+    }
     table::wrap(text, table::width() - 2).replace('\n', "\n  ").replace("\n    ", "\n  ")
 }
 

@@ -137,6 +137,26 @@ pub(crate) fn age(time: &str, now: Timestamp) -> Option<u64> {
     u64::try_from(now.duration_since(then).as_secs()).ok().or(Some(0))
 }
 
+/// A name in the order of people: `n2` before `n10`.
+pub(crate) fn natural(name: &str) -> Vec<(String, u64)> {
+    let mut parts: Vec<(String, u64)> = vec![(String::new(), 0)];
+    let mut digits = false;
+    for character in name.chars() {
+        let digit = character.to_digit(10);
+        if digits && digit.is_none() {
+            parts.push((String::new(), 0));
+        }
+        digits = digit.is_some();
+        if let Some((text, number)) = parts.last_mut() {
+            match digit {
+                Some(digit) => *number = number.saturating_mul(10).saturating_add(u64::from(digit)),
+                None => text.push(character),
+            }
+        }
+    }
+    parts
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -157,6 +177,13 @@ mod tests {
             table(&["node", "state", "note"], &rows, Some(48)),
             table(&["node", "state", "note"], &rows, None)
         ));
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_people() {
+        let mut names = ["n10", "n2", "n1b", "n1", "a"];
+        names.sort_by_cached_key(|name| natural(name));
+        assert_eq!(names, ["a", "n1", "n1b", "n2", "n10"]);
     }
 
     #[test]

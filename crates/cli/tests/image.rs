@@ -191,3 +191,21 @@ fn a_signal_in_the_middle_ends_in_order_and_says_what_is_on_the_target() {
     assert!(std::fs::read(&target).unwrap()[..MIB].iter().all(|byte| *byte == 0));
     server.join().unwrap();
 }
+
+#[test]
+fn a_dry_run_says_what_is_overwritten_and_writes_nothing() {
+    let lab = Lab::new();
+    let (url, digest) = lab.serve("image.raw", &image());
+    let disk = lab.path("disk");
+    let dry = |more: &[&str]| {
+        let output = ferric(&[&["write", &url, show(&disk), "--checksum", &digest, "--dry-run"], more].concat());
+        assert_exit(&output, 0);
+        text(&output.stdout)
+    };
+    assert!(dry(&[]).contains("is not there; it is made as a file"));
+    assert!(!disk.exists());
+    std::fs::write(&disk, vec![0x5a; 12 * MIB]).unwrap();
+    assert!(dry(&["--yes"]).contains("is overwritten: a file of 12.0 MiB"));
+    assert!(dry(&["--json"]).contains("\"event\":\"dry_run\""));
+    assert!(std::fs::read(&disk).unwrap() == vec![0x5a; 12 * MIB]);
+}

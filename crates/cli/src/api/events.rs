@@ -106,7 +106,7 @@ impl Api {
             let query = form_urlencoded::Serializer::new(String::new()).append_pair("node", node).finish();
             path = format!("{path}?{query}");
         }
-        Ok(Events(self.lines(&path, "text/event-stream").await?))
+        Ok(Events(self.lines(&path, "text/event-stream, */*").await?))
     }
 
     /// The lines of a reply.

@@ -21,7 +21,7 @@ pub(crate) enum ApiError {
     Tls(#[source] transport::tls::TlsError),
     #[error("no password for user {user:?}")]
     NoPassword { user: String },
-    #[error("{url} does not let {} in: {text}", .user.as_ref().map_or_else(|| "nobody in particular".to_owned(), |user| format!("user {user:?}")))]
+    #[error("{url} {}: {text}", denied(.user.as_deref()))]
     Denied { url: String, user: Option<String>, text: String },
     #[error("there is no node {ident:?}")]
     NoNode { ident: String, like: Vec<String> },
@@ -31,12 +31,12 @@ pub(crate) enum ApiError {
     NoRoute { url: String, text: String },
     #[error("{url} does not have this in version {version} of its API: {text}")]
     TooOld { url: String, version: String, text: String },
-    #[error(
-        "{url} has no {what:?} of nodes: that is an addition of Ferric's, and this is an Ironic or an older release"
-    )]
+    #[error("{url} has no {what:?}: that is an addition of Ferric's, and this is an Ironic or an older release")]
     Lacking { what: String, url: String, instead: String },
     #[error("{text}")]
     Refused { status: u16, text: String },
+    #[error("{url} failed with {status}: {text}")]
+    Broken { url: String, status: u16, text: String },
     #[error("a dry run was to send {method} {path}, and did not")]
     ReadOnly { method: Method, path: String },
 }
@@ -45,14 +45,12 @@ impl ApiError {
     /// How the program ends.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Unreachable { .. } | Self::Understood { .. } => Exit::Service,
+            Self::Unreachable { .. } | Self::Understood { .. } | Self::Broken { .. } => Exit::Service,
             Self::Trust { .. } | Self::Tls(_) | Self::NoPassword { .. } => Exit::Usage,
             Self::Denied { .. } => Exit::Denied,
             Self::NoNode { .. } | Self::NotFound { .. } => Exit::Missing,
             Self::NoRoute { .. } | Self::TooOld { .. } | Self::Lacking { .. } => Exit::Lacking,
             Self::Refused { status: 403, .. } => Exit::Denied,
-            Self::Refused { status: 503, .. } => Exit::Refused,
-            Self::Refused { status: 500.., .. } => Exit::Service,
             Self::Refused { .. } => Exit::Refused,
             Self::ReadOnly { .. } => Exit::Fault,
         }
@@ -80,7 +78,7 @@ impl ApiError {
             Self::Refused { status: 403, text } if text.contains("protected") => {
                 "`ferric node set NODE --protected no` allows it".to_owned()
             }
-            Self::Refused { status: 500.., .. } => "its log says more; try again in a moment".to_owned(),
+            Self::Broken { .. } => "the log of the service says more; try again in a moment".to_owned(),
             Self::Tls(_)
             | Self::NotFound { .. }
             | Self::NoRoute { .. }
@@ -89,6 +87,11 @@ impl ApiError {
             | Self::ReadOnly { .. } => return None,
         })
     }
+}
+
+/// What a service does to somebody whom it does not know.
+fn denied(user: Option<&str>) -> String {
+    user.map_or_else(|| "wants to know who asks".to_owned(), |user| format!("does not let user {user:?} in"))
 }
 
 /// Why there was no answer, without what the message says already.

@@ -98,7 +98,7 @@ impl Api {
         let mut tries = 1;
         let reply = loop {
             match self.exchange(&method, path, body).await {
-                Err(ApiError::Refused { status: 409 | 503, .. }) if tries < TRIES => {
+                Err(ApiError::Refused { status: 409 | 503, text }) if tries < TRIES && is_passing(&text) => {
                     tries += 1;
                     tokio::time::sleep(BETWEEN_TRIES).await;
                 }
@@ -172,7 +172,7 @@ impl Api {
             return Ok(reply);
         }
         let text = match reply.json::<ErrorBody>() {
-            Ok(body) => body.text().trim().to_owned(),
+            Ok(body) => body.text().split_whitespace().collect::<Vec<_>>().join(" "),
             Err(_) => reply.text().lines().next().unwrap_or_default().trim().to_owned(),
         };
         let text = match (text.is_empty(), reply.status.canonical_reason()) {
@@ -186,6 +186,7 @@ impl Api {
             405 => ApiError::NoRoute { url, text },
             406 => ApiError::TooOld { url, version: self.version().to_string(), text },
             300..=399 => ApiError::Understood { url, reason: format!("it answers {status}, a redirect") },
+            500..=599 if status != 503 => ApiError::Broken { url, status, text },
             _ => ApiError::Refused { status, text },
         })
     }
@@ -273,7 +274,7 @@ impl Api {
         let gone = match &error {
             ApiError::NotFound { .. } => true,
             // What cannot be a name is refused by the router.
-            ApiError::Refused { status: 400, text } => text.contains("nvalid") && text.contains("dent"),
+            ApiError::Refused { status: 400, text } => text.contains("UUID or name"),
             _ => false,
         };
         if !gone {
@@ -307,6 +308,11 @@ impl Api {
             },
         }
     }
+}
+
+/// Whether a refusal is over in a moment: somebody holds the node, or the service has no room right now.
+fn is_passing(text: &str) -> bool {
+    ["locked", "no free", "try again", "workers"].iter().any(|word| text.contains(word))
 }
 
 /// The header of basic authentication. A password in clear text is worth a word.

@@ -3,10 +3,101 @@
 use super::{Error, Image, inspect};
 use disk_image::disk::{self, FileDisk};
 use disk_image::{Disk, SMALLEST_DISK};
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 
 /// What a new file's size is a multiple of, bytes.
 const UNIT: u64 = 1 << 20;
+
+/// What is at a target before anything is written.
+pub(crate) struct Found {
+    name: String,
+    kind: Kind,
+    size: u64,
+    model: Option<String>,
+    serial: Option<String>,
+    /// Names of partitions, and of devices that are built on it.
+    parts: Vec<String>,
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    Nothing,
+    File,
+    Disk,
+    Other,
+}
+
+/// Looks at a target, without opening it.
+pub(crate) fn find(path: &Path) -> Found {
+    let mut found = Found {
+        name: path.display().to_string(),
+        kind: Kind::Nothing,
+        size: 0,
+        model: None,
+        serial: None,
+        parts: Vec::new(),
+    };
+    let Ok(metadata) = std::fs::metadata(path) else { return found };
+    found.kind = Kind::Other;
+    if metadata.is_file() {
+        (found.kind, found.size) = (Kind::File, metadata.len());
+    }
+    if !metadata.file_type().is_block_device() {
+        return found;
+    }
+    found.kind = Kind::Disk;
+    let name = path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
+    let class = Path::new("/sys/class/block").join(name.unwrap_or_default());
+    let read = |part: &str| {
+        let text = std::fs::read_to_string(class.join(part)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    };
+    // Linux, Documentation/ABI/stable/sysfs-block: in units of 512 bytes, whatever the sectors are.
+    found.size = read("size").and_then(|size| size.parse::<u64>().ok()).unwrap_or_default().saturating_mul(512);
+    (found.model, found.serial) = (read("device/model"), read("device/serial"));
+    for entry in [class.clone(), class.join("holders")].iter().filter_map(|path| std::fs::read_dir(path).ok()).flatten()
+    {
+        let Ok(entry) = entry else { continue };
+        let part = entry.path();
+        if part.join("partition").exists() || part.parent().is_some_and(|folder| folder.ends_with("holders")) {
+            found.parts.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found.parts.sort();
+    found
+}
+
+impl Found {
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let Self { name, kind, model, serial, parts, .. } = self;
+        let size = crate::table::size(self.size);
+        match kind {
+            Kind::Nothing => format!("{name} is not there; it is made as a file"),
+            Kind::File => format!("{name} is overwritten: a file of {size}"),
+            Kind::Other => format!("{name} is neither a file nor a block device"),
+            Kind::Disk => {
+                let serial = serial.as_ref().map(|serial| format!("serial {serial}"));
+                let words: Vec<String> = std::iter::once(size).chain(model.clone()).chain(serial).collect();
+                let parts = if parts.is_empty() { String::new() } else { format!("; on it: {}", parts.join(", ")) };
+                format!("{name} is overwritten: a disk, {}{parts}", words.join(", "))
+            }
+        }
+    }
+
+    /// For programs.
+    pub(crate) fn document(&self) -> serde_json::Value {
+        let kind = match self.kind {
+            Kind::Nothing => "nothing",
+            Kind::File => "file",
+            Kind::Disk => "disk",
+            Kind::Other => "other",
+        };
+        serde_json::json!({"event": "dry_run", "target": self.name, "kind": kind, "size": self.size, "model": self.model,
+                           "serial": self.serial, "parts": self.parts})
+    }
+}
 
 /// An open target.
 pub(crate) struct Target {

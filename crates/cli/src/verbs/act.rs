@@ -4,7 +4,7 @@ use super::deploy::{self, DeployArgs};
 use super::enroll::{self, EnrollArgs};
 use super::provision::{self, Request};
 use super::{NodesArg, Session};
-use crate::api::{Node, path};
+use crate::api::{ApiError, Node, path};
 use crate::config_drive::public_key;
 use crate::connect::Connection;
 use crate::consent::{ConsentArgs, Go};
@@ -352,7 +352,9 @@ async fn delete(session: &Session, args: &RiskyNodesArgs) -> Result<(), Error> {
     }
     let mut done = each(session, nodes, &Method::DELETE, "", None).await;
     for outcome in &mut done {
-        if let Err(Error::Node { remedy, .. }) = &mut outcome.result {
+        if let Err(Error::Node { remedy, source, .. }) = &mut outcome.result
+            && matches!(**source, ApiError::Refused { status: 400 | 409, .. })
+        {
             let node = outcome.node.title();
             *remedy = Some(format!(
                 "a node is deleted in enroll, manageable, available or a failed state, or in maintenance: \

@@ -174,6 +174,12 @@ pub(crate) async fn run(session: &Session, args: &EnrollArgs) -> Result<(), Erro
         Some(file) => drafts(&file.display().to_string(), input::document(file)?)?,
         None => vec![draft(args)?],
     };
+    if args.provide && !args.consent.yes && !args.dry_run() && !crate::output::can_ask() {
+        return Err(Error::usage(
+            "--provide cleans, which destroys data, and there is nobody to ask",
+            "give --yes, or enroll with --inspect and look at the disks first",
+        ));
+    }
     check_with_service(session, &drafts).await?;
     if args.dry_run() {
         let documents: Vec<Value> = drafts.iter().map(shown).collect();

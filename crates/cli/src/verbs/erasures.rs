@@ -71,7 +71,7 @@ fn list_text(records: &[Value], limit: Option<usize>) -> String {
     let row = |record: &Value| {
         let of = |key: &str| record.get(key).and_then(Value::as_str).unwrap_or("-").to_owned();
         let time = of("created_at").get(..16).unwrap_or_default().replace('T', " ");
-        let step = of("step").trim_start_matches("deploy.").trim_start_matches("erase_").to_owned();
+        let step = of("step").trim_start_matches("deploy.").to_owned();
         vec![time, of("outcome"), step, of("method"), of("device"), of("uuid")]
     };
     let rows: Vec<Vec<String>> = records.iter().map(row).collect();
@@ -222,4 +222,75 @@ fn public_key(args: &VerifyArgs) -> Result<Vec<u8>, Error> {
     let body: String = body.ok_or_else(wrong)?.0.split_whitespace().collect();
     let der = base64::engine::general_purpose::STANDARD.decode(body).map_err(|_| wrong())?;
     der.strip_prefix(&SPKI[..]).filter(|key| key.len() == 32).map(<[u8]>::to_vec).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::Exit;
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+
+    /// What `ferricd` signs, as its own test has it.
+    const SIGNED: &str = include_str!(
+        "../../../driver/src/erasure/snapshots/driver__erasure__tests__a_record_is_signed_as_a_whole_and_any_change_is_noticed.snap"
+    );
+
+    fn pem(key: &[u8]) -> String {
+        let body = base64::engine::general_purpose::STANDARD.encode([&SPKI[..], key].concat());
+        format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n")
+    }
+
+    #[test]
+    fn a_record_is_verified_as_a_whole_and_any_change_is_found() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let key = pair.public_key().as_ref().to_vec();
+        let record: Value = serde_json::from_str(SIGNED.lines().last().unwrap()).unwrap();
+        let id: String = digest::digest(&digest::SHA256, &[&SPKI[..], &key].concat())
+            .as_ref()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        let value =
+            base64::engine::general_purpose::STANDARD.encode(pair.sign(wire::jcs::canonical(&record).as_bytes()));
+        let document = json!({"uuid": record["uuid"], "step": record["step"], "node_uuid": record["node"]["uuid"],
+                              "record": record, "signature": {"algorithm": "ed25519", "canonicalization": "RFC 8785",
+                              "key_id": id, "value": value}});
+        let folder = tempfile::tempdir().unwrap();
+        let (file, key_file) = (folder.path().join("record.json"), folder.path().join("key.pem"));
+        std::fs::write(&key_file, pem(&key)).unwrap();
+        let check = |document: &Value, key: &std::path::Path| {
+            std::fs::write(&file, document.to_string()).unwrap();
+            let args = VerifyArgs { file: file.clone(), key: key.to_owned() };
+            verify(&args, Output { format: Format::Json }).map_err(|error| error.exit())
+        };
+        assert_eq!(check(&document, &key_file), Ok(()));
+        for (pointer, value) in [
+            ("/record/report/outcome", json!("skipped")),
+            ("/record/report/device/size", json!(8)),
+            ("/record/node/name", json!("server-2")),
+            ("/signature/value", json!("")),
+            ("/signature/key_id", json!("00")),
+            ("/signature/algorithm", json!("none")),
+            ("/node_uuid", json!("another")),
+        ] {
+            let mut changed = document.clone();
+            *changed.pointer_mut(pointer).unwrap() = value;
+            assert_eq!(check(&changed, &key_file), Err(Exit::Differs), "{pointer}");
+        }
+        assert_eq!(check(&json!({"record": {}}), &key_file), Err(Exit::Usage));
+        let other = Ed25519KeyPair::generate().unwrap();
+        std::fs::write(&key_file, pem(other.public_key().as_ref())).unwrap();
+        assert_eq!(check(&document, &key_file), Err(Exit::Differs));
+        std::fs::write(&key_file, "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n").unwrap();
+        assert_eq!(check(&document, &key_file), Err(Exit::Usage));
+    }
+
+    #[test]
+    fn records_keep_their_numbers_on_a_narrow_terminal() {
+        let records =
+            [json!({"uuid": "6d6a4a1c-3d4b-4c3a-9f5e-0a4d6b8a9e11", "created_at": "2026-11-23T05:00:00+00:00",
+            "step": "deploy.erase_devices", "device": "/dev/nvme0n1 (eui.002538b571b0d9a3)",
+            "method": "nvme-sanitize-crypto", "outcome": "verified"})];
+        insta::assert_snapshot!(format!("{}\n{}", list_text(&records, Some(80)), list_text(&records, None)));
+    }
 }

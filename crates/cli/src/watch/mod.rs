@@ -21,6 +21,8 @@ use tokio::time::Instant;
 /// Between two looks at nodes without events, and with them.
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_WITH_EVENTS: Duration = Duration::from_secs(15);
+/// Between two looks however much happens.
+const SHORTEST: Duration = Duration::from_millis(300);
 /// How long the service may be away; a driver that is started anew is back sooner.
 const AWAY: Duration = Duration::from_secs(120);
 /// How long a power request may take to show in the node.
@@ -177,7 +179,7 @@ async fn run(
     let mut between = LOOK;
     let mut away: Option<Instant> = None;
     let late = begun + timeout.map_or(Duration::from_secs(u64::from(u32::MAX)), Duration::from_secs);
-    let mut next = begun;
+    let (mut next, mut looked) = (begun, begun);
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
@@ -199,7 +201,8 @@ async fn run(
                     }
                 }
             }
-            next = Instant::now() + if away.is_some() { LOOK } else { between };
+            looked = Instant::now();
+            next = looked + if away.is_some() { LOOK } else { between };
             settle(all, screen, begun);
         }
         screen.show(all.values().filter(|one| one.outcome.is_none()).map(shown).collect(), begun.elapsed());
@@ -211,7 +214,7 @@ async fn run(
             _ = &mut interrupt => return End::Interrupted,
             () = tokio::time::sleep_until(late) => return End::Late,
             told = news.recv() => match told {
-                Some(News::Look) => next = Instant::now(),
+                Some(News::Look) => next = next.min(looked + SHORTEST),
                 Some(News::Progress(uuid, progress)) => {
                     if let Some(one) = all.get_mut(&uuid) {
                         one.progress = Some(progress).filter(Value::is_object);
@@ -219,7 +222,7 @@ async fn run(
                 }
                 Some(News::Events(on)) => {
                     between = if on { LOOK_WITH_EVENTS } else { LOOK };
-                    next = Instant::now();
+                    next = next.min(looked + SHORTEST);
                 }
                 None => tokio::time::sleep_until(next).await,
             },

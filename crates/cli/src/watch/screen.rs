@@ -4,8 +4,8 @@ use super::line::{Shown, doing, line, says};
 use crate::api::Node;
 use crate::connect::Format;
 use crate::output::Output;
-use crate::table::{duration, height, plain, width};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::table::{duration, height, natural, plain, width};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -15,7 +15,8 @@ const LINE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Standard error, drawn on or written to.
 pub(super) struct Screen {
-    bars: Option<(MultiProgress, Vec<ProgressBar>)>,
+    /// One bar of many lines, so that they are drawn at once.
+    bar: Option<ProgressBar>,
     named: usize,
     total: Option<usize>,
     ended: usize,
@@ -28,25 +29,28 @@ impl Screen {
     /// `named`: characters of the widest name.
     pub(super) fn new(output: Output, named: usize) -> Self {
         let draws = output.format == Format::Table && std::io::stderr().is_terminal();
-        let bars = draws.then(|| (MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), Vec::new()));
-        Self { bars, named, total: None, ended: 0, failed: 0, said: BTreeMap::new() }
+        let bar = draws.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { bar, named, total: None, ended: 0, failed: 0, said: BTreeMap::new() }
     }
 
     /// Shows nodes that are not done yet.
     pub(super) fn show(&mut self, nodes: Vec<Shown<'_>>, waited: Duration) {
         self.total.get_or_insert(nodes.len() + self.ended);
-        match &self.bars {
-            Some(_) => self.draw(&nodes, waited),
+        match &self.bar {
+            Some(bar) => bar.set_message(self.drawn(&nodes, waited).join("\n")),
             None => nodes.iter().for_each(|shown| self.tell(shown, waited)),
         }
     }
 
-    fn draw(&mut self, nodes: &[Shown<'_>], waited: Duration) {
-        let Some((multi, bars)) = &mut self.bars else { return };
+    fn drawn(&self, nodes: &[Shown<'_>], waited: Duration) -> Vec<String> {
         let room = height().saturating_sub(2).max(1);
         // Those that tell something come first when there is not room for all.
         let mut order: Vec<&Shown<'_>> = nodes.iter().collect();
-        order.sort_by_key(|shown| (nodes.len() > room && shown.progress.is_none(), shown.node.title().to_owned()));
+        order.sort_by_cached_key(|shown| (nodes.len() > room && shown.progress.is_none(), natural(shown.node.title())));
         let width = width() - 1;
         let mut lines: Vec<String> =
             order.iter().take(room).map(|shown| line(shown, self.named, width, waited)).collect();
@@ -57,23 +61,7 @@ impl Screen {
             let hidden = if hidden > 0 { format!(", {hidden} not shown") } else { String::new() };
             lines.push(format!("{} of {total} done{failed}{hidden} ({})", self.ended, duration(waited.as_secs())));
         }
-        while bars.len() > lines.len() {
-            if let Some(bar) = bars.pop() {
-                bar.finish_and_clear();
-                multi.remove(&bar);
-            }
-        }
-        while bars.len() < lines.len() {
-            let bar = ProgressBar::no_length();
-            bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
-            bars.push(multi.add(bar));
-        }
-        for (bar, line) in bars.iter().zip(lines) {
-            if bar.message() != line {
-                bar.set_message(line);
-                bar.tick();
-            }
-        }
+        lines
     }
 
     /// A line when the state is another, and now and then one of progress.
@@ -99,7 +87,7 @@ impl Screen {
     pub(super) fn ended(&mut self, node: &Node, good: bool, waited: Duration) {
         self.ended += 1;
         self.failed += usize::from(!good);
-        if self.total.is_none_or(|total| total > 1) || self.bars.is_none() {
+        if self.total.is_none_or(|total| total > 1) || self.bar.is_none() {
             let word = if good { "" } else { "FAILED: " };
             self.say(&format!("{}: {word}{} ({})", node.title(), node.state(), duration(waited.as_secs())));
         }
@@ -108,17 +96,16 @@ impl Screen {
     /// A line that stays.
     pub(super) fn say(&self, text: &str) {
         let text = plain(text);
-        match &self.bars {
-            Some((multi, _)) => drop(multi.println(text)),
+        match &self.bar {
+            Some(bar) => bar.println(text),
             None => drop(writeln!(std::io::stderr(), "{text}")),
         }
     }
 
     /// Stops drawing.
     pub(super) fn finish(&mut self) {
-        if let Some((multi, bars)) = &mut self.bars {
-            bars.iter().for_each(ProgressBar::finish_and_clear);
-            drop(multi.clear());
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
         }
     }
 }

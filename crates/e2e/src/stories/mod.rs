@@ -1,6 +1,7 @@
 //! Stories: what somebody wants to happen, on real programs from end to end. One file each.
 
 pub mod clean_power_cut;
+pub mod cli_operator;
 pub mod client_lifecycle;
 pub mod deploy_debian;
 pub mod driver_killed;
@@ -46,6 +47,7 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
     Story { name: "client_lifecycle", about: "the real client through the whole life of a node without hardware" },
+    Story { name: "cli_operator", about: "the command `ferric` through the whole life of three nodes without hardware" },
     Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
     Story {
         name: "driver_killed_often",
@@ -88,6 +90,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
     match name {
         "lab_works" => lab_works::run(world).await,
         "client_lifecycle" => client_lifecycle::run(world).await,
+        "cli_operator" => cli_operator::run(world).await,
         "deploy_debian" => deploy_debian::run(world).await,
         "wrong_checksum" => wrong_checksum::run(world).await,
         "driver_killed" => driver_killed::run(world).await,

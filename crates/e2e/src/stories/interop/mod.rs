@@ -2,6 +2,7 @@
 
 pub mod abort;
 pub mod clean;
+pub mod cli;
 pub mod deploy;
 pub(super) mod disk;
 pub mod failure;
@@ -28,6 +29,7 @@ pub const IRONIC: &[Story] = &[
         about: "inspection by agent, automated cleaning, a raw image with config drive, cleaning again",
     },
     Story { name: "clean", about: "cleaning by hand, with a step that the agent offers and one that nobody does" },
+    Story { name: "cli", about: "the command `ferric` as the client of an Ironic with nodes without hardware" },
     Story { name: "rebuild", about: "a second image over a first" },
     Story { name: "qcow2", about: "a qcow2 of compressed clusters, which Ironic leaves to the agent" },
     Story { name: "service", about: "a service step on a node that is in use" },
@@ -54,6 +56,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
     match name {
         "deploy" => deploy::run(world).await,
         "clean" => clean::run(world).await,
+        "cli" => cli::run(world).await,
         "rebuild" => rebuild::run(world).await,
         "qcow2" => qcow2::run(world).await,
         "service" => service::run(world).await,
