@@ -507,7 +507,7 @@ mod tests {
     async fn refusals_are_those_of_rest() {
         let sessions = Sessions::default();
         let boot = Uuid::new_v4();
-        let Attached { session, connection, .. } = connected(&sessions, boot);
+        let session = connected(&sessions, boot).session;
         let agent = sessions.agent(Uuid::nil(), boot).unwrap();
         let refuse = async |status: u16, text: &str| {
             let id = Uuid::new_v4();

@@ -19,6 +19,8 @@ mod operator;
 pub mod partition_image;
 pub mod rescue_login;
 pub mod server_hardware;
+pub mod session_nat;
+pub mod session_only;
 pub mod wrong_checksum;
 
 pub use operator::{Image, Service, World};
@@ -71,6 +73,14 @@ pub const STORIES: &[Story] = &[
         about: "a rescue: the owner logs in by SSH and looks at the disk, then the installed system boots again",
     },
     Story {
+        name: "session_only",
+        about: "an agent that does not listen is deployed through the session that it dialled; the write is watched live",
+    },
+    Story {
+        name: "session_nat",
+        about: "the same through a slow and lossy relay that is cut for a minute in the middle of the write",
+    },
+    Story {
         name: "server_hardware",
         about: "profile server erases disks behind nine kinds of controllers and talks over seven kinds of network cards",
     },
@@ -99,6 +109,8 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "image_server_gone" => image_server_gone::run(world).await,
         "rescue_login" => rescue_login::run(world).await,
         "server_hardware" => server_hardware::run(world).await,
+        "session_nat" => session_nat::run(world).await,
+        "session_only" => session_only::run(world).await,
         "erase_every_bus" => erase_every_bus::run(world).await,
         "erase_lying_device" => erase_lying_device::run(world).await,
         "clean_power_cut" => clean_power_cut::run(world).await,
