@@ -71,9 +71,22 @@ pub fn prepare(evidence: &PathBuf, parts: Parts) -> Result<(PathBuf, Vec<OsStrin
         more.push(("--debian-root", root_image::debian()?));
     }
     eprintln!("[build] ferricd and the stories");
-    let ferricd = release::ferricd()?;
-    let release =
-        release::programs(&["-p", "cli", "--bin", "ferric", "-p", "e2e", "--bin", "e2e", "--bin", "interop-manager"])?;
+    let release = release::programs(&[
+        "-p",
+        "driver",
+        "--bin",
+        "ferricd",
+        "-p",
+        "cli",
+        "--bin",
+        "ferric",
+        "-p",
+        "e2e",
+        "--bin",
+        "e2e",
+        "--bin",
+        "interop-manager",
+    ])?;
     let evidence = cmd::root().join(evidence);
     let paths = [
         ("--ferricd", release.join("ferricd")),

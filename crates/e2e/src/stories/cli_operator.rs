@@ -28,10 +28,11 @@ pub(super) struct Ferric {
 }
 
 impl Ferric {
-    /// The one that was built beside `ferricd`.
-    pub(super) fn new(lab: &Lab) -> Self {
-        let program = lab.artifacts().ferricd.with_file_name("ferric");
-        Self { program, home: lab.dir().to_owned(), url: crate::ferricd::API }
+    /// The one that was built beside the stories.
+    pub(super) fn new(lab: &Lab) -> Result<Self> {
+        let program = std::env::current_exe().context("find this program")?.with_file_name("ferric");
+        ensure!(program.is_file(), "{} is not there; `cargo xtask e2e` builds it", program.display());
+        Ok(Self { program, home: lab.dir().to_owned(), url: crate::ferricd::API })
     }
 
     async fn output(&self, arguments: &[&str]) -> Result<Output> {
@@ -93,7 +94,7 @@ impl Ferric {
 pub async fn run(world: &mut World) -> Result<()> {
     let _ferricd = world.start_ferricd().await?;
     operate(world, true).await?;
-    let ferric = Ferric::new(&world.lab);
+    let ferric = Ferric::new(&world.lab)?;
     world.console.begin("what only ferricd tells");
     let key = ferric.run(&["erasures", "key"]).await?;
     ensure!(key.starts_with("-----BEGIN PUBLIC KEY-----"), "the key of erasures is {key}");
@@ -103,7 +104,7 @@ pub async fn run(world: &mut World) -> Result<()> {
 
 /// What an operator does; `own`: whether the service has what only Ferric has.
 pub(super) async fn operate(world: &mut World, own: bool) -> Result<()> {
-    let ferric = &Ferric::new(&world.lab);
+    let ferric = &Ferric::new(&world.lab)?;
     let dir = world.lab.dir().to_owned();
     std::fs::write(dir.join("nodes.yaml"), NODES)?;
     std::fs::write(dir.join("key.pub"), KEY)?;
