@@ -76,8 +76,9 @@ pub(super) async fn owner_looks_at_disk(
 
     let disks = ssh(server, "rescue", owner, &["lsblk", "-dnbo", "NAME,SIZE"]).await?;
     let size = std::fs::metadata(&server.disk)?.len().to_string();
-    ensure!(disks.split_whitespace().any(|word| word == size), "no disk of {size} bytes in {disks:?}");
-    let name = disks.split_whitespace().next().unwrap_or_default().to_owned();
+    // The ramdisk's virtual CD is listed, too.
+    let disk = disks.lines().find_map(|line| line.trim().strip_suffix(&size));
+    let name = disk.with_context(|| format!("no disk of {size} bytes in {disks:?}"))?.trim().to_owned();
     let count = format!("count={}", START >> 20);
     let from = format!("if=/dev/{name}");
     ssh(server, "rescue", owner, &["dd", &from, "of=/tmp/start", "bs=1M", &count]).await?;
