@@ -362,6 +362,25 @@ fn the_log_of_an_earlier_sanitize_is_not_that_of_this_one() {
 }
 
 #[test]
+fn a_reset_that_brings_the_log_of_an_earlier_sanitize_back_is_not_taken_for_done() {
+    let bench = Bench::nvme(NvmeProfile { sanitize: 2, ..NvmeProfile::full() });
+    bench.erase(&Options::default()).unwrap();
+    bench.drive.make_old().unwrap();
+    bench.drive.inject(DriveFault::ResetForgets);
+    let error = refusal(&bench, &Options::default());
+    assert!(error.contains("still that of an earlier sanitize"), "{error}");
+}
+
+#[test]
+fn a_security_erase_that_succeeds_and_leaves_the_password_was_none() {
+    let bench = Bench::ata(AtaProfile::security());
+    bench.drive.inject(DriveFault::KeepsPassword);
+    let error = refusal(&bench, &Options::default());
+    assert!(error.contains("the password was still set, which a finished erase removes"), "{error}");
+    assert!(!bench.drive.has_password());
+}
+
+#[test]
 fn a_discard_that_frees_nothing_is_found_and_the_disk_overwritten() {
     let bench = Bench::virtio();
     bench.drive.always(DriveFault::DiscardsNothing);

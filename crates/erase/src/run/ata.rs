@@ -133,13 +133,18 @@ impl Drive {
                 source: error @ (DeviceError::TimedOut { .. } | DeviceError::Reset { .. }),
                 ..
             }) => {
-                // It may have begun. If it says completed, that may be an earlier one.
+                // It may have begun.
                 tracing::warn!(device = %run.device.id(), %error, "starting the sanitize got no answer");
-                fresh = matches!(self.sanitize, Some(Sanitize::Status(SanitizeStatus { completed: false, .. })));
+                fresh = self.had_completed_none();
             }
             Err(error) => return Err(Problem::Ata(error).into()),
         }
         self.follow(run, fresh)
+    }
+
+    /// Whether "completed" cannot tell of a sanitize before this one.
+    fn had_completed_none(&self) -> bool {
+        matches!(self.sanitize, Some(Sanitize::Status(SanitizeStatus { completed: false, .. })))
     }
 
     /// Takes up a sanitize that is running.
@@ -173,7 +178,11 @@ impl Drive {
                     let _ = ata::send(run.device, &ata::sanitize_status(true), Transfer::None);
                     return not_done(ata::sanitize_error(&registers));
                 }
-                Err(error @ AtaError::Device { .. }) => follow.silent(Problem::Ata(error).into())?,
+                Err(error @ AtaError::Device { .. }) => {
+                    // It may forget what it was doing: it has to be seen at it again.
+                    fresh = self.had_completed_none();
+                    follow.silent(Problem::Ata(error).into())?;
+                }
                 Err(error @ AtaError::NotPassed { .. }) => return not_done(&error.to_string()),
             }
         }

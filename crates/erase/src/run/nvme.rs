@@ -113,6 +113,8 @@ impl Drive {
             let (log, answer) = match sanitize_log(run.device) {
                 Ok(read) => read,
                 Err(failure) => {
+                    // It may forget what it was doing: it has to be seen at it again.
+                    seen = false;
                     follow.silent(failure)?;
                     continue;
                 }

@@ -190,7 +190,9 @@ impl Ata {
                 let name = if sector[0] & 2 == 0 { "security erase" } else { "security erase enhanced" };
                 let done = works.erase_now(name, Erase::Zero, ERASE_TIME, limit);
                 if done == Ok(true) || done.is_err() && works.was_done() {
-                    (self.password, self.locked) = (None, false);
+                    if !works.has(DriveFault::KeepsPassword) {
+                        (self.password, self.locked) = (None, false);
+                    }
                 } else if done.is_err() {
                     // The drive was reset with the erase unfinished.
                     self.locked = true;

@@ -28,7 +28,7 @@ pub enum DriveFault {
     Lies,
     /// It says that all went well and erases the first half. A drive like this can only be caught by looking.
     ErasesHalf,
-    /// The command that removes a password is accepted and does nothing.
+    /// What removes a password is accepted, and the password stays.
     KeepsPassword,
     /// Discards are accepted and free nothing.
     DiscardsNothing,
