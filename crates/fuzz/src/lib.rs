@@ -12,12 +12,13 @@ use futures::future::BoxFuture;
 use http::{Request, StatusCode};
 use std::sync::Arc;
 use tower::ServiceExt as _;
+use wire::session::{Body as Said, Frame, FromAgent, FromDriver, Link, Receipt, Violation};
 
 /// A target's name and its function.
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 18] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -32,6 +33,10 @@ pub const TARGETS: [Target; 14] = [
     ("packed_image", packed_image),
     ("checksum_file", checksum_file),
     ("content_range", content_range),
+    ("session_frames", session_frames),
+    ("nvme_answers", nvme_answers),
+    ("ata_answers", ata_answers),
+    ("scsi_answers", scsi_answers),
 ];
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -195,6 +200,56 @@ pub fn content_range(data: &[u8]) {
     let _ = disk_image::source::content_range(&String::from_utf8_lossy(data));
 }
 
+/// Frames of a session in a row, each with its length before it: what a driver hears when the first byte is even, else what
+/// an agent does. What can be read says the same when it is written and read again; a link lets each number through once
+/// and in order, and repeats nothing that was acknowledged.
+pub fn session_frames(data: &[u8]) {
+    let Some((side, frames)) = data.split_first() else { return };
+    if side % 2 == 0 {
+        heard::<wire::rpc::AgentFrame, FromAgent, FromDriver>(frames, FromDriver::List);
+    } else {
+        heard::<wire::rpc::DriverFrame, FromDriver, FromAgent>(frames, FromAgent::Listed(0));
+    }
+}
+
+fn heard<M, P, B>(mut data: &[u8], answer: B)
+where
+    M: prost::Message + Default + Clone + From<Frame<P>>,
+    P: Said + std::fmt::Debug,
+    B: Said,
+    Frame<P>: TryFrom<M, Error = Violation>,
+{
+    let mut link = Link::<B>::default();
+    let mut heard = 0;
+    while let Ok(message) = M::decode_length_delimited(&mut data) {
+        let frame = match Frame::<P>::try_from(message) {
+            Ok(frame) => frame,
+            // What ends a connection begins the next one.
+            Err(_) => {
+                assert!(link.resume(link.acknowledged()).is_ok());
+                continue;
+            }
+        };
+        if let Ok(again) = Frame::<P>::try_from(M::from(frame.clone())) {
+            // Arguments are not shown, and numbers in them may lose their last digit. What is unknown or unreadable is not
+            // written as it came.
+            let (frame, again) = (format!("{:?}", frame.body), format!("{:?}", again.body));
+            assert!(frame == again || again == "Unknown", "{frame} became {again}");
+        }
+        let (is_numbered, before) = (frame.body.is_numbered(), link.acknowledged());
+        match link.receive(frame) {
+            Ok(Receipt::New(_)) if is_numbered => heard += 1,
+            Ok(Receipt::New(_) | Receipt::Again) => {}
+            Err(_) => assert!(link.resume(link.acknowledged()).is_ok()),
+        }
+        assert_eq!(link.received(), heard);
+        assert!(link.acknowledged() >= before);
+        if link.has_room(answer.size()) {
+            link.send(answer.clone());
+        }
+    }
+}
+
 /// Bytes that a disk held before, among them what firmware takes for a boot sector.
 fn old_disk() -> Vec<u8> {
     let mut old = vec![0x5a; 4 << 20];
@@ -218,4 +273,42 @@ pub fn image(data: &[u8]) {
     let disk = std::fs::read(&to).unwrap();
     let untouched = disk == old_disk();
     assert!(result.is_ok() || untouched || disk[..512].iter().all(|byte| *byte == 0), "{result:?} left a first sector");
+}
+
+/// What an NVMe drive says of itself. A format that is made of it fits into its field.
+pub fn nvme_answers(data: &[u8]) {
+    use erase::nvme::{Controller, FirmwareSlots, FormatErase, Health, Namespace, SanitizeLog, SelfTestLog};
+    let _ = (Controller::parse(data), FirmwareSlots::parse(data), Health::parse(data), SanitizeLog::parse(data));
+    if let Ok(log) = SelfTestLog::parse(data) {
+        assert!(log.results.len() <= 20 && log.running.is_none_or(|test| test.percent <= 100));
+    }
+    if let Ok(namespace) = Namespace::parse(data) {
+        assert!(erase::nvme::format(1, &namespace, FormatErase::Crypto).cdw10[0] < 1 << 14);
+        assert!(namespace.format_remaining.is_none_or(|percent| (1..=100).contains(&percent)));
+    }
+    assert!(erase::nvme::active_namespaces(data).iter().all(|number| *number != 0));
+}
+
+/// What an ATA drive says of itself, and the registers in what a controller says of a command.
+pub fn ata_answers(data: &[u8]) {
+    use erase::ata::{self, Identify, Registers, SanitizeStatus, SmartData};
+    let _ = (Identify::parse(data), SmartData::parse(data), ata::dco_blocks(data));
+    if let Some(registers) = Registers::parse(data) {
+        let _ = (SanitizeStatus::of(&registers), ata::smart_verdict(&registers), registers.text());
+        assert!(registers.lba >> 48 == 0);
+    }
+}
+
+/// Sense data and pages of a SCSI device.
+pub fn scsi_answers(data: &[u8]) {
+    use erase::scsi::{self, BlockLimits, Capacity, Characteristics, Inquiry, Provisioning, Sense};
+    let _ = (Inquiry::parse(data), BlockLimits::parse(data), Characteristics::parse(data), Provisioning::parse(data));
+    let _ = (Capacity::parse(data), scsi::supported_pages(data), scsi::operation_supported(data));
+    if let Some(sense) = Sense::parse(data) {
+        assert!(sense.key < 16 && !sense.text().is_empty());
+    }
+    let page = data.first().map_or(0, |first| first & 0x3f);
+    if let Ok(parameters) = scsi::log_parameters(page, data) {
+        assert!(parameters.iter().map(|parameter| parameter.value.len() + 4).sum::<usize>() <= data.len());
+    }
 }
