@@ -249,6 +249,13 @@ impl Operator {
                     tracing::info!(node = %uuid, state = node.state, "through");
                 }
             }
+            // Half of a phase is over when all verbs were said.
+            let share = (said.len() + done.len()) as f64 / (2 * machines.len()) as f64;
+            if kills.first().is_some_and(|at| *at <= share) {
+                kills.remove(0);
+                self.kill(ferricd, &format!("{} of {} through {}", done.len(), machines.len(), phase.name())).await?;
+                continue;
+            }
             if done.len() == machines.len() {
                 passed.seconds = begun.elapsed().as_secs_f64();
                 passed.nodes.sort_by(f64::total_cmp);
@@ -268,22 +275,17 @@ impl Operator {
                 }
             }
             self.say_what_is_due(phase, &nodes, &mut said).await?;
-            let share = done.len() as f64 / machines.len() as f64;
-            if kills.first().is_some_and(|at| *at <= share) {
-                kills.remove(0);
-                self.away.store(true, Ordering::Relaxed);
-                let took = ferricd.kill_and_start().await?;
-                self.away.store(false, Ordering::Relaxed);
-                eprintln!(
-                    "[sim] ferricd killed with {} of {} through {}; it answers again after {:.1} s",
-                    done.len(),
-                    machines.len(),
-                    phase.name(),
-                    took.as_secs_f64()
-                );
-            }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// Kills ferricd, and starts it again.
+    async fn kill(&self, ferricd: &mut Ferricd, when: &str) -> Result<()> {
+        self.away.store(true, Ordering::Relaxed);
+        let took = ferricd.kill_and_start().await?;
+        self.away.store(false, Ordering::Relaxed);
+        eprintln!("[sim] ferricd killed with {when}; it answers again after {:.1} s", took.as_secs_f64());
+        Ok(())
     }
 
     async fn say_what_is_due(

@@ -183,9 +183,9 @@ mod tests {
             // The third is of another ramdisk: the time of the file tells.
             let program = ramdisk(folder.path(), initrd);
             let file = folder.path().join(format!("boot/{number}/x.iso"));
-            let parameters = Parameters::parse(&format!("ipa-agent-token={number}{number}")).unwrap();
+            let parameters = Parameters::parse(&format!("rack={number}{number}")).unwrap();
             cds.write_now(folder.path(), &parameters, &file).unwrap();
-            let own = replace_cmdline(&program, &format!("quiet ipa-agent-token={number}{number}")).unwrap();
+            let own = replace_cmdline(&program, &format!("quiet rack={number}{number}")).unwrap();
             let whole = uefi_iso(&own, &[], LABEL).unwrap();
             assert!(std::fs::read(&file).unwrap() == whole, "CD {number}");
             let names: Vec<_> = std::fs::read_dir(folder.path().join("boot")).unwrap().flatten().collect();
