@@ -105,6 +105,9 @@ impl Error {
             Self::Late { node, .. } => Some(format!(
                 "it goes on; `ferric watch {node}` shows it, `ferric node why {node}` says what it waits for"
             )),
+            Self::Interrupted { nodes } if nodes.split(' ').count() > 3 => {
+                Some("`ferric watch` shows all that goes on, `ferric abort NODE` ends what waits".to_owned())
+            }
             Self::Interrupted { nodes } => {
                 Some(format!("`ferric watch {nodes}` shows it again, `ferric abort {nodes}` ends what waits"))
             }

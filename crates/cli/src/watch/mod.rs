@@ -419,11 +419,13 @@ pub(crate) fn report(output: Output, outcomes: Vec<Outcome>) -> Result<(), Error
         1 if one => Err(errors.remove(0)),
         failed => {
             let exit = errors.iter().map(Error::exit).max().unwrap_or(crate::exit::Exit::Fault);
-            let interrupted = errors.iter().all(|error| matches!(error, Error::Interrupted { .. }));
-            if interrupted {
-                return Err(errors.remove(0));
-            }
+            let (mut interrupted, errors): (Vec<Error>, Vec<Error>) =
+                errors.into_iter().partition(|error| matches!(error, Error::Interrupted { .. }));
             errors.iter().for_each(|error| output.error(error));
+            // All of them were interrupted by the same hand.
+            if let Some(interrupted) = interrupted.pop() {
+                return Err(interrupted);
+            }
             Err(Error::Some { failed, all, exit })
         }
     }
