@@ -17,8 +17,8 @@ fn old(size: usize) -> Arc<[u8]> {
     if let Some(old) = made.as_ref().filter(|old| old.len() == size) {
         return Arc::clone(old);
     }
-    let words =
-        (0..size as u64 / 8).map(|index| (index / (BLOCK as u64 / 8)) << 16 | 0x8000 | index % (BLOCK as u64 / 8));
+    let words_of_block = BLOCK as u64 / 8;
+    let words = (0..size as u64 / 8).map(|index| ((index / words_of_block) << 16) | 0x8000 | (index % words_of_block));
     let old: Arc<[u8]> = words.flat_map(u64::to_le_bytes).collect();
     *made = Some(Arc::clone(&old));
     old
