@@ -18,12 +18,18 @@ const MIB: u64 = 192;
 /// Slow enough that the cut comes in the middle; a pass of random data and one of zeros.
 const RATE: u64 = 6 << 20;
 
+/// The driver calls a machine lost after so long without a heartbeat. It has to boot within that time, too.
+const SETTINGS: [(&str, &str); 2] =
+    [("FERRIC_DEADLINES", "clean_callback_timeout=240"), ("FERRIC_HEARTBEAT_TIMEOUT", "60")];
+
 /// Tells the story.
 ///
 /// # Errors
 /// Whatever did not happen as told.
 pub async fn run(world: &mut World) -> Result<()> {
-    let mut ferricd = world.start_ferricd().await?;
+    world.console.begin("start ferricd");
+    let mut ferricd = Ferricd::start_with(&world.lab, &SETTINGS).await?;
+    world.console.end("machines are lost after 240 s of silence");
     let spec = ServerSpec { disk_mib: 16, ..ServerSpec::default() };
     let server = VirtualServer::define(&world.lab, &spec).await?;
     let disk = slow_disk(world, &server).await?;
@@ -44,6 +50,7 @@ pub async fn run(world: &mut World) -> Result<()> {
     ensure!(left(&disk).is_err() || left(&disk)? > 0, "the disk was empty before the cut: the story shows nothing");
     world.console.end(&third);
 
+    // Whether somebody gives it power, and what it boots then, is all the same: the driver boots the ramdisk that it knows.
     world.console.begin("the power comes back: the clean goes on");
     virsh(&["start", server.name]).await?;
     until("the node to be available", Duration::from_secs(900), async || {

@@ -89,7 +89,10 @@ pub const STORIES: &[Story] = &[
         about: "disks full of data behind NVMe, AHCI, virtio-scsi and virtio-blk are erased; nothing is left, seen from outside",
     },
     Story { name: "erase_lying_device", about: "a disk that keeps data and says that it was erased fails the clean" },
-    Story { name: "clean_power_cut", about: "the power is cut in the middle of an overwrite; the clean goes on afterwards" },
+    Story {
+        name: "clean_power_cut",
+        about: "the power is cut in the middle of an overwrite; the clean goes on afterwards",
+    },
 ];
 
 /// Tells one story in `world`.
