@@ -89,7 +89,7 @@ pub(super) async fn owner_looks_at_disk(
         "the disk's start reads as {sum:?} in the rescue system, from outside as {wanted}"
     );
     let table = ssh(server, "rescue", owner, &["sgdisk", "--print", &format!("/dev/{name}")]).await?;
-    ensure!(table.contains("EFI"), "sgdisk does not show the partitions: {table}");
+    ensure!(table.contains("EF00"), "sgdisk does not show the partitions: {table}");
     copies_a_file(server, password, image).await?;
     ensure!(!server.serial_since(mark).contains(password), "the console tells the password");
     Ok(format!("{}, {name} has {size} bytes", who.trim()))
