@@ -262,7 +262,7 @@ impl Writer<'_> {
         let within = (footer % sector) as usize;
         let last = self.target.get(self.base + footer - footer % sector, sector as usize)?;
         match last.get(within..).and_then(table::foreign) {
-            Some(VHD) => Err(ImageError::Format(VHD).into()),
+            Some(table::VHD) => Err(ImageError::Format(table::VHD).into()),
             _ => Ok(()),
         }
     }
