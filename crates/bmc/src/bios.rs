@@ -11,36 +11,61 @@ const MOST_SETTINGS: usize = 4096;
 /// Longest text of a setting that is kept, in characters.
 const LONGEST: usize = 1024;
 
+/// The settings of a system's firmware with what is known of them.
+pub(crate) struct Bios {
+    pub(crate) resource: Resource,
+    /// Values by name.
+    pub(crate) values: Map<String, Value>,
+    pub(crate) registry: Option<Resource>,
+}
+
+impl Bios {
+    /// What the registry says of a setting.
+    pub(crate) fn entry(&self, name: &str) -> Option<&Map<String, Value>> {
+        let entries = self.registry.as_ref()?.at(&["RegistryEntries", "Attributes"])?.as_array()?;
+        let named = |entry: &&Value| entry.get("AttributeName").and_then(Value::as_str) == Some(name);
+        entries.iter().find(named)?.as_object()
+    }
+}
+
 impl Redfish {
     /// Reads the settings, by name. The registry is asked for as well; a BMC without one tells names and values only.
     ///
     /// # Errors
     /// [`RedfishError::Unsupported`] when the system has no such settings, else what went wrong.
     pub async fn read_bios_settings(&self) -> Result<Vec<BiosSetting>, RedfishError> {
+        let bios = self.bios().await?;
+        if bios.values.len() > MOST_SETTINGS {
+            let settings = bios.values.len();
+            tracing::warn!(bmc = bios.resource.bmc, settings, "only the first {MOST_SETTINGS} are kept");
+        }
+        let settings = bios.values.iter().take(MOST_SETTINGS);
+        Ok(settings.map(|(name, value)| setting(name, value, bios.entry(name))).collect())
+    }
+
+    /// The settings' resource as it is now.
+    pub(crate) async fn read_bios(&self) -> Result<Resource, RedfishError> {
         let system = self.system().await?;
         let link = system.link(&["Bios"]).ok_or_else(|| system.unsupported("it does not tell its BIOS settings"))?;
-        let bios = self.connection.get(&system.path, link).await?;
-        let Some(Value::Object(attributes)) = bios.at(&["Attributes"]) else {
-            return Err(bios.unsupported("it has no Attributes, so there are no BIOS settings"));
+        self.connection.get(&system.path, link).await
+    }
+
+    /// The settings with their registry.
+    pub(crate) async fn bios(&self) -> Result<Bios, RedfishError> {
+        let resource = self.read_bios().await?;
+        let Some(Value::Object(values)) = resource.at(&["Attributes"]) else {
+            return Err(resource.unsupported("it has no Attributes, so there are no BIOS settings"));
         };
-        let registry = match bios.text(&["AttributeRegistry"]) {
+        let values = values.clone();
+        let registry = match resource.text(&["AttributeRegistry"]) {
             None => None,
             Some(name) => self.attribute_registry(name).await.unwrap_or_else(|error| {
-                tracing::info!(bmc = bios.bmc, error = transport::client::chain(&error), "no BIOS attribute registry");
+                let error = transport::client::chain(&error);
+                tracing::info!(bmc = resource.bmc, error, "no BIOS attribute registry");
                 None
             }),
         };
-        let entries = registry.as_ref().and_then(|registry| registry.at(&["RegistryEntries", "Attributes"]));
-        let entries = entries.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let entry_of = |name: &str| {
-            let named = |entry: &&Value| entry.get("AttributeName").and_then(Value::as_str) == Some(name);
-            entries.iter().find(named).and_then(Value::as_object)
-        };
-        if attributes.len() > MOST_SETTINGS {
-            tracing::warn!(bmc = bios.bmc, settings = attributes.len(), "only the first {MOST_SETTINGS} are kept");
-        }
-        let settings = attributes.iter().take(MOST_SETTINGS);
-        Ok(settings.map(|(name, value)| setting(name, value, entry_of(name))).collect())
+        Ok(Bios { resource, values, registry })
     }
 
     /// The registry of a name: the one whose file is called so, else the one that calls itself so.

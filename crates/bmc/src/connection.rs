@@ -25,6 +25,8 @@ const MOST_REDIRECTS: usize = 3;
 
 pub(crate) struct Connection {
     client: Client,
+    /// For files, which take longer.
+    pushes: Client,
     origin: Origin,
     credentials: Option<Credentials>,
     auth: AuthType,
@@ -40,6 +42,19 @@ enum Login {
     Basic,
     /// With a session; its resource is deleted at the end.
     Session { token: HeaderValue, resource: Option<String> },
+}
+
+/// The body of a request.
+struct Payload {
+    kind: HeaderValue,
+    bytes: Bytes,
+    is_file: bool,
+}
+
+impl Payload {
+    fn json(value: &Value) -> Self {
+        Self { kind: HeaderValue::from_static("application/json"), bytes: Bytes::from(value.to_string()), is_file: false }
+    }
 }
 
 /// What goes into a request.
@@ -59,16 +74,19 @@ impl Connection {
                     .map_err(|source| RedfishError::CaFile { path: path.display().to_string(), source })?,
             ),
         };
-        let client = Client::new(transport::client::Settings {
-            trust,
-            connect_timeout: limits.connect,
-            timeout: limits.request,
-            body_limit: limits.reply_bytes,
-            ..transport::client::Settings::default()
-        })
-        .map_err(RedfishError::Trust)?;
+        let client = |timeout| {
+            let settings = transport::client::Settings {
+                trust: trust.clone(),
+                connect_timeout: limits.connect,
+                timeout,
+                body_limit: limits.reply_bytes,
+                ..transport::client::Settings::default()
+            };
+            Client::new(settings).map_err(RedfishError::Trust)
+        };
         Ok(Self {
-            client,
+            client: client(limits.request)?,
+            pushes: client(limits.push)?,
             origin: settings.address.clone(),
             credentials: settings.credentials.clone(),
             auth: settings.auth,
@@ -154,6 +172,50 @@ impl Connection {
         self.request(Method::POST, path, Some(body), None).await.map(drop)
     }
 
+    /// The same, for actions that begin something: where it can be followed, if the BMC says so (DSP0266,
+    /// "Asynchronous operations").
+    pub(crate) async fn begin(&self, from: &str, link: &str, body: &Value) -> Result<Option<String>, RedfishError> {
+        let path = self.path(from, link)?;
+        let (path, reply) = self.request(Method::POST, path, Some(body), None).await?;
+        Ok(self.task_of(&path, &reply))
+    }
+
+    /// Sends a file together with what is to be done with it (DSP0266, "Multipart HTTP push updates").
+    pub(crate) async fn push(
+        &self,
+        from: &str,
+        link: &str,
+        parameters: &Value,
+        file: Vec<u8>,
+    ) -> Result<Option<String>, RedfishError> {
+        let path = self.path(from, link)?;
+        let (kind, bytes) = multipart(parameters, &file);
+        let kind = HeaderValue::from_str(&kind).map_err(|_| self.malformed(&path, "its upload has no boundary"))?;
+        let payload = Payload { kind, bytes, is_file: true };
+        let (path, reply) = self.send(Method::POST, path, Some(&payload), None, true).await?;
+        Ok(self.task_of(&path, &reply))
+    }
+
+    fn task_of(&self, path: &str, reply: &Reply) -> Option<String> {
+        let body: Option<Map<String, Value>> = wire::json::read(&reply.body).ok();
+        let text = |key: &str| body.as_ref()?.get(key)?.as_str();
+        let is_task = text("@odata.type").is_some_and(|kind| kind.contains("Task"));
+        let of_body = text("@odata.id").filter(|_| is_task);
+        let header = reply.headers.get(LOCATION).and_then(|value| value.to_str().ok());
+        of_body.or(header).and_then(|link| self.path(path, link).ok())
+    }
+
+    /// What a path answers, whatever it is: `None` while that is 202, and nothing for no object.
+    pub(crate) async fn look(&self, path: &str) -> Result<Option<Map<String, Value>>, RedfishError> {
+        let (_, reply) = self.request(Method::GET, path.to_owned(), None, None).await?;
+        let body: Option<Map<String, Value>> = wire::json::read(&reply.body).ok();
+        match (reply.status, body) {
+            (StatusCode::ACCEPTED, Some(body)) if body.contains_key("TaskState") => Ok(Some(body)),
+            (StatusCode::ACCEPTED, _) => Ok(None),
+            (_, body) => Ok(Some(body.unwrap_or_default())),
+        }
+    }
+
     /// Ends the session, if there is one; BMCs have few and forget them late.
     pub(crate) async fn close(&self) {
         let login = std::mem::replace(&mut *self.login.lock().await, Login::None);
@@ -206,7 +268,8 @@ impl Connection {
         body: Option<&Value>,
         if_match: Option<&str>,
     ) -> Result<(String, Reply), RedfishError> {
-        self.send(method, path, body, if_match, true).await
+        let payload = body.map(Payload::json);
+        self.send(method, path, payload.as_ref(), if_match, true).await
     }
 
     /// Sends a request until it is answered, refused or not worth another try; `named` says whether in our name.
@@ -214,7 +277,7 @@ impl Connection {
         &self,
         method: Method,
         mut path: String,
-        body: Option<&Value>,
+        body: Option<&Payload>,
         if_match: Option<&str>,
         named: bool,
     ) -> Result<(String, Reply), RedfishError> {
@@ -263,7 +326,7 @@ impl Connection {
         &self,
         method: &Method,
         path: &str,
-        body: Option<&Value>,
+        body: Option<&Payload>,
         if_match: Option<&str>,
         ticket: &Ticket,
     ) -> Result<Reply, RedfishError> {
@@ -275,13 +338,14 @@ impl Connection {
         if let Some(etag) = if_match {
             request = request.header(IF_MATCH, etag);
         }
-        if body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        if let Some(payload) = body {
+            request = request.header(CONTENT_TYPE, payload.kind.clone());
         }
-        let bytes = body.map_or_else(Bytes::new, |body| Bytes::from(body.to_string()));
+        let bytes = body.map_or_else(Bytes::new, |payload| payload.bytes.clone());
         let request =
             request.body(Full::new(bytes)).map_err(|_| self.malformed(path, "its ETag cannot be sent back"))?;
-        let outcome = self.client.send(request).await;
+        let client = if body.is_some_and(|payload| payload.is_file) { &self.pushes } else { &self.client };
+        let outcome = client.send(request).await;
         match &outcome {
             Ok(reply) => tracing::trace!(bmc = %self.origin, %method, path, status = reply.status.as_u16()),
             Err(error) => tracing::trace!(bmc = %self.origin, %method, path, %error),
@@ -350,7 +414,8 @@ impl Connection {
             };
         };
         let sessions = self.path(ROOT, sessions)?;
-        let body = json!({ "UserName": credentials.username, "Password": credentials.password.reveal() });
+        let body =
+            Payload::json(&json!({ "UserName": credentials.username, "Password": credentials.password.reveal() }));
         match Box::pin(self.send(Method::POST, sessions.clone(), Some(&body), None, false)).await {
             Ok((path, reply)) => {
                 let token = reply.headers.get(TOKEN);
@@ -379,6 +444,24 @@ fn basic(credentials: &Credentials) -> Ticket {
         (AUTHORIZATION, value)
     });
     Ticket { header, session: false }
+}
+
+/// A form with the two parts of an update, and its content type (RFC 7578).
+fn multipart(parameters: &Value, file: &[u8]) -> (String, Bytes) {
+    let mut boundary = "ferric-update".to_owned();
+    // A boundary must not be in what it bounds.
+    while file.windows(boundary.len()).any(|window| window == boundary.as_bytes()) {
+        boundary.push('-');
+    }
+    let head = format!(
+        "--{boundary}\r\nContent-Disposition: form-data; name=\"UpdateParameters\"\r\n\
+         Content-Type: application/json\r\n\r\n{parameters}\r\n\
+         --{boundary}\r\nContent-Disposition: form-data; name=\"UpdateFile\"; filename=\"firmware.bin\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    );
+    let tail = format!("\r\n--{boundary}--\r\n");
+    let bytes = [head.as_bytes(), file, tail.as_bytes()].concat();
+    (format!("multipart/form-data; boundary={boundary}"), Bytes::from(bytes))
 }
 
 fn is_transient(status: StatusCode) -> bool {

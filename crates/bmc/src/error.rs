@@ -84,6 +84,14 @@ pub enum RedfishError {
         /// What is not there.
         what: String,
     },
+    /// What was asked for makes no sense on this machine.
+    #[error("BMC {bmc}: {problem}")]
+    Wish {
+        /// The BMC.
+        bmc: String,
+        /// All that is wrong, and what is valid.
+        problem: String,
+    },
     /// A link or redirect leads to another origin, where the credentials do not belong.
     #[error("BMC {bmc}, {resource} leads to {link}, which is another server; set redfish_address to the right one")]
     Elsewhere {
@@ -154,6 +162,7 @@ impl From<RedfishError> for OutOfBandError {
             RedfishError::Settings(_)
             | RedfishError::CaFile { .. }
             | RedfishError::Trust(_)
+            | RedfishError::Wish { .. }
             | RedfishError::System { .. } => OutOfBandError::Settings(text),
             RedfishError::Unreachable { .. } => OutOfBandError::Unreachable(text),
             RedfishError::Denied { .. } => OutOfBandError::Denied(text),

@@ -38,15 +38,29 @@ impl Redfish {
         Ok(own.map(|own| FirmwareComponent { model: manager.text(&["Model"]).map(str::to_owned), ..own }))
     }
 
-    async fn card_firmware(&self, system: &Resource) -> Result<Vec<FirmwareComponent>, RedfishError> {
+    /// The network cards of a system.
+    async fn cards_of(&self, system: &Resource) -> Result<Vec<Resource>, RedfishError> {
         let mut found = Vec::new();
         let Some(chassis) = system.links(&["Links", "Chassis"]).into_iter().next() else { return Ok(found) };
         let chassis = self.connection.get(&system.path, &chassis).await?;
         let Some(cards) = chassis.link(&["NetworkAdapters"]) else { return Ok(found) };
         for path in self.connection.members(&chassis.path, cards).await? {
-            let card = self.connection.get(&chassis.path, &path).await?;
+            found.push(self.connection.get(&chassis.path, &path).await?);
+        }
+        Ok(found)
+    }
+
+    /// The path of the card that firmware is told of by this name.
+    pub(crate) async fn card_called(&self, system: &Resource, name: &str) -> Result<Option<String>, RedfishError> {
+        let cards = self.cards_of(system).await?;
+        Ok(cards.into_iter().find(|card| name_of(card) == Some(name)).map(|card| card.path))
+    }
+
+    async fn card_firmware(&self, system: &Resource) -> Result<Vec<FirmwareComponent>, RedfishError> {
+        let mut found = Vec::new();
+        for card in self.cards_of(system).await? {
             let own = |key: &str| card.text(&[key]).map(str::to_owned);
-            let Some(name) = own("SerialNumber").or_else(|| own("Id")) else { continue };
+            let Some(name) = name_of(&card) else { continue };
             let controllers =
                 card.at(&["Controllers"]).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             for controller in controllers {
@@ -63,6 +77,11 @@ impl Redfish {
         }
         Ok(found)
     }
+}
+
+/// What a card is called: by its serial number, else by its Id.
+fn name_of(card: &Resource) -> Option<&str> {
+    card.text(&["SerialNumber"]).or_else(|| card.text(&["Id"]))
 }
 
 fn component(name: &str, version: Option<&str>) -> Option<FirmwareComponent> {

@@ -8,6 +8,7 @@
 //! * A BMC answers before it has done what was asked. Every change is read back until it is true or a deadline ends.
 
 mod bios;
+mod bios_change;
 mod boot;
 mod connection;
 mod error;
@@ -20,6 +21,7 @@ mod power;
 mod redfish;
 mod resource;
 mod settings;
+mod update;
 
 pub use boot::{BootMode, BootOverride, BootRequest, BootTarget};
 pub use error::RedfishError;

@@ -7,8 +7,8 @@ use crate::power::ReportedPower;
 use crate::resource::Resource;
 use crate::settings::{Settings, SystemId};
 use hardware::{
-    BiosSetting, BootControl, BootDevice, FirmwareComponent, Indicator, Light, Management, OutOfBandError, Power,
-    PowerState, VirtualMedia,
+    BiosControl, BiosDifference, BiosSetting, BiosValues, BootControl, BootDevice, FirmwareComponent, FirmwareControl,
+    FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState, VirtualMedia,
 };
 use std::time::Duration;
 use tokio::sync::OnceCell;
@@ -20,6 +20,8 @@ pub struct Limits {
     pub connect: Duration,
     /// To answer one request. BMCs fetch an image before they answer that it is inserted.
     pub request: Duration,
+    /// To take a file.
+    pub push: Duration,
     /// Largest answer, bytes.
     pub reply_bytes: usize,
     /// How often a repeatable request is sent, at least 1.
@@ -41,6 +43,7 @@ impl Default for Limits {
         Self {
             connect: Duration::from_secs(10),
             request: Duration::from_secs(60),
+            push: Duration::from_secs(500),
             reply_bytes: 4 << 20,
             tries: 4,
             pause: Duration::from_secs(1),
@@ -223,5 +226,48 @@ impl Management for Redfish {
 
     async fn firmware(&self) -> Result<Vec<FirmwareComponent>, OutOfBandError> {
         Ok(self.read_firmware().await?)
+    }
+}
+
+impl BiosControl for Redfish {
+    async fn check_bios(&self, wanted: &BiosValues) -> Result<BiosValues, OutOfBandError> {
+        Ok(self.check_bios_values(wanted).await?)
+    }
+
+    async fn stage_bios(&self, wanted: &BiosValues) -> Result<Vec<String>, OutOfBandError> {
+        Ok(self.stage_bios_values(wanted).await?)
+    }
+
+    async fn reset_bios(&self) -> Result<(), OutOfBandError> {
+        Ok(self.reset_bios_values().await?)
+    }
+
+    async fn bios_differences(
+        &self,
+        wanted: &BiosValues,
+    ) -> Result<(Vec<BiosDifference>, Vec<String>), OutOfBandError> {
+        Ok(self.bios_differences_from(wanted).await?)
+    }
+}
+
+impl FirmwareControl for Redfish {
+    async fn check_updates(&self, components: &[String]) -> Result<(), OutOfBandError> {
+        Ok(self.check_update_of(components).await?)
+    }
+
+    async fn fetches_images(&self) -> Result<bool, OutOfBandError> {
+        Ok(self.update_service().await?.fetches())
+    }
+
+    async fn start_update(
+        &self,
+        update: &FirmwareUpdate,
+        image: Option<Vec<u8>>,
+    ) -> Result<Option<String>, OutOfBandError> {
+        Ok(self.begin_update(update, image).await?)
+    }
+
+    async fn update_state(&self, task: &str) -> Result<UpdateState, OutOfBandError> {
+        Ok(self.read_update(task).await?)
     }
 }

@@ -2,6 +2,7 @@
 //! machines stand. Nothing here touches the outside.
 
 pub mod device;
+pub mod firmware;
 pub mod grant;
 pub mod hint;
 pub mod inventory;
@@ -14,6 +15,7 @@ pub mod outofband;
 pub mod step;
 
 pub use device::{Bus, Device, DeviceError, Limits, NvmeCommand, NvmeCompletion, ScsiCompletion, Transfer};
+pub use firmware::{BiosControl, BiosDifference, BiosValues, FirmwareControl, FirmwareUpdate, UpdateState};
 pub use grant::{DeviceId, EraseGrant, EraseProof, Look, Outcome, Plan, Reading, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
 pub use machine::{Contents, Machine, MachineError, Opened, PowerAction};

@@ -14,7 +14,7 @@ use super::session::session_of;
 use super::verbs::abort_service;
 use crate::agents::{Agent, AgentAddress, AgentError};
 use crate::fault::Fault;
-use crate::flow::{Action, Flow, FlowKind, clean, configdrive, deploy, image, reboot_after, steps};
+use crate::flow::{Action, Flow, FlowKind, clean, configdrive, deploy, image, own_steps, reboot_after, steps};
 use hardware::{Step, StepKind};
 use jiff::Timestamp;
 use lifecycle::provision::Event;
@@ -315,6 +315,10 @@ impl<S: Store> Conductor<S> {
             offered.iter_mut().for_each(|step| step.requires_ramdisk = Some(true));
         }
         let told = told(kind, &offered, &list.hardware_manager_version, self.parts.clock.now());
+        // What the driver does at the BMC it does itself, whatever the agent offers.
+        let own = own_steps::offered(node, kind);
+        offered.retain(|step| !own.iter().any(|own| own.same_as(step)));
+        offered.extend(own);
         let rest = flow.actions.get(flow.cursor + 1..).unwrap_or_default().to_vec();
         let chosen = match &flow.chosen {
             Some(chosen) if insert => {

@@ -157,9 +157,10 @@ impl Draft {
     pub(super) fn fail(&mut self, failure: &Failure) -> Result<(), Fault> {
         self.failed = true;
         let kind = self.flow.as_ref().map(|flow| flow.kind);
-        let step_ran = self.flow.as_ref().is_some_and(|flow| {
-            matches!(flow.current(), Some(Action::ExecuteStep { .. }))
-                && flow.intent.as_ref().is_some_and(|intent| intent.command.is_some())
+        let step_ran = self.flow.as_ref().is_some_and(|flow| match flow.current() {
+            Some(Action::ExecuteStep { .. }) => flow.intent.as_ref().is_some_and(|intent| intent.command.is_some()),
+            Some(action) => action.polls(),
+            None => false,
         });
         let was = self.node.provision_state;
         if kind.is_none_or(|kind| kind.states().is_some()) {

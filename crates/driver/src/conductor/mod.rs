@@ -17,6 +17,7 @@
 //! | `session.rs` | who may have a session, and what it tells |
 //! | `lookup.rs`, `inspection.rs` | the other two calls of an agent |
 //! | `patch.rs`, `ports.rs`, `records.rs`, `devices.rs` | changes that start no flow |
+//! | `own_steps.rs` | settings and updates of firmware, made at the BMC |
 //! | `erasures.rs` | what agents report of devices that they erased, signed and kept |
 //! | `readings.rs` | what a BMC told of its machine's firmware, kept for the API |
 //! | `rules.rs` | inspection rules: what they see, what they changed |
@@ -34,6 +35,7 @@ mod erasures;
 mod heartbeat;
 mod inspection;
 mod lookup;
+mod own_steps;
 mod patch;
 mod ports;
 mod power;

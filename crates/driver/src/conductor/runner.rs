@@ -10,7 +10,7 @@ use super::settings::Settings;
 use super::{Conductor, allocations};
 use crate::effect::OutOfBand;
 use crate::effect::machines::power_name;
-use crate::effect::media::fresh_place;
+use crate::effect::media::{fresh_firmware_place, fresh_place};
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, boot_mode_name, clean};
 use hardware::{OutOfBandError, PowerState};
@@ -23,12 +23,17 @@ use store::{Node, Store};
 use transport::client::chain;
 use uuid::Uuid;
 
+/// Key of the place of an image of firmware that a BMC fetches from here; a secret, like that of the CD.
+pub(super) const FIRMWARE_IMAGE: &str = "firmware_image_secret";
+
 /// Key of a CD that an earlier flow left behind.
 const STALE_MEDIA: &str = "stale_boot_media_secret";
 
 /// How long one effect may take before it counts as not done. BMC calls have shorter limits of their own; this one is for
 /// whatever has none.
 const EFFECT: Duration = Duration::from_secs(600);
+/// How long an instance may take to shut down for a restart of its machine.
+const INSTANCE_STOPS: Duration = Duration::from_secs(120);
 /// How often it is looked whether a flow whose effect takes long is still there.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -67,6 +72,10 @@ pub(super) struct Outcome {
     pub(super) more: Vec<Action>,
     /// UUIDs of what was written.
     pub(super) partitions: Option<Value>,
+    /// The image of firmware is gone.
+    pub(super) firmware_image_gone: bool,
+    /// For the history.
+    pub(super) notes: Vec<String>,
     /// What the end of a step says of devices that were erased.
     pub(super) erased: Erased,
     /// Attributes of the node that the BMC told.
@@ -146,6 +155,9 @@ impl<S: Store> Conductor<S> {
         };
         if action.only_waits() {
             return self.wait(&node, place, &action).await;
+        }
+        if action.polls() {
+            return self.poll(&node, &flow, &action).await;
         }
         if let Some(command) = flow.intent.as_ref().and_then(|intent| intent.command.clone()) {
             return self.follow(&node, &flow, &action, &command).await;
@@ -336,6 +348,17 @@ impl<S: Store> Conductor<S> {
                 self.machine(node).await?.shut_down(Duration::from_secs(*within)).await?;
                 Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
             }
+            Action::CheckOwnSteps { steps } => self.check_own_steps(node, steps).await,
+            Action::StopInstance => {
+                let machine = self.machine(node).await?;
+                if let Err(error) = machine.shut_down(INSTANCE_STOPS).await {
+                    tracing::info!(error = chain(&error), "the instance did not shut down; its power is cut");
+                    make_power(&*machine, PowerState::Off).await?;
+                }
+                Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
+            }
+            Action::StageBios { own } => self.stage_bios(node, own).await,
+            Action::UpdateFirmware { work } => self.start_update(node, work).await,
             Action::ChildPower { on, only } => {
                 let state = if *on { PowerState::On } else { PowerState::Off };
                 self.child_power(node, only, state).await
@@ -366,7 +389,10 @@ impl<S: Store> Conductor<S> {
                 self.agent_power_off(node).await
             }
             Action::ExecuteStep { .. } | Action::InstallBootloader => Err(fatal("there is nothing to send")),
-            Action::WaitForAgent
+            Action::ConfirmBios { .. }
+            | Action::FollowFirmware { .. }
+            | Action::ConfirmFirmware { .. }
+            | Action::WaitForAgent
             | Action::WaitForInspection
             | Action::Hold { .. }
             | Action::Pause { .. }
@@ -419,6 +445,9 @@ fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool
     let what = action.describe();
     let text = match action {
         Action::ExecuteStep { .. } => format!("{kind} step {what} failed on node {uuid}. {text}"),
+        action if let Some(own) = action.own_step() => {
+            format!("{kind} step {}.{} failed on node {uuid}. {text}", own.step.interface, own.step.step)
+        }
         _ => format!("{kind} of node {uuid} failed: could not {what}: {text}"),
     };
     let power_off = match flow.kind {
@@ -460,6 +489,14 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
     if !action.needs_agent() {
         draft.enter(kind, true)?;
     }
+    if first && action.own_step().is_some() {
+        draft.show_step(action);
+    }
+    if first && matches!(action, Action::UpdateFirmware { .. }) {
+        let place = fresh_firmware_place(&draft.node);
+        // What an earlier update left behind is written over.
+        draft.node.driver_internal_info.entry(FIRMWARE_IMAGE).or_insert(Value::from(place));
+    }
     if first && matches!(action, Action::PrepareMedia { .. }) {
         let place = fresh_place(&draft.node);
         let info = &mut draft.node.driver_internal_info;
@@ -490,6 +527,16 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
     }
     if outcome.media_gone {
         draft.node.driver_internal_info.remove(BOOT_MEDIA);
+    }
+    if outcome.firmware_image_gone {
+        draft.node.driver_internal_info.remove(FIRMWARE_IMAGE);
+    }
+    for note in &outcome.notes {
+        draft.note("INFO", "firmware", note.clone());
+    }
+    if action.polls() {
+        // The deadline of the state is for what does not get on.
+        draft.node.provision_updated_at = Some(draft.now);
     }
     if outcome.stale_media_gone {
         draft.node.driver_internal_info.remove(STALE_MEDIA);
@@ -549,7 +596,7 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
 }
 
 /// Saves why an effect has to be made again.
-fn note_trouble(draft: &mut Draft, place: Place, reason: &str) {
+pub(super) fn note_trouble(draft: &mut Draft, place: Place, reason: &str) {
     if !place.is_in(draft) {
         return;
     }

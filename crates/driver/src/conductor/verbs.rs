@@ -6,6 +6,7 @@ use super::secret::crypt;
 use crate::command::{NodeIdent, ProvisionArguments};
 use crate::effect::media::MediaError;
 use crate::fault::Fault;
+use crate::flow::own_steps::{self, Own};
 use crate::flow::{
     Action, FlowKind, adopt, clean, deploy, inspect, plan_return, rescue, service, steps, undeploy, verify,
 };
@@ -130,9 +131,9 @@ impl<S: Store> Conductor<S> {
 
     fn clean(&self, draft: &mut Draft, arguments: &ProvisionArguments) -> Result<(), Fault> {
         require(&draft.node, &[Interface::Power, Interface::Management])?;
-        let ramdisk = arguments.disable_ramdisk != Some(true);
         let given = arguments.clean_steps.as_deref().unwrap_or_default();
-        let chosen = self.read_steps(StepKind::Clean, given, ramdisk)?;
+        let ramdisk = wants_ramdisk(&draft.node, arguments, given);
+        let chosen = self.read_steps(&draft.node, StepKind::Clean, given, ramdisk)?;
         let fast = self.settings.fast(&draft.node, draft.now);
         draft.node.last_error = None;
         draft.transition(Event::Clean)?;
@@ -143,9 +144,9 @@ impl<S: Store> Conductor<S> {
 
     fn service(&self, draft: &mut Draft, arguments: &ProvisionArguments) -> Result<(), Fault> {
         require(&draft.node, &[Interface::Power, Interface::Management])?;
-        let ramdisk = arguments.disable_ramdisk != Some(true);
         let given = arguments.service_steps.as_deref().unwrap_or_default();
-        let chosen = self.read_steps(StepKind::Service, given, ramdisk)?;
+        let ramdisk = wants_ramdisk(&draft.node, arguments, given);
+        let chosen = self.read_steps(&draft.node, StepKind::Service, given, ramdisk)?;
         draft.node.last_error = None;
         draft.transition(Event::Service)?;
         draft.forget_agent();
@@ -154,14 +155,20 @@ impl<S: Store> Conductor<S> {
     }
 
     /// Reads the steps of a request; what is wrong with them is said before anything is begun.
-    fn read_steps(&self, kind: StepKind, given: &[Map<String, Value>], ramdisk: bool) -> Result<Vec<Step>, Fault> {
+    fn read_steps(
+        &self,
+        node: &Node,
+        kind: StepKind,
+        given: &[Map<String, Value>],
+        ramdisk: bool,
+    ) -> Result<Vec<Step>, Fault> {
         let state = match kind {
             StepKind::Clean => State::CleanWait,
             StepKind::Deploy => State::DeployWait,
             StepKind::Service => State::ServiceWait,
         };
         let limit = self.settings.deadlines.limit(state).map(|limit| limit.as_secs());
-        steps::read(kind, given, ramdisk, limit).map_err(|errors| Fault::Invalid(errors.to_string()))
+        steps::read(node, kind, given, ramdisk, limit).map_err(|errors| Fault::Invalid(errors.to_string()))
     }
 
     /// Begins a flow whose steps a request chose: they are put in when the agent has said what it offers, or at once
@@ -175,8 +182,19 @@ impl<S: Store> Conductor<S> {
     ) -> Result<(), Fault> {
         let asks = plan.iter().any(|action| matches!(action, Action::GetSteps { .. }));
         if let Some(step_kind) = kind.steps().filter(|_| !asks) {
-            let own: Vec<Step> = chosen.iter().filter(|step| steps::Reserved::of(step).is_some()).cloned().collect();
-            plan.splice(0..0, steps::actions(&draft.node, step_kind, &own, false));
+            let node = &draft.node;
+            let own = |step: &Step| steps::Reserved::of(step).is_some() || Own::of(node, step).is_some();
+            let own: Vec<Step> = chosen.iter().filter(|step| own(step)).cloned().collect();
+            let complete = steps::complete(step_kind, &own, &own_steps::offered(node, step_kind));
+            let own = complete.map_err(|errors| Fault::Invalid(errors.to_string()))?;
+            plan.splice(0..0, steps::actions(node, step_kind, &own, false));
+        }
+        // A deploy step of priority 0 does not run.
+        let runs = |step: &Step| kind != FlowKind::Deploy || step.priority > 0;
+        let asked = chosen.iter().filter(|step| runs(step) && Own::of(&draft.node, step).is_some());
+        let asked: Vec<Step> = asked.cloned().collect();
+        if !asked.is_empty() {
+            plan.insert(0, Action::CheckOwnSteps { steps: asked });
         }
         self.begin(draft, kind, plan)?;
         if let Some(flow) = draft.flow.as_mut() {
@@ -196,7 +214,7 @@ impl<S: Store> Conductor<S> {
             draft.node.instance_info.insert("configdrive".to_owned(), drive.clone());
         }
         let given = arguments.deploy_steps.as_deref().unwrap_or_default();
-        let chosen = self.read_steps(StepKind::Deploy, given, true)?;
+        let chosen = self.read_steps(&draft.node, StepKind::Deploy, given, true)?;
         let interfaces = [Interface::Power, Interface::Management, Interface::Boot, Interface::Deploy];
         require(&draft.node, &interfaces)
             .map_err(|fault| Fault::Invalid(format!("Cannot deploy node {}: {fault}", draft.node.uuid)))?;
@@ -287,6 +305,14 @@ impl<S: Store> Conductor<S> {
             })
             .await?;
         Ok(node)
+    }
+}
+
+/// Whether a ramdisk is booted for the steps of a request: as it says, else as the steps need.
+fn wants_ramdisk(node: &Node, arguments: &ProvisionArguments, given: &[Map<String, Value>]) -> bool {
+    match arguments.disable_ramdisk {
+        Some(disable) => !disable,
+        None => steps::want_ramdisk(node, given),
     }
 }
 

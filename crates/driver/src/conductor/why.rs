@@ -168,6 +168,8 @@ fn waits_for(action: &Action, flow: &Flow) -> Option<&'static str> {
         Action::Pause { seconds: Some(_), .. } => Some("the time to pass"),
         Action::Pause { seconds: None, .. } => Some("the next heartbeat"),
         Action::ExecuteStep { .. } | Action::InstallBootloader if sent => Some("the end of the agent's command"),
+        Action::ConfirmBios { .. } => Some("the BIOS settings to be as wanted"),
+        Action::FollowFirmware { .. } | Action::ConfirmFirmware { .. } => Some("the BMC to update firmware"),
         action if action.needs_agent() => Some("the agent"),
         _ => None,
     }

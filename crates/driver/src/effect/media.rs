@@ -84,11 +84,16 @@ pub fn fresh_place(node: &Node) -> String {
     format!("{random}/{}.iso", node.uuid)
 }
 
-/// The file behind a path below `/boot/`, if it has the form of [`fresh_place`].
+/// A fresh place for an image of firmware, for the BMC of `node` to fetch.
+pub fn fresh_firmware_place(node: &Node) -> String {
+    fresh_place(node).replace(".iso", ".bin")
+}
+
+/// The file behind a path below `/boot/`, if it has the form of [`fresh_place`] or [`fresh_firmware_place`].
 pub fn file_of(data_dir: &Path, place: &str) -> Option<PathBuf> {
     let (random, name) = place.split_once('/')?;
     let is_hex = random.len() == 32 && random.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let stem = name.strip_suffix(".iso")?;
+    let stem = name.strip_suffix(".iso").or_else(|| name.strip_suffix(".bin"))?;
     let is_name = !stem.is_empty() && stem.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
     (is_hex && is_name).then(|| data_dir.join(FOLDER).join(random).join(name))
 }
@@ -138,7 +143,20 @@ impl MediaSettings {
         self.cds.write(ramdisk, parameters, file).await
     }
 
-    /// Removes the CD at `place`; done when it is gone.
+    /// Puts a file at `place`, completely or not at all.
+    pub async fn put(&self, place: &str, bytes: Vec<u8>) -> Result<(), MediaError> {
+        let file = file_of(&self.data_dir, place).ok_or_else(|| MediaError::Build(format!("{place:?} is no place")))?;
+        let written = tokio::task::spawn_blocking(move || {
+            let folder = file.parent().unwrap_or(&file);
+            std::fs::create_dir_all(folder).map_err(failed("create the folder", folder))?;
+            let part = file.with_extension("part");
+            std::fs::write(&part, bytes).map_err(failed("write", &part))?;
+            std::fs::rename(&part, &file).map_err(failed("rename to", &file))
+        });
+        written.await.map_err(|error| MediaError::Build(error.to_string()))?
+    }
+
+    /// Removes the file at `place`; done when it is gone.
     pub async fn remove(&self, place: &str) -> Result<(), MediaError> {
         let Some(file) = file_of(&self.data_dir, place) else { return Ok(()) };
         let Some(folder) = file.parent() else { return Ok(()) };

@@ -5,13 +5,15 @@
 
 pub mod cd;
 pub mod cmdline;
+pub mod firmware_image;
 pub mod machines;
 pub mod media;
 
 use futures::future::BoxFuture;
 use hardware::{
-    BiosSetting, BootControl, BootDevice, BootMode, FirmwareComponent, Indicator, Light, Management, OutOfBandError,
-    Power, PowerState, VirtualMedia,
+    BiosControl, BiosDifference, BiosSetting, BiosValues, BootControl, BootDevice, BootMode, FirmwareComponent,
+    FirmwareControl, FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState,
+    VirtualMedia,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,18 +102,65 @@ pub trait OutOfBand: Send + Sync {
         unsupported("cache_firmware_components")
     }
 
+    /// Checks settings of its firmware, and returns them in the types that it wants.
+    fn check_bios<'a>(&'a self, _wanted: &'a BiosValues) -> BoxFuture<'a, Result<BiosValues, OutOfBandError>> {
+        unsupported("apply_configuration")
+    }
+
+    /// Makes them so at the next start; returns those that are otherwise until then.
+    fn stage_bios<'a>(&'a self, _wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
+        unsupported("apply_configuration")
+    }
+
+    /// Makes them all as the maker had them, at the next start.
+    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        unsupported("factory_reset")
+    }
+
+    /// Those that are not as wanted, and what the BMC says about that.
+    fn bios_differences<'a>(&'a self, _wanted: &'a BiosValues) -> BoxFuture<'a, Result<Differences, OutOfBandError>> {
+        unsupported("apply_configuration")
+    }
+
+    /// Whether firmware of these parts can be updated.
+    fn check_updates<'a>(&'a self, _components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+        unsupported("update")
+    }
+
+    /// Whether it fetches images by itself.
+    fn fetches_images(&self) -> BoxFuture<'_, Result<bool, OutOfBandError>> {
+        unsupported("update")
+    }
+
+    /// Starts an update; returns where it can be followed.
+    fn start_update<'a>(
+        &'a self,
+        _update: &'a FirmwareUpdate,
+        _image: Option<Vec<u8>>,
+    ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
+        unsupported("update")
+    }
+
+    /// How an update goes on.
+    fn update_state<'a>(&'a self, _task: &'a str) -> BoxFuture<'a, Result<UpdateState, OutOfBandError>> {
+        unsupported("update")
+    }
+
     /// Whether there is no real machine whose power follows what an agent does.
     fn is_fake(&self) -> bool {
         false
     }
 }
 
+/// Settings that are not as wanted, and what a BMC says about that.
+pub type Differences = (Vec<BiosDifference>, Vec<String>);
+
 /// What a machine cannot do. The word is the one by which Ironic calls it.
 fn unsupported<'a, T: 'a>(word: &'static str) -> BoxFuture<'a, Result<T, OutOfBandError>> {
     Box::pin(async move { Err(OutOfBandError::Unsupported(word.to_owned())) })
 }
 
-impl<T: Power + BootControl + VirtualMedia + Management> OutOfBand for T {
+impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + FirmwareControl> OutOfBand for T {
     fn power_state(&self) -> BoxFuture<'_, Result<PowerState, OutOfBandError>> {
         Box::pin(Power::power_state(self))
     }
@@ -188,6 +237,42 @@ impl<T: Power + BootControl + VirtualMedia + Management> OutOfBand for T {
 
     fn firmware(&self) -> BoxFuture<'_, Result<Vec<FirmwareComponent>, OutOfBandError>> {
         Box::pin(Management::firmware(self))
+    }
+
+    fn check_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<BiosValues, OutOfBandError>> {
+        Box::pin(BiosControl::check_bios(self, wanted))
+    }
+
+    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
+        Box::pin(BiosControl::stage_bios(self, wanted))
+    }
+
+    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(BiosControl::reset_bios(self))
+    }
+
+    fn bios_differences<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Differences, OutOfBandError>> {
+        Box::pin(BiosControl::bios_differences(self, wanted))
+    }
+
+    fn check_updates<'a>(&'a self, components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+        Box::pin(FirmwareControl::check_updates(self, components))
+    }
+
+    fn fetches_images(&self) -> BoxFuture<'_, Result<bool, OutOfBandError>> {
+        Box::pin(FirmwareControl::fetches_images(self))
+    }
+
+    fn start_update<'a>(
+        &'a self,
+        update: &'a FirmwareUpdate,
+        image: Option<Vec<u8>>,
+    ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
+        Box::pin(FirmwareControl::start_update(self, update, image))
+    }
+
+    fn update_state<'a>(&'a self, task: &'a str) -> BoxFuture<'a, Result<UpdateState, OutOfBandError>> {
+        Box::pin(FirmwareControl::update_state(self, task))
     }
 }
 

@@ -10,6 +10,7 @@ pub mod configdrive;
 pub mod deploy;
 pub mod image;
 pub mod inspect;
+pub mod own_steps;
 pub mod rescue;
 pub mod service;
 pub mod steps;
@@ -17,9 +18,10 @@ pub mod undeploy;
 pub mod verify;
 
 use crate::hardware_type::{Interface, interface_of};
-use hardware::{BootDevice, BootMode, Step, StepKind};
+use hardware::{BiosValues, BootDevice, BootMode, Step, StepKind};
 use jiff::Timestamp;
 use lifecycle::provision::{Event, State};
+use own_steps::{OwnStep, Updating};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -227,6 +229,40 @@ pub enum Action {
         /// UUIDs of those that are meant; all when there is none.
         only: Vec<String>,
     },
+    /// Asks the machine whether the driver's own steps can be done, before anything is.
+    CheckOwnSteps {
+        /// The steps.
+        steps: Vec<Step>,
+    },
+    /// Asks the instance to shut down, and cuts power when it does not.
+    StopInstance,
+    /// Has the BMC change settings of the firmware at the next start, and the machine started then.
+    StageBios {
+        /// The step.
+        own: OwnStep,
+    },
+    /// Looks until the settings are as wanted.
+    ConfirmBios {
+        /// The step.
+        own: OwnStep,
+        /// How they are wanted; none after a reset.
+        values: BiosValues,
+    },
+    /// Starts an update of firmware.
+    UpdateFirmware {
+        /// Which.
+        work: Updating,
+    },
+    /// Looks until it is over, or waits for the machine's restart.
+    FollowFirmware {
+        /// Which.
+        work: Updating,
+    },
+    /// Looks until all updates of a step are over, and at the versions then.
+    ConfirmFirmware {
+        /// Which.
+        work: Updating,
+    },
     /// Gives the agent the hash of the password with which somebody is to log in. The agent serves no commands after it.
     FinalizeRescue,
     /// Asks the agent for the UUIDs of what it wrote.
@@ -278,6 +314,13 @@ impl Action {
             Self::Pause { seconds: None, .. } => "wait for the next heartbeat".to_owned(),
             Self::ChildPower { on: true, .. } => "power child nodes on".to_owned(),
             Self::ChildPower { on: false, .. } => "power child nodes off".to_owned(),
+            Self::CheckOwnSteps { .. } => "ask the BMC whether it can do the steps".to_owned(),
+            Self::StopInstance => "shut the instance down".to_owned(),
+            Self::StageBios { own } => format!("{}.{}", own.step.interface, own.step.step),
+            Self::ConfirmBios { .. } => "see whether the BIOS settings are as wanted".to_owned(),
+            Self::UpdateFirmware { work } => format!("begin update {} of the firmware", work.at + 1),
+            Self::FollowFirmware { work } => format!("see how update {} of the firmware goes on", work.at + 1),
+            Self::ConfirmFirmware { .. } => "see whether the firmware is as wanted".to_owned(),
             Self::FinalizeRescue => "give the ramdisk its rescue password".to_owned(),
             Self::GetPartitionUuids => "get the partition UUIDs".to_owned(),
             Self::InstallBootloader => "install the boot loader".to_owned(),
@@ -297,8 +340,24 @@ impl Action {
     pub fn step(&self) -> Option<&Step> {
         match self {
             Self::ExecuteStep { step, .. } | Self::Hold { step } | Self::Pause { step, .. } => Some(step),
+            _ => self.own_step().map(|own| &own.step),
+        }
+    }
+
+    /// The driver's own step that this is part of, if it is one.
+    pub fn own_step(&self) -> Option<&OwnStep> {
+        match self {
+            Self::StageBios { own } | Self::ConfirmBios { own, .. } => Some(own),
+            Self::UpdateFirmware { work } | Self::FollowFirmware { work } | Self::ConfirmFirmware { work } => {
+                Some(&work.own)
+            }
             _ => None,
         }
+    }
+
+    /// Whether something that was begun at the BMC is looked at, again and again.
+    pub fn polls(&self) -> bool {
+        matches!(self, Self::ConfirmBios { .. } | Self::FollowFirmware { .. } | Self::ConfirmFirmware { .. })
     }
 
     /// Whether this talks to the agent; such an action may also begin while the node waits.

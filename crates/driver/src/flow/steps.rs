@@ -1,8 +1,9 @@
 //! Steps that a request chooses: how they are checked, and what they become in a plan.
 //!
-//! A step is one that the agent offers, or one of five that the driver carries out by itself: `power_on`, `power_off`,
-//! `reboot`, `hold` and `wait`, of whatever interface. Nothing is begun before all steps were checked.
+//! A step is one that the agent offers, one that the driver makes at the BMC ([`own_steps`]), or one of five that the driver
+//! carries out by itself: `power_on`, `power_off`, `reboot`, `hold` and `wait`, of whatever interface. Nothing is begun before all steps were checked.
 
+use super::own_steps::{self, Own};
 use super::{Action, Purpose, boot_ramdisk, in_order};
 use hardware::{Step, StepKind};
 use serde_json::{Map, Value};
@@ -68,6 +69,7 @@ fn seconds(step: &Step) -> Result<Option<u64>, String> {
 /// # Errors
 /// [`StepErrors`] naming each step and what is wrong with it.
 pub fn read(
+    node: &Node,
     kind: StepKind,
     given: &[Map<String, Value>],
     ramdisk: bool,
@@ -88,6 +90,11 @@ pub fn read(
         }
         match (Reserved::of(&step), ramdisk) {
             (Some(reserved), _) => errors.extend(check_reserved(&step, reserved, ramdisk, limit)),
+            (None, _) if let Some(own) = Own::of(node, &step) => {
+                // A deploy step of priority 0 does not run.
+                let problem = own_steps::problem(own, &step).filter(|_| kind != StepKind::Deploy || step.priority > 0);
+                errors.extend(problem.map(|problem| format!("step {name}: {problem}")));
+            }
             (None, false) => errors.push(format!("step {name} runs in the ramdisk, which disable_ramdisk excludes")),
             (None, true) => {}
         }
@@ -164,6 +171,21 @@ fn check_reserved(step: &Step, reserved: Reserved, ramdisk: bool, limit: Option<
     errors
 }
 
+/// Whether steps of a request want a ramdisk: all but the driver's own do, and a wait for a heartbeat.
+pub fn want_ramdisk(node: &Node, given: &[Map<String, Value>]) -> bool {
+    let text =
+        |step: &Map<String, Value>, key: &str| step.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let steps: Vec<Step> =
+        given.iter().map(|step| Step::new(&text(step, "interface"), &text(step, "step"), 0)).collect();
+    let own = |step: &Step| Own::of(node, step).is_some();
+    let alone = |(step, given): (&Step, &Map<String, Value>)| match Reserved::of(step) {
+        Some(Reserved::Wait) => given.get("args").is_some_and(|args| args.get("seconds").is_some()),
+        Some(_) => true,
+        None => own(step),
+    };
+    !(steps.iter().any(own) && steps.iter().zip(given).all(alone))
+}
+
 /// Checks the steps of a request against those that the agent offers, and completes them: what a step is (priority,
 /// abortable, reboot) the agent says; its arguments come from the request.
 ///
@@ -229,6 +251,7 @@ pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Ve
             continue;
         }
         match Reserved::of(step) {
+            None if let Some(own) = own_steps::actions(node, kind, step, ramdisk) => plan.extend(own),
             None => {
                 if std::mem::take(&mut is_off) {
                     plan.extend(on());

@@ -119,7 +119,7 @@ fn chosen_deploy_steps_take_the_place_of_those_that_run_by_themselves() {
         object(json!({"interface": "power", "step": "hold", "priority": 75})),
         object(json!({"interface": "power", "step": "reboot", "priority": 85})),
     ];
-    let chosen = steps::read(StepKind::Deploy, &given, true, Some(1800)).unwrap();
+    let chosen = steps::read(&node, StepKind::Deploy, &given, true, Some(1800)).unwrap();
     let chosen = steps::complete(StepKind::Deploy, &chosen, &offered).unwrap();
     let moved = text(&deploy::with_steps(&node, rest.clone(), offered.clone(), chosen));
     let off = vec![Step::new("deploy", "write_image", 0)];
@@ -143,14 +143,14 @@ fn what_is_wrong_with_steps_is_named_all_at_once() {
         object(json!({"interface": "power", "step": "reboot", "execute_on_child_nodes": true,
             "limit_child_node_execution": ["x"]})),
     ];
-    let errors = steps::read(StepKind::Clean, &given, false, Some(1800)).unwrap_err().0;
+    let errors = steps::read(&fake_direct(), StepKind::Clean, &given, false, Some(1800)).unwrap_err().0;
     let given = [
         object(json!({"interface": "deploy", "step": "deploy", "priority": 100})),
         object(json!({"interface": "deploy", "step": "write_image", "priority": 80, "args": {"image_info": {}}})),
         object(json!({"interface": "bios", "step": "z", "priority": 1})),
         object(json!({"interface": "bios", "step": "z", "priority": 2})),
     ];
-    let deploy = steps::read(StepKind::Deploy, &given, true, Some(1800)).unwrap_err().0;
+    let deploy = steps::read(&fake_direct(), StepKind::Deploy, &given, true, Some(1800)).unwrap_err().0;
     let mut known = Step::new("raid", "apply_configuration", 0);
     known.argsinfo = Some(json!({"raid_config": {"required": true}, "delete_existing": {"required": false}}));
     let mut wrong = Step::new("raid", "apply_configuration", 0);

@@ -275,3 +275,29 @@ async fn the_records_of_an_erase_are_kept_once_whenever_the_conductor_is_killed(
     })
     .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_the_firmware_survive_a_kill_at_any_moment() {
+    let list = json!([{"interface": "bios", "step": "apply_configuration",
+        "args": {"settings": [{"name": "ProcVirtualization", "value": "Enabled"}]}}]);
+    killed_while(Ask::with(Verb::Service, service(list)), State::Active, active, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.bios["ProcVirtualization"], "Enabled", "{when}");
+        assert_eq!(state.booted, [Booted::Disk], "{when}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn updates_of_firmware_survive_a_kill_at_any_moment() {
+    let settings =
+        json!([{"component": "bios", "url": "http://images.test/2.0"}, {"component": "bmc", "url": "http://x/8.0"}]);
+    let list = json!([{"interface": "firmware", "step": "update", "args": {"settings": settings}}]);
+    killed_while(Ask::with(Verb::Clean, clean(list)), State::Manageable, manageable, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!((&*state.firmware["bios"], &*state.firmware["bmc"]), ("2.0", "8.0"), "{when}");
+        // Each update once, and once more where the answer to it was lost.
+        assert!(state.updates.len() <= 3, "{when}: {:?}", state.updates);
+    })
+    .await;
+}

@@ -10,6 +10,7 @@ mod children;
 mod crash;
 mod erasures;
 mod failures;
+mod firmware;
 mod flows;
 mod life_cycle;
 mod power;

@@ -1,5 +1,6 @@
 //! Stories: what somebody wants to happen, on real programs from end to end. One file each.
 
+pub mod bios_attribute;
 pub mod clean_power_cut;
 pub mod cli_operator;
 pub mod client_lifecycle;
@@ -9,6 +10,7 @@ pub mod driver_killed_often;
 pub mod erase_every_bus;
 pub mod erase_lying_device;
 pub mod fast_track;
+pub mod firmware_update;
 pub mod image_server_gone;
 pub mod interop;
 pub mod ipa;
@@ -59,6 +61,14 @@ pub const STORIES: &[Story] = &[
     Story {
         name: "image_server_gone",
         about: "the image server is away for half a minute in the middle of the write; the deploy goes on from there",
+    },
+    Story {
+        name: "bios_attribute",
+        about: "virtualization is switched on in the BIOS: one restart, no ramdisk, read back; wrong values are refused",
+    },
+    Story {
+        name: "firmware_update",
+        about: "the BIOS is updated by its BMC from a checked image; versions before and after are recorded",
     },
     Story {
         name: "machine_reset",
@@ -117,6 +127,8 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "erase_every_bus" => erase_every_bus::run(world).await,
         "erase_lying_device" => erase_lying_device::run(world).await,
         "clean_power_cut" => clean_power_cut::run(world).await,
+        "bios_attribute" => bios_attribute::run(world).await,
+        "firmware_update" => firmware_update::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,
         _ => {

@@ -3,10 +3,14 @@
 use super::agent::AgentState;
 use super::{Fuse, SimConductor};
 use driver::effect::machines::HardwareMachines;
-use driver::effect::{Machines, OutOfBand};
+use driver::effect::{Differences, Machines, OutOfBand};
 use futures::future::BoxFuture;
-use hardware::{BootDevice, OutOfBandError, PowerState};
+use hardware::{
+    BiosDifference, BiosSetting, BiosValues, BootDevice, FirmwareComponent, FirmwareUpdate, OutOfBandError, PowerState,
+    UpdateState,
+};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
@@ -36,6 +40,20 @@ pub(crate) struct State {
     pub(crate) dead: bool,
     /// Steps that fail, and what they say.
     pub(crate) failing: Option<(String, String)>,
+    /// Settings of the firmware, and what they become at the next start.
+    pub(crate) bios: BiosValues,
+    pub(crate) bios_pending: BiosValues,
+    /// Changes of settings that were asked for.
+    pub(crate) bios_changes: u32,
+    /// The firmware forgets what it was to change.
+    pub(crate) bios_forgets: bool,
+    /// Versions of firmware by component, and what they become at the next start.
+    pub(crate) firmware: BTreeMap<String, String>,
+    pub(crate) firmware_staged: BTreeMap<String, String>,
+    /// Components and URLs of updates that were begun.
+    pub(crate) updates: Vec<String>,
+    /// What tasks of updates say, in this order; the last one stays.
+    pub(crate) tasks: Vec<UpdateState>,
     /// Steps that return something, and what.
     pub(crate) results: Vec<(String, serde_json::Value)>,
     /// The node whose BMC takes calls and never answers.
@@ -79,6 +97,16 @@ impl Machine {
             agent: None,
             dead: false,
             failing: None,
+            bios: values(serde_json::json!({"ProcVirtualization": "Disabled", "QuietBoot": true})),
+            bios_pending: BiosValues::new(),
+            bios_changes: 0,
+            bios_forgets: false,
+            firmware: [("bios", "1.1.0"), ("bmc", "7.0"), ("nic:A", "22.1")]
+                .map(|(part, version)| (part.to_owned(), version.to_owned()))
+                .into(),
+            firmware_staged: BTreeMap::new(),
+            updates: Vec::new(),
+            tasks: vec![UpdateState::Done],
             results: Vec::new(),
             hangs: None,
             deaf: false,
@@ -139,6 +167,12 @@ impl Machine {
         if power == PowerState::Off {
             return;
         }
+        let pending = std::mem::take(&mut state.bios_pending);
+        if !state.bios_forgets {
+            state.bios.extend(pending);
+        }
+        let staged = std::mem::take(&mut state.firmware_staged);
+        state.firmware.extend(staged);
         let media = state.media.clone().filter(|_| state.device == BootDevice::Cdrom);
         // What a command line says is all that a ramdisk knows.
         let line = match state.device {
@@ -263,5 +297,124 @@ impl OutOfBand for Bmc {
             state.media = None;
             state.device = BootDevice::Disk;
         }))
+    }
+
+    fn bios_settings(&self) -> BoxFuture<'_, Result<Vec<BiosSetting>, OutOfBandError>> {
+        Box::pin(self.call("bios_settings", |machine| {
+            let state = machine.lock();
+            let setting = |(name, value): (&String, &serde_json::Value)| BiosSetting {
+                name: name.clone(),
+                value: value.clone(),
+                ..BiosSetting::default()
+            };
+            state.bios.iter().map(setting).collect()
+        }))
+    }
+
+    fn firmware(&self) -> BoxFuture<'_, Result<Vec<FirmwareComponent>, OutOfBandError>> {
+        Box::pin(self.call("firmware", |machine| Self::firmware_of(&machine.lock())))
+    }
+
+    fn check_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<BiosValues, OutOfBandError>> {
+        Box::pin(async move {
+            let unknown = self.call("check_bios", |machine| {
+                let state = machine.lock();
+                wanted.keys().find(|name| !state.bios.contains_key(*name)).cloned()
+            });
+            match unknown.await? {
+                Some(name) => Err(OutOfBandError::Settings(format!("{name}: there is no such setting"))),
+                None => Ok(wanted.clone()),
+            }
+        })
+    }
+
+    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
+        Box::pin(self.call("stage_bios", |machine| {
+            let mut state = machine.lock();
+            let differs = |(name, value): &(&String, &serde_json::Value)| state.bios.get(*name) != Some(*value);
+            let changes: Vec<String> = wanted.iter().filter(differs).map(|(name, _)| name.clone()).collect();
+            if !changes.is_empty() {
+                state.bios_changes += 1;
+                state.bios_pending.extend(wanted.clone());
+            }
+            changes
+        }))
+    }
+
+    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(self.call("reset_bios", |machine| {
+            let mut state = machine.lock();
+            state.bios_changes += 1;
+            state.bios_pending = values(serde_json::json!({"ProcVirtualization": "Disabled", "QuietBoot": true}));
+        }))
+    }
+
+    fn bios_differences<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Differences, OutOfBandError>> {
+        Box::pin(self.call("bios_differences", |machine| {
+            let state = machine.lock();
+            let differs = |(name, value): &(&String, &serde_json::Value)| state.bios.get(*name) != Some(*value);
+            let difference = |(name, value): (&String, &serde_json::Value)| BiosDifference {
+                name: name.clone(),
+                wanted: value.clone(),
+                seen: state.bios.get(name).cloned(),
+            };
+            (wanted.iter().filter(differs).map(difference).collect(), vec!["The option ROM said no.".to_owned()])
+        }))
+    }
+
+    fn check_updates<'a>(&'a self, components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+        Box::pin(async move {
+            let unknown = self.call("check_updates", |machine| {
+                let state = machine.lock();
+                components.iter().find(|name| !state.firmware.contains_key(*name)).cloned()
+            });
+            match unknown.await? {
+                Some(name) => Err(OutOfBandError::Settings(format!("there is no firmware of {name}"))),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn fetches_images(&self) -> BoxFuture<'_, Result<bool, OutOfBandError>> {
+        Box::pin(self.call("fetches_images", |_| true))
+    }
+
+    fn start_update<'a>(
+        &'a self,
+        update: &'a FirmwareUpdate,
+        image: Option<Vec<u8>>,
+    ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
+        Box::pin(self.call("start_update", move |machine| {
+            assert_eq!(image, None);
+            let mut state = machine.lock();
+            state.updates.push(format!("{} {}", update.component, update.url));
+            let version = update.url.rsplit('/').next().unwrap_or_default().to_owned();
+            let of_bmc = update.component == "bmc";
+            let versions = if of_bmc { &mut state.firmware } else { &mut state.firmware_staged };
+            versions.insert(update.component.clone(), version);
+            Some(format!("/tasks/{}", update.component))
+        }))
+    }
+
+    fn update_state<'a>(&'a self, _task: &'a str) -> BoxFuture<'a, Result<UpdateState, OutOfBandError>> {
+        Box::pin(self.call("update_state", |machine| {
+            let mut state = machine.lock();
+            if state.tasks.len() > 1 { state.tasks.remove(0) } else { state.tasks[0].clone() }
+        }))
+    }
+}
+
+fn values(value: serde_json::Value) -> BiosValues {
+    value.as_object().unwrap().clone()
+}
+
+impl Bmc {
+    fn firmware_of(state: &State) -> Vec<FirmwareComponent> {
+        let component = |(component, version): (&String, &String)| FirmwareComponent {
+            component: component.clone(),
+            version: version.clone(),
+            ..FirmwareComponent::default()
+        };
+        state.firmware.iter().map(component).collect()
     }
 }

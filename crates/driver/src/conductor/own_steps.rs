@@ -1,0 +1,315 @@
+//! The driver's own steps: settings and updates of firmware, made at the BMC. What takes long there is looked at every few
+//! seconds by a turn of its own, so that nothing is lost with a conductor that ends meanwhile.
+
+use super::Conductor;
+use super::change::Draft;
+use super::runner::{FIRMWARE_IMAGE, Outcome, Place, Trouble, Turn, fatal, note_trouble, text_of};
+use crate::effect::OutOfBand;
+use crate::effect::firmware_image;
+use crate::fault::Fault;
+use crate::flow::own_steps::{self, Own, OwnStep, Updating};
+use crate::flow::{Action, Flow, Intent};
+use hardware::{BiosDifference, BiosValues, FirmwareUpdate, OutOfBandError, Step, UpdateState};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use store::{Node, Store};
+use transport::client::chain;
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_secs(5);
+/// What one look may take.
+const LOOK: Duration = Duration::from_secs(300);
+/// How long settings may not be as wanted after a restart, when the machine has booted its ramdisk since: its firmware is
+/// done with them.
+const BOOTED: Duration = Duration::from_secs(120);
+/// The same when nobody can tell whether it has booted; a large server tests its memory for a quarter of an hour.
+const BOOTING: Duration = Duration::from_secs(1800);
+/// How long an update may go on.
+const UPDATE: Duration = Duration::from_secs(3000);
+/// How long an update that does not get on is waited for before it is taken to wait for the restart.
+const STILL: Duration = Duration::from_secs(120);
+/// How long a version that is the same after an update is looked at again.
+const SAME: Duration = Duration::from_secs(60);
+
+/// What a look brought.
+enum Seen {
+    Done(Box<Outcome>),
+    /// Not yet, and how it is.
+    Later(String),
+}
+
+impl Seen {
+    fn done(outcome: Outcome) -> Self {
+        Self::Done(Box::new(outcome))
+    }
+}
+
+/// What a machine says to a step before anything is touched.
+fn nothing_begun(error: OutOfBandError) -> Trouble {
+    match Trouble::from(error) {
+        Trouble::Final { text, on_agent } => Trouble::Final { text: format!("nothing was begun: {text}"), on_agent },
+        other => other,
+    }
+}
+
+impl<S: Store> Conductor<S> {
+    /// Asks the machine whether steps can be done, before anything is.
+    pub(super) async fn check_own_steps(&self, node: &Node, steps: &[Step]) -> Result<Outcome, Trouble> {
+        let machine = self.machine(node).await?;
+        for step in steps {
+            match Own::of(node, step) {
+                Some(Own::ApplyBios) => {
+                    let wanted = own_steps::bios_values(step).map_err(fatal)?;
+                    machine.check_bios(&wanted).await.map_err(nothing_begun)?;
+                }
+                Some(Own::UpdateFirmware) => {
+                    let updates = own_steps::updates(step).map_err(fatal)?;
+                    let parts: Vec<String> = updates.into_iter().map(|wanted| wanted.update.component).collect();
+                    machine.check_updates(&parts).await.map_err(nothing_begun)?;
+                }
+                Some(Own::ResetBios) | None => {}
+            }
+        }
+        Ok(Outcome::default())
+    }
+
+    /// Stages settings for the next start, and has the machine started where that is needed.
+    pub(super) async fn stage_bios(&self, node: &Node, own: &OwnStep) -> Result<Outcome, Trouble> {
+        let machine = self.machine(node).await?;
+        let (values, note) = if Own::of(node, &own.step) == Some(Own::ResetBios) {
+            machine.reset_bios().await?;
+            (BiosValues::new(), "BIOS settings are reset at the next start".to_owned())
+        } else {
+            let wanted = own_steps::bios_values(&own.step).map_err(fatal)?;
+            let values = machine.check_bios(&wanted).await?;
+            let changes = machine.stage_bios(&values).await?;
+            if changes.is_empty() {
+                let notes = vec!["BIOS settings are as wanted; nothing was changed, no restart".to_owned()];
+                return Ok(Outcome { notes, ..Outcome::default() });
+            }
+            (values, format!("BIOS settings change at the next start: {}", changes.join(", ")))
+        };
+        let more = own_steps::restart(node, own, Action::ConfirmBios { own: own.clone(), values });
+        Ok(Outcome { notes: vec![note], more, ..Outcome::default() })
+    }
+
+    /// Starts an update. When the driver died before it could save where the update can be followed, it is started again:
+    /// the same image twice is the same firmware.
+    pub(super) async fn start_update(&self, node: &Node, work: &Updating) -> Result<Outcome, Trouble> {
+        let machine = self.machine(node).await?;
+        let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
+        let wanted = updates.get(work.at).ok_or_else(|| fatal("there is no such update"))?;
+        let mut work = work.clone();
+        if work.before.is_empty() {
+            work.before = versions(&*machine).await?;
+        }
+        let fetches = machine.fetches_images().await?;
+        let mut update = wanted.update.clone();
+        let mut image = None;
+        if wanted.checksum.is_some() || !fetches {
+            let fetched = firmware_image::fetch(&update.url, wanted.checksum.as_deref()).await;
+            let bytes = fetched.map_err(|error| fatal(chain(&error)))?;
+            if fetches {
+                // The BMC gets the very bytes that were checked.
+                let place = text_of(node, FIRMWARE_IMAGE).ok_or_else(|| fatal("no place was chosen for the image"))?;
+                self.settings.media.put(place, bytes).await.map_err(|error| fatal(chain(&error)))?;
+                update.url = self.settings.media.url_of(place);
+            } else {
+                image = Some(bytes);
+            }
+        }
+        work.task = machine.start_update(&update, image).await?;
+        let FirmwareUpdate { component, .. } = &wanted.update;
+        // A query may hold a key to the image.
+        let url = wanted.update.url.split('?').next().unwrap_or_default();
+        let notes = vec![format!("update of {component} begun with {url}")];
+        Ok(Outcome { notes, more: vec![Action::FollowFirmware { work }], ..Outcome::default() })
+    }
+
+    /// Looks once at what goes on at the BMC.
+    pub(super) async fn poll(self: &Arc<Self>, node: &Node, flow: &Flow, action: &Action) -> Result<Turn, Fault> {
+        let place = Place::of(flow);
+        let since = match &flow.intent {
+            Some(intent) => intent.since,
+            None => {
+                let (.., now) = self.change(node.uuid, |draft| Ok(begin(draft, place, action))).await?;
+                now
+            }
+        };
+        let age = Duration::try_from(self.parts.clock.now().duration_since(since)).unwrap_or_default();
+        let seen = tokio::time::timeout(LOOK, self.look_at(node, action, age)).await;
+        let seen = seen.unwrap_or_else(|_| Err(Trouble::Bmc("the BMC took too long to answer".to_owned())));
+        let limit = limit(action);
+        let later = match seen {
+            Ok(Seen::Done(outcome)) => {
+                self.settle(node.uuid, place, action, &outcome).await?;
+                return Ok(Turn::Again);
+            }
+            Ok(Seen::Later(how)) => how,
+            // A BMC that updates itself is not there for a while.
+            Err(Trouble::Bmc(reason) | Trouble::Later(reason)) => {
+                let told = flow.intent.as_ref().and_then(|intent| intent.trouble.as_ref());
+                if told != Some(&reason) && age < limit {
+                    tracing::info!(action = action.describe(), reason, "looked at again");
+                    self.change(node.uuid, |draft| {
+                        note_trouble(draft, place, &reason);
+                        Ok(())
+                    })
+                    .await?;
+                }
+                reason
+            }
+            Err(trouble @ Trouble::Final { .. }) => return self.trouble(node, flow, action, trouble).await,
+        };
+        if age >= limit {
+            let text = format!("not done within {} s: {later}", limit.as_secs());
+            return self.trouble(node, flow, action, fatal(text)).await;
+        }
+        tracing::debug!(action = action.describe(), how = later, "not yet");
+        Ok(Turn::Wait(Some(self.left(node).map_or(PAUSE, |left| left.min(PAUSE)))))
+    }
+
+    async fn look_at(&self, node: &Node, action: &Action, age: Duration) -> Result<Seen, Trouble> {
+        let machine = self.machine(node).await?;
+        match action {
+            Action::ConfirmBios { values, .. } => confirm_bios(&*machine, values).await,
+            Action::FollowFirmware { work } => follow(&*machine, node, work, age).await,
+            Action::ConfirmFirmware { work } => {
+                let seen = confirm_firmware(&*machine, work, age).await?;
+                if let (Seen::Done(_), Some(place)) = (&seen, text_of(node, FIRMWARE_IMAGE)) {
+                    self.settings.media.remove(place).await.map_err(|error| fatal(chain(&error)))?;
+                }
+                Ok(seen)
+            }
+            _ => Ok(Seen::Done(Box::default())),
+        }
+    }
+}
+
+/// Saves that something is looked at from now on; returns since when.
+fn begin(draft: &mut Draft, place: Place, action: &Action) -> jiff::Timestamp {
+    let now = draft.now;
+    if !place.is_in(draft) {
+        return now;
+    }
+    draft.show_step(action);
+    let Some(flow) = draft.flow.as_mut() else { return now };
+    let fresh = Intent { attempt: 1, digest: String::new(), id: None, command: None, since: now, trouble: None };
+    flow.intent.get_or_insert(fresh).since
+}
+
+fn limit(action: &Action) -> Duration {
+    match action {
+        Action::ConfirmBios { own, .. } if own.ramdisk => BOOTED,
+        Action::ConfirmBios { .. } => BOOTING,
+        _ => UPDATE,
+    }
+}
+
+/// What is read again for the API at the end of a step.
+fn read_again() -> Vec<Action> {
+    vec![Action::ReadSettings]
+}
+
+async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues) -> Result<Seen, Trouble> {
+    let (differences, said) = machine.bios_differences(values).await?;
+    if differences.is_empty() {
+        let names: Vec<&str> = values.keys().map(String::as_str).collect();
+        let note = match names.as_slice() {
+            [] => "BIOS settings were reset".to_owned(),
+            names => format!("BIOS settings are as wanted: {}", names.join(", ")),
+        };
+        return Ok(Seen::done(Outcome { notes: vec![note], more: read_again(), ..Outcome::default() }));
+    }
+    let text = |difference: &BiosDifference| {
+        let seen = difference.seen.as_ref().map_or_else(|| "not told any more".to_owned(), Value::to_string);
+        format!("{} is {seen} and not {}", difference.name, difference.wanted)
+    };
+    let mut how = differences.iter().map(text).collect::<Vec<_>>().join(", ");
+    if !said.is_empty() {
+        how.push_str(&format!("; the BMC says: {}", said.join(" ")));
+    }
+    Ok(Seen::Later(how))
+}
+
+async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
+    let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
+    let wanted = updates.get(work.at).ok_or_else(|| fatal("there is no such update"))?;
+    let component = &wanted.update.component;
+    let state = match &work.task {
+        Some(task) => machine.update_state(task).await?,
+        None => UpdateState::Done,
+    };
+    let mut next = work.clone();
+    // The BMC starts itself anew; everything else is used from the machine's next start on.
+    next.restart |= component != "bmc";
+    match state {
+        UpdateState::Failed(words) => return Err(fatal(format!("the BMC did not update {component}: {words}"))),
+        UpdateState::Running(percent, words) => {
+            let stands = component != "bmc" && percent.unwrap_or_default() == 0 && age >= STILL;
+            if !stands {
+                let percent = percent.map_or_else(String::new, |percent| format!(" ({percent} %)"));
+                return Ok(Seen::Later(format!("the update of {component} goes on: {words}{percent}")));
+            }
+            next.staged.extend(work.task.clone().map(|task| (component.clone(), task)));
+        }
+        UpdateState::AtRestart => next.staged.extend(work.task.clone().map(|task| (component.clone(), task))),
+        UpdateState::Done => {}
+    }
+    next.at += 1;
+    next.task = None;
+    let mut more = Vec::new();
+    if let Some(seconds) = wanted.wait {
+        more.push(Action::Pause { step: work.own.step.clone(), seconds: Some(seconds) });
+    }
+    if next.at < updates.len() {
+        more.push(Action::UpdateFirmware { work: next });
+    } else if next.restart {
+        let own = next.own.clone();
+        more.extend(own_steps::restart(node, &own, Action::ConfirmFirmware { work: next }));
+    } else {
+        more.push(Action::ConfirmFirmware { work: next });
+    }
+    Ok(Seen::done(Outcome { more, ..Outcome::default() }))
+}
+
+async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
+    for (component, task) in &work.staged {
+        match machine.update_state(task).await? {
+            UpdateState::Done => {}
+            UpdateState::Failed(words) => return Err(fatal(format!("the BMC did not update {component}: {words}"))),
+            UpdateState::AtRestart => {
+                return Ok(Seen::Later(format!("the update of {component} waits for the restart")));
+            }
+            UpdateState::Running(_, words) => {
+                return Ok(Seen::Later(format!("the update of {component} goes on: {words}")));
+            }
+        }
+    }
+    let now = versions(machine).await?;
+    let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
+    let of = |versions: &BTreeMap<String, String>, part: &str| {
+        versions.get(part).cloned().unwrap_or_else(|| "an unknown version".to_owned())
+    };
+    let mut notes = Vec::new();
+    for wanted in &updates {
+        let part = wanted.update.component.as_str();
+        let (before, after) = (of(&work.before, part), of(&now, part));
+        if before == after {
+            if age < SAME {
+                return Ok(Seen::Later(format!("{part} still has {after}")));
+            }
+            notes.push(format!("{part} was updated and tells the version that it told before: {after}"));
+        } else {
+            notes.push(format!("{part} was updated from {before} to {after}"));
+        }
+    }
+    Ok(Seen::done(Outcome { notes, firmware_image_gone: true, more: read_again(), ..Outcome::default() }))
+}
+
+/// Versions of a machine's firmware, by component.
+async fn versions(machine: &dyn OutOfBand) -> Result<BTreeMap<String, String>, Trouble> {
+    Ok(machine.firmware().await?.into_iter().map(|part| (part.component, part.version)).collect())
+}

@@ -1,0 +1,198 @@
+//! The driver's own steps: settings and updates of firmware.
+
+use super::flows::{clean, service, steps};
+use super::sim::{Booted, Site};
+use driver::command::{Command, PowerTarget, ProvisionArguments};
+use hardware::{PowerState, UpdateState};
+use lifecycle::provision::{State, Verb};
+use serde_json::{Value, json};
+
+fn apply(value: &str) -> Value {
+    json!([{"interface": "bios", "step": "apply_configuration",
+        "args": {"settings": [{"name": "ProcVirtualization", "value": value}]}}])
+}
+
+fn update(components: &[&str]) -> Value {
+    let one = |part: &&str| json!({"component": part, "url": format!("http://images.test/{part}-2.0")});
+    let settings: Vec<Value> = components.iter().map(one).collect();
+    json!([{"interface": "firmware", "step": "update", "args": {"settings": settings}}])
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_are_applied_with_one_restart_and_no_ramdisk_and_read_back_for_the_api() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let off = Command::Power { target: PowerTarget::Off, timeout: None };
+    site.conductor().command(&site.ident(), off).await.unwrap();
+    site.settle(State::Manageable).await;
+    site.machine.forget_history();
+    site.verb_with(Verb::Clean, clean(apply("Enabled"))).await.unwrap();
+    let node = site.settle(State::Manageable).await;
+    assert_eq!(node.last_error, None);
+    {
+        let machine = site.machine.lock();
+        assert_eq!(machine.bios["ProcVirtualization"], "Enabled");
+        assert_eq!(machine.booted, [Booted::Nothing], "one start, without a ramdisk");
+        assert_eq!(machine.power, PowerState::Off, "as before");
+    }
+    let kept = site.conductor().bios_settings(site.node).await.unwrap();
+    let of = |name: &str| kept.iter().find(|kept| kept.setting.name == name).unwrap().setting.value.clone();
+    assert_eq!(of("ProcVirtualization"), "Enabled");
+    let history = site.history().await.join("\n");
+    assert!(history.contains("BIOS settings change at the next start: ProcVirtualization"), "{history}");
+    assert!(history.contains("BIOS settings are as wanted: ProcVirtualization"), "{history}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_are_as_wanted_restart_nothing() {
+    let site = Site::new().await;
+    site.make_active().await;
+    site.verb_with(Verb::Service, service(apply("Disabled"))).await.unwrap();
+    site.settle(State::Active).await;
+    let machine = site.machine.lock();
+    assert_eq!((machine.bios_changes, machine.booted.len()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_of_an_active_node_restart_its_instance_once() {
+    let site = Site::new().await;
+    site.make_active().await;
+    site.verb_with(Verb::Service, service(apply("Enabled"))).await.unwrap();
+    site.settle(State::Active).await;
+    let machine = site.machine.lock();
+    assert_eq!(machine.booted, [Booted::Disk]);
+    assert_eq!((machine.power, machine.image_writes), (PowerState::On, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_among_an_agent_s_steps_bring_the_ramdisk_back() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let mut list = apply("Enabled").as_array().unwrap().clone();
+    list.push(json!({"interface": "deploy", "step": "erase_pstore"}));
+    site.verb_with(Verb::Clean, clean(Value::Array(list))).await.unwrap();
+    site.settle(State::Manageable).await;
+    let machine = site.machine.lock();
+    assert_eq!(machine.booted, [Booted::Ramdisk, Booted::Ramdisk]);
+    assert_eq!(machine.steps_run, ["erase_pstore"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_machine_refuses_is_refused_before_anything_is_touched() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let mut list = json!([{"interface": "deploy", "step": "erase_devices"}]).as_array().unwrap().clone();
+    list.push(json!({"interface": "bios", "step": "apply_configuration",
+        "args": {"settings": [{"name": "Nonsense", "value": 1}]}}));
+    site.verb_with(Verb::Clean, clean(Value::Array(list))).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(error.contains("nothing was begun: Nonsense: there is no such setting"), "{error}");
+    let machine = site.machine.lock();
+    assert!(machine.booted.is_empty() && machine.steps_run.is_empty());
+    assert!(!node.maintenance);
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_arguments_are_refused_at_once() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let wrong = [
+        json!([{"interface": "bios", "step": "apply_configuration", "args": {"settings": []}}]),
+        json!([{"interface": "bios", "step": "apply_configuration"}]),
+        json!([{"interface": "bios", "step": "factory_reset", "args": {"now": true}}]),
+        json!([{"interface": "firmware", "step": "update", "args": {"settings": [{"component": "gpu", "url": "http://x/y"}]}}]),
+    ];
+    for list in wrong {
+        let text = site.verb_with(Verb::Clean, clean(list)).await.unwrap_err().to_string();
+        assert!(text.contains("step bios.") || text.contains("step firmware.update"), "{text}");
+    }
+    assert_eq!(site.node().await.provision_state, State::Manageable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_do_not_become_true_fail_by_name_with_the_bmc_s_words() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().bios_forgets = true;
+    let arguments = ProvisionArguments { disable_ramdisk: Some(true), ..clean(apply("Enabled")) };
+    site.verb_with(Verb::Clean, arguments).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(error.contains("bios.apply_configuration failed"), "{error}");
+    assert!(error.contains("ProcVirtualization is \"Disabled\" and not \"Enabled\""), "{error}");
+    assert!(error.contains("The option ROM said no."), "{error}");
+    assert_eq!(node.fault.as_deref(), Some("clean failure"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn firmware_of_several_parts_is_updated_with_one_restart_and_its_versions_are_recorded() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().tasks =
+        vec![UpdateState::Running(Some(10), "writing".to_owned()), UpdateState::AtRestart, UpdateState::Done];
+    site.verb_with(Verb::Clean, clean(update(&["bios", "nic:A"]))).await.unwrap();
+    site.settle(State::Manageable).await;
+    assert_eq!(site.machine.lock().booted, [Booted::Nothing]);
+    assert_eq!(site.machine.lock().updates.len(), 2);
+    let history = site.history().await.join("\n");
+    assert!(history.contains("bios was updated from 1.1.0 to bios-2.0"), "{history}");
+    assert!(history.contains("nic:A was updated from 22.1 to nic:A-2.0"), "{history}");
+    let kept = site.conductor().firmware(site.node).await.unwrap();
+    let bios = kept.iter().find(|kept| kept.component.component == "bios").unwrap();
+    assert_eq!((&*bios.initial_version, &*bios.component.version), ("1.1.0", "bios-2.0"));
+    assert_eq!(bios.last_version_flashed.as_deref(), Some("bios-2.0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_of_the_bmc_alone_restarts_no_machine_and_outlasts_its_silence() {
+    let site = Site::new().await;
+    site.make_active().await;
+    site.verb_with(Verb::Service, service(update(&["bmc"]))).await.unwrap();
+    while site.machine.lock().updates.is_empty() {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    // It is not there while it starts anew.
+    site.machine.lock().bmc_down = 20;
+    site.settle(State::Active).await;
+    assert!(site.machine.lock().booted.is_empty());
+    assert!(site.history().await.join("\n").contains("bmc was updated from 7.0 to bmc-2.0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_fails_says_what_the_bmc_says_and_the_next_one_is_not_begun() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().tasks = vec![UpdateState::Failed("Exception: The image is for another machine.".to_owned())];
+    site.verb_with(Verb::Clean, clean(update(&["bios", "bmc"]))).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(error.contains("did not update bios: Exception: The image is for another machine."), "{error}");
+    assert_eq!(site.machine.lock().updates.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_waits_for_the_restart_without_saying_so_gets_it() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let starting = || UpdateState::Running(Some(0), "Starting".to_owned());
+    site.machine.lock().tasks = std::iter::repeat_with(starting).take(30).chain([UpdateState::Done]).collect();
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    site.settle(State::Manageable).await;
+    assert_eq!(site.machine.lock().firmware["bios"], "bios-2.0");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deploy_steps_set_the_firmware_before_the_image_is_written() {
+    let site = Site::new().await;
+    site.make_available().await;
+    let mut list = apply("Enabled");
+    list[0]["priority"] = json!(95);
+    let arguments = ProvisionArguments { deploy_steps: steps(list), ..ProvisionArguments::default() };
+    site.verb_with(Verb::Active, arguments).await.unwrap();
+    site.settle(State::Active).await;
+    let machine = site.machine.lock();
+    assert_eq!(machine.bios["ProcVirtualization"], "Enabled");
+    assert_eq!(machine.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk]);
+    assert_eq!(machine.image_writes, 1);
+}

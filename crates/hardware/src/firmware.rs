@@ -1,0 +1,88 @@
+//! A machine's firmware as it can be changed from outside: its settings and its versions.
+
+use crate::outofband::OutOfBandError;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::future::Future;
+
+/// Settings of a machine's firmware, by name, with the values that they are to have.
+pub type BiosValues = Map<String, Value>;
+
+/// A setting that is not as it was wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BiosDifference {
+    /// Its name.
+    pub name: String,
+    /// What was wanted.
+    pub wanted: Value,
+    /// What it is; unset where the BMC does not tell it any more.
+    pub seen: Option<Value>,
+}
+
+/// An update of a part's firmware.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FirmwareUpdate {
+    /// The part: `bios`, `bmc`, or `nic:` and the card's serial number or name.
+    pub component: String,
+    /// Where its image can be had, for the BMC to fetch.
+    pub url: String,
+}
+
+/// How an update is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UpdateState {
+    /// It goes on. Percent, where the BMC tells it, and the BMC's words.
+    Running(Option<u8>, String),
+    /// The image is there; the machine has to be started again for it to be used.
+    AtRestart,
+    /// It is done.
+    Done,
+    /// It failed; the BMC's words.
+    Failed(String),
+}
+
+/// Changes of the settings of a machine's firmware.
+pub trait BiosControl: Send + Sync {
+    /// Checks settings without changing any, and returns their values in the types that the machine wants.
+    ///
+    /// # Errors
+    /// [`OutOfBandError::Settings`] naming everything that is wrong with them, and what is valid.
+    fn check_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<BiosValues, OutOfBandError>> + Send;
+
+    /// Makes settings so when the machine is started the next time. Returns those that are otherwise until then; none when
+    /// nothing has to be changed.
+    fn stage_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<Vec<String>, OutOfBandError>> + Send;
+
+    /// Makes all settings as the maker had them when the machine is started the next time.
+    fn reset_bios(&self) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+
+    /// The settings that are not as wanted, and what the BMC says about that.
+    fn bios_differences(
+        &self,
+        wanted: &BiosValues,
+    ) -> impl Future<Output = Result<(Vec<BiosDifference>, Vec<String>), OutOfBandError>> + Send;
+}
+
+/// Updates of a machine's firmware.
+pub trait FirmwareControl: Send + Sync {
+    /// Whether updates of these parts can be made.
+    ///
+    /// # Errors
+    /// [`OutOfBandError::Settings`] naming the parts that there are, [`OutOfBandError::Unsupported`] where there are no
+    /// updates at all.
+    fn check_updates(&self, components: &[String]) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+
+    /// Whether the BMC fetches images by itself; otherwise [`Self::start_update`] wants the bytes.
+    fn fetches_images(&self) -> impl Future<Output = Result<bool, OutOfBandError>> + Send;
+
+    /// Has the BMC fetch an image, or gives it the image's bytes where it fetches none. Returns where it tells how the
+    /// update goes on; unset where it does not, and the update is done when it has answered.
+    fn start_update(
+        &self,
+        update: &FirmwareUpdate,
+        image: Option<Vec<u8>>,
+    ) -> impl Future<Output = Result<Option<String>, OutOfBandError>> + Send;
+
+    /// How an update goes on. A task that the BMC does not know any more is done.
+    fn update_state(&self, task: &str) -> impl Future<Output = Result<UpdateState, OutOfBandError>> + Send;
+}
