@@ -44,6 +44,36 @@ pub(super) fn hold(conditions: &[Value], facts: &Facts) -> Result<bool, String> 
     Ok(true)
 }
 
+/// What conditions look at, and what that is: one line for each place-holder.
+pub(super) fn found(conditions: &[Value], facts: &Facts) -> Vec<String> {
+    /// Most lines, and the longest value that is shown.
+    const MOST: usize = 10;
+    const LONGEST: usize = 100;
+    let mut texts = Vec::new();
+    conditions.iter().filter_map(|condition| condition.get("args")).for_each(|args| collect(args, &mut texts));
+    let context = super::context(facts, None);
+    let mut lines: Vec<String> = Vec::new();
+    for text in texts.into_iter().filter(|text| text.contains('{') && !text.contains("{item")) {
+        let Ok(value) = python::format(text, &context) else { continue };
+        let value: String = value.chars().take(LONGEST).collect();
+        let line = format!("{} is {value}", text.trim_matches(['{', '}']));
+        if !lines.contains(&line) && lines.len() < MOST {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// All texts in a value.
+fn collect<'a>(value: &'a Value, texts: &mut Vec<&'a str>) {
+    match value {
+        Value::String(text) => texts.push(text),
+        Value::Array(list) => list.iter().for_each(|value| collect(value, texts)),
+        Value::Object(map) => map.values().for_each(|value| collect(value, texts)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
 fn holds(condition: &Value, facts: &Facts) -> Result<bool, String> {
     let items = match condition.get("loop") {
         Some(Value::Array(items)) if !items.is_empty() => items.as_slice(),

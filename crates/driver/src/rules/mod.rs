@@ -115,25 +115,42 @@ pub struct Run {
     pub calls: Vec<(String, ApiCall)>,
 }
 
-/// Runs rules on what was found.
+/// The rules that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct RuleErrors(pub Vec<RuleError>);
+
+/// Runs rules on what was found. Where one fails the others are tried all the same, so that everything by which a machine is
+/// not what was expected is told at once.
 ///
 /// # Errors
-/// [`RuleError`]; what the facts are then is of no use.
-pub fn run(rules: &[Rule], facts: &mut Facts) -> Result<Run, RuleError> {
+/// [`RuleErrors`]; what the facts are then is of no use.
+pub fn run(rules: &[Rule], facts: &mut Facts) -> Result<Run, RuleErrors> {
     let mut rules: Vec<&Rule> = rules.iter().filter(|rule| rule.phase == PHASE).collect();
     rules.sort_by_key(|rule| std::cmp::Reverse(rule.priority));
     let mut run = Run::default();
+    let mut failed = Vec::new();
     for rule in rules {
-        let failed = |reason: String| RuleError { rule: rule.name(), reason };
-        if !condition::hold(&rule.conditions, facts).map_err(failed)? {
-            tracing::debug!(rule = rule.uuid, "the conditions do not hold");
-            continue;
+        match one(rule, facts) {
+            Ok(None) => tracing::debug!(rule = rule.uuid, "the conditions do not hold"),
+            Ok(Some(calls)) => {
+                run.applied.push(rule.uuid.clone());
+                run.calls.extend(calls.into_iter().map(|call| (rule.name(), call)));
+            }
+            Err(reason) => failed.push(RuleError { rule: rule.name(), reason }),
         }
-        let calls = action::act(&rule.uuid, &rule.actions, facts).map_err(failed)?;
-        run.applied.push(rule.uuid.clone());
-        run.calls.extend(calls.into_iter().map(|call| (rule.name(), call)));
     }
-    Ok(run)
+    if failed.is_empty() { Ok(run) } else { Err(RuleErrors(failed)) }
+}
+
+/// Runs one rule; `None` when its conditions do not hold. The text of a failure ends with what its conditions looked at.
+fn one(rule: &Rule, facts: &mut Facts) -> Result<Option<Vec<ApiCall>>, String> {
+    if !condition::hold(&rule.conditions, facts)? {
+        return Ok(None);
+    }
+    let found = condition::found(&rule.conditions, facts);
+    let acted = action::act(&rule.uuid, &rule.actions, facts);
+    acted.map(Some).map_err(|reason| if found.is_empty() { reason } else { format!("{reason} ({})", found.join(", ")) })
 }
 
 /// What place-holders stand for: the node, the inventory and the plugin data without secrets, and the item of a loop.

@@ -169,4 +169,26 @@ async fn rules_of_the_api_and_of_the_site_change_what_is_inspected_and_one_that_
         assert!(error.contains(word), "{error}");
     }
     assert!(node["extra"].get("half").is_none(), "{}", node["extra"]);
+
+    // What was bought is not what came: every difference is named, with what was found.
+    for (description, template, bought) in
+        [("cores as bought", "{inventory[cpu][count]}", "8"), ("colour as bought", "{plugin_data[colour]}", "blue")]
+    {
+        let rule = json!({
+            "description": description,
+            "conditions": [{"op": "!eq", "args": {"values": [template, bought]}}],
+            "actions": [{"op": "fail", "args": {"msg": format!("bought was {bought}")}}],
+        });
+        site.must("POST", "/v1/inspection_rules", rule).await;
+    }
+    site.inspect().await;
+    let node = site.until("inspect failed").await;
+    let error = node["last_error"].as_str().unwrap();
+    for words in [
+        "(cores as bought): bought was 8 (inventory[cpu][count] is 4)",
+        "(colour as bought): bought was blue (plugin_data[colour] is red)",
+        "it is too small",
+    ] {
+        assert!(error.contains(words), "{error}");
+    }
 }
