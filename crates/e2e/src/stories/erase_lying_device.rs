@@ -1,5 +1,5 @@
 //! A disk that says of every write that it was done, and keeps what was in one place: a mirror in QEMU whose first half fails there
-//! while the second does as it was told, and whose reads come from the first. The proof finds the place, and the clean fails.
+//! while the second does as it was told, and whose reads come from the first. Who reads back finds the place, and the clean fails.
 
 use super::World;
 use super::erase_every_bus::fill;
@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 const NODE: &str = "node-1";
 const MIB: u64 = 96;
 const SERIAL: &str = "LIAR";
-/// The sector that no write reaches: no place where an eraser would look by itself.
+/// The sector that no write reaches: not one that anybody would look at in particular.
 const KEPT: u64 = 70_001;
 
 /// Tells the story.
@@ -47,18 +47,22 @@ pub async fn run(world: &mut World) -> Result<()> {
     world.enroll_with(&server, NODE, &whole).await?;
     world.drive(&mut ferricd, "manage", NODE, &[]).await?;
 
-    world.console.begin("provide: the proof finds what the disk kept");
+    world.console.begin("provide: what the disk kept is found");
     let Err(error) = world.drive(&mut ferricd, "provide", NODE, &[]).await else {
         bail!("the node is available, although a disk kept data");
     };
     let node = world.expect_state(NODE, "clean failed").await.context(error)?;
     let told = node["last_error"].as_str().context("the node has no last_error")?.to_owned();
     // A write that fails leaves all of its sectors as they were; no write is larger than this.
-    let lba =
-        told.split("LBA ").nth(1).and_then(|rest| rest.split(' ').next()).and_then(|word| word.parse::<u64>().ok());
+    let lba = number_after(&told, "LBA ").or_else(|| number_after(&told, "at byte ").map(|byte| byte / 512));
     let lba = lba.with_context(|| format!("last_error does not name the place: {told}"))?;
     ensure!(lba.abs_diff(KEPT) < 8192, "LBA {lba} was named, and {KEPT} was kept: {told}");
     ensure!(told.contains(SERIAL), "last_error does not name the disk: {told}");
     world.console.end(&told);
     Ok(())
+}
+
+/// The number behind these words.
+fn number_after(text: &str, words: &str) -> Option<u64> {
+    text.split(words).nth(1)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
