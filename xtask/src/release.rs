@@ -11,10 +11,11 @@ use std::process::Command;
 const LINK_FLAGS: [&str; 4] = ["--icf=all", "-z,pack-relative-relocs", "--build-id=none", "-O2"];
 
 /// For C code, which is aws-lc above all: portable code instead of a second and third variant of the same curve with a
-/// table each, no AVX-512, and no tables for unwinding, as nothing unwinds through C.
-const C_FLAGS: [&str; 4] = [
+/// table each, no AVX-512, no second set of curves for ADX, and no tables for unwinding, as nothing unwinds through C.
+const C_FLAGS: [&str; 5] = [
     "-DOPENSSL_SMALL",
     "-DMY_ASSEMBLER_IS_TOO_OLD_FOR_512AVX",
+    "-DMY_ASSEMBLER_IS_TOO_OLD_FOR_ADX_AVX2",
     "-fno-asynchronous-unwind-tables",
     "-fno-unwind-tables",
 ];

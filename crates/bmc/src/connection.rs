@@ -53,7 +53,11 @@ struct Payload {
 
 impl Payload {
     fn json(value: &Value) -> Self {
-        Self { kind: HeaderValue::from_static("application/json"), bytes: Bytes::from(value.to_string()), is_file: false }
+        Self {
+            kind: HeaderValue::from_static("application/json"),
+            bytes: Bytes::from(value.to_string()),
+            is_file: false,
+        }
     }
 }
 

@@ -1,20 +1,85 @@
-//! The initramfs: one cpio archive for each part, each a zstd frame of its own. The kernel unpacks them in order, each
-//! part's size is known, and only what changed is compressed again.
+//! The initramfs: one cpio archive for each part, each packed for itself, as a zstd frame or, kernel modules, as an xz
+//! stream. The kernel unpacks them in order, each part's size is known, and only what changed is compressed again.
 
 use super::modules::Modules;
 use super::profile::Profile;
 use super::programs;
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use liblzma::stream::{Check, Stream};
 use media::cpio::{Archive, Device};
 use sha2::{Digest as _, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 const LEVEL: i32 = 19;
 /// 8 MiB, the largest window that every zstd decoder accepts; the kernel's needs that much memory while it unpacks.
 const WINDOW_LOG: u32 = 23;
+/// "9e": a window of 64 MiB, of which the kernel takes as much as the part is long.
+const XZ_LEVEL: u32 = 9 | (1 << 31);
+/// What an xz stream begins with (The .xz File Format 1.2.1, section 2.1.1.1).
+const XZ_MAGIC: &[u8] = b"\xfd7zXZ\0";
+
+/// How a part is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Packing {
+    /// Quick to unpack.
+    Zstd,
+    /// A ninth smaller for kernel modules, and some times slower to unpack; the kernel reads a CRC-32 at most.
+    Xz,
+}
+
+impl Packing {
+    /// End of the name of what is kept of an earlier run.
+    fn ending(self) -> String {
+        match self {
+            Self::Zstd => format!("{LEVEL}.{WINDOW_LOG}.zst"),
+            Self::Xz => "9e.xz".to_owned(),
+        }
+    }
+
+    /// One thread, so that the result does not depend on the machine.
+    fn compress(self, bytes: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Self::Zstd => {
+                let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
+                encoder.window_log(WINDOW_LOG)?;
+                encoder.include_checksum(true)?;
+                encoder.set_pledged_src_size(Some(bytes.len() as u64))?;
+                encoder.write_all(bytes)?;
+                Ok(encoder.finish()?)
+            }
+            Self::Xz => {
+                let stream = Stream::new_easy_encoder(XZ_LEVEL, Check::Crc32)?;
+                let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+                encoder.write_all(bytes)?;
+                Ok(encoder.finish()?)
+            }
+        }
+    }
+}
+
+/// Unpacks an initramfs, or a part of one: archives in a row.
+pub fn unpack(mut packed: &[u8]) -> Result<Vec<u8>> {
+    let mut unpacked = Vec::new();
+    while !packed.is_empty() {
+        let rest = if packed.starts_with(XZ_MAGIC) {
+            let mut decoder = liblzma::bufread::XzDecoder::new(packed);
+            decoder.read_to_end(&mut unpacked)?;
+            decoder.into_inner()
+        } else {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?.single_frame();
+            decoder.read_to_end(&mut unpacked)?;
+            decoder.finish()
+        };
+        if rest.len() == packed.len() {
+            bail!("{} bytes of an initramfs are no archive", rest.len());
+        }
+        packed = rest;
+    }
+    Ok(unpacked)
+}
 
 /// A part of the initramfs.
 #[derive(Debug)]
@@ -22,7 +87,7 @@ pub struct Layer {
     pub name: &'static str,
     /// Bytes of the cpio archive.
     pub unpacked: u64,
-    /// The archive as a zstd frame.
+    /// The archive, packed.
     pub packed: Vec<u8>,
 }
 
@@ -62,9 +127,9 @@ impl Tree {
         Ok(self.archive.symlink(path, target)?)
     }
 
-    fn pack(self, name: &'static str, cache: &Path) -> Result<Layer> {
+    fn pack(self, name: &'static str, packing: Packing, cache: &Path) -> Result<Layer> {
         let bytes = self.archive.finish()?;
-        Ok(Layer { name, unpacked: bytes.len() as u64, packed: pack(&bytes, cache)? })
+        Ok(Layer { name, unpacked: bytes.len() as u64, packed: pack(&bytes, packing, cache)? })
     }
 }
 
@@ -83,7 +148,7 @@ pub fn system(profile: &Profile, ramdisk: &Path, cache: &Path) -> Result<Layer> 
             tree.file(&path, mode, &data)?;
         }
     }
-    tree.pack("system", cache)
+    tree.pack("system", Packing::Zstd, cache)
 }
 
 /// Kernel modules with their index files.
@@ -96,7 +161,7 @@ pub fn modules(modules: &Modules, cache: &Path) -> Result<Layer> {
     tree.file(&format!("{dir}/modules.dep"), 0o644, modules.dep.as_bytes())?;
     tree.file(&format!("{dir}/modules.alias"), 0o644, modules.alias.as_bytes())?;
     tree.file("etc/modules-load.d/ferric.conf", 0o644, modules.load.as_bytes())?;
-    tree.pack("modules", cache)
+    tree.pack("modules", Packing::Xz, cache)
 }
 
 /// Files of Debian packages: programs with their libraries and further names, firmware.
@@ -108,7 +173,7 @@ pub fn files(name: &'static str, files: &BTreeMap<String, programs::File>, cache
             Some(target) => tree.link(path, target)?,
         }
     }
-    tree.pack(name, cache)
+    tree.pack(name, Packing::Zstd, cache)
 }
 
 /// The agent as `/init`, and what the ramdisk calls itself.
@@ -118,36 +183,26 @@ pub fn agent(program: &Path, os_release: &str, cache: &Path) -> Result<Layer> {
     let mut tree = Tree::new();
     tree.file("etc/os-release", 0o644, os_release.as_bytes())?;
     tree.file("init", 0o755, &data)?;
-    tree.pack("agent", cache)
+    tree.pack("agent", Packing::Zstd, cache)
 }
 
 /// Compresses, or takes the result of an earlier run for the same bytes.
-fn pack(bytes: &[u8], cache: &Path) -> Result<Vec<u8>> {
+fn pack(bytes: &[u8], packing: Packing, cache: &Path) -> Result<Vec<u8>> {
     let key = hex::encode(Sha256::digest(bytes));
     let dir = cache.join("layers");
-    let file = dir.join(format!("{key}.{LEVEL}.{WINDOW_LOG}.zst"));
+    let file = dir.join(format!("{key}.{}", packing.ending()));
     if let Ok(packed) = std::fs::read(&file) {
         // A damaged cache must not get into an artefact.
-        if zstd::decode_all(packed.as_slice()).is_ok_and(|unpacked| unpacked == bytes) {
+        if unpack(&packed).is_ok_and(|unpacked| unpacked == bytes) {
             return Ok(packed);
         }
     }
-    let packed = compress(bytes).context("compress a part of the initramfs")?;
+    let packed = packing.compress(bytes).context("compress a part of the initramfs")?;
     std::fs::create_dir_all(&dir)?;
     let partial = dir.join(format!(".tmp-{}-{key}", std::process::id()));
     std::fs::write(&partial, &packed).with_context(|| format!("write {}", partial.display()))?;
     std::fs::rename(&partial, &file)?;
     Ok(packed)
-}
-
-/// One thread, so that the result does not depend on the machine.
-fn compress(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut encoder = zstd::Encoder::new(Vec::new(), LEVEL)?;
-    encoder.window_log(WINDOW_LOG)?;
-    encoder.include_checksum(true)?;
-    encoder.set_pledged_src_size(Some(bytes.len() as u64))?;
-    encoder.write_all(bytes)?;
-    encoder.finish()
 }
 
 /// Regular files below a folder by relative path, sorted, each with its mode.
@@ -174,14 +229,24 @@ mod tests {
     fn the_same_bytes_are_packed_alike_with_and_without_a_cache() {
         let cache = std::env::temp_dir().join(format!("ferric-layers-{}", std::process::id()));
         let bytes: Vec<u8> = (0..100_000_u32).flat_map(|i| (i / 7).to_le_bytes()).collect();
-        let first = pack(&bytes, &cache).unwrap();
-        assert_eq!(pack(&bytes, &cache).unwrap(), first);
-        for entry in std::fs::read_dir(cache.join("layers")).unwrap() {
-            std::fs::write(entry.unwrap().path(), b"damaged").unwrap();
+        for packing in [Packing::Zstd, Packing::Xz] {
+            let first = pack(&bytes, packing, &cache).unwrap();
+            assert_eq!(pack(&bytes, packing, &cache).unwrap(), first);
+            for entry in std::fs::read_dir(cache.join("layers")).unwrap() {
+                std::fs::write(entry.unwrap().path(), b"damaged").unwrap();
+            }
+            assert_eq!(pack(&bytes, packing, &cache).unwrap(), first);
+            assert_eq!(unpack(&first).unwrap(), bytes);
         }
-        assert_eq!(pack(&bytes, &cache).unwrap(), first);
-        assert_eq!(zstd::decode_all(first.as_slice()).unwrap(), bytes);
         std::fs::remove_dir_all(&cache).unwrap();
+    }
+
+    #[test]
+    fn parts_that_are_packed_differently_are_unpacked_in_order() {
+        let parts =
+            [Packing::Zstd, Packing::Xz, Packing::Xz, Packing::Zstd].map(|packing| packing.compress(b"part").unwrap());
+        assert_eq!(unpack(&parts.concat()).unwrap(), b"partpartpartpart");
+        assert!(unpack(b"no archive").is_err());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Shows that a commit gives the same bytes wherever it is built.
 
 use super::ARTEFACTS;
+use super::layers;
 use crate::cmd;
 use anyhow::{Context as _, Result, bail, ensure};
 use sha2::{Digest as _, Sha256};
@@ -69,7 +70,7 @@ fn read(dir: &Path, name: &str) -> Result<Vec<u8>> {
 /// Says where two versions of an artefact differ first: which file of an initramfs, else which byte.
 fn difference(name: &str, left: &[u8], right: &[u8]) -> Result<String> {
     if name == "initramfs" {
-        let (left, right) = (zstd::decode_all(left)?, zstd::decode_all(right)?);
+        let (left, right) = (layers::unpack(left)?, layers::unpack(right)?);
         let (left, right) = (entries(&left)?, entries(&right)?);
         for (a, b) in left.iter().zip(&right) {
             if a != b {
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn archives_in_a_row_are_read_in_order() {
         let both = [archive(b"1"), archive(b"2")].concat();
-        let bytes = zstd::decode_all(both.as_slice()).unwrap();
+        let bytes = layers::unpack(&both).unwrap();
         let names: Vec<String> = entries(&bytes).unwrap().into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["etc", "init", "TRAILER!!!", "etc", "init", "TRAILER!!!"]);
     }

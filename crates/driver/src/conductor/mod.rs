@@ -63,8 +63,8 @@ pub use why::{Heard, Hold, Possible, Until, Why, Work};
 
 use crate::agents::stream::Sessions;
 use crate::command::{Command, NodeIdent};
-use crate::events::Events;
 use crate::erasure::{KeyError, Signer};
+use crate::events::Events;
 use crate::fault::Fault;
 use crate::flow::Action;
 use crate::hardware_type::{self, Interface, Validation};

@@ -51,7 +51,10 @@ pub const STORIES: &[Story] = &[
     },
     Story { name: "wrong_checksum", about: "an image with another checksum never boots, and the next deploy works" },
     Story { name: "client_lifecycle", about: "the real client through the whole life of a node without hardware" },
-    Story { name: "cli_operator", about: "the command `ferric` through the whole life of three nodes without hardware" },
+    Story {
+        name: "cli_operator",
+        about: "the command `ferric` through the whole life of three nodes without hardware",
+    },
     Story { name: "driver_killed", about: "kill -9 of ferricd in the middle of the image write; the deploy goes on" },
     Story {
         name: "driver_killed_often",
