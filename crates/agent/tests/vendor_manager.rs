@@ -39,7 +39,8 @@ async fn an_agent_of_ones_own_offers_and_runs_the_vendors_step_beside_its_own() 
     let listed = rest.command("clean.get_clean_steps", json!({"node": {}, "ports": []}), true).await.body;
     let list = &listed["command_result"];
     assert_eq!(list["clean_steps"]["AcmeManager"][0]["step"], "set_acme_label");
-    assert_eq!(list["clean_steps"]["GenericHardwareManager"][0]["step"], "erase_devices_metadata");
+    let own = list["clean_steps"]["GenericHardwareManager"].as_array().unwrap();
+    assert!(own.iter().any(|step| step["step"] == "erase_devices_metadata"), "{own:?}");
     let versions = list["hardware_manager_version"].clone();
     assert_eq!(versions["acme"], env!("CARGO_PKG_VERSION"));
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -148,8 +149,17 @@ pub(crate) async fn watch(
     let mut all: BTreeMap<String, Watched> = nodes.into_iter().map(watched).collect();
     let (send, mut news) = mpsc::channel(256);
     let only = (order.len() == 1).then(|| order[0].clone());
+    // Before anything is asked: from here on Ctrl-C ends the watching and says so. Without a handler it ends the program as
+    // it ends any other.
+    let mut interrupts = signal(SignalKind::interrupt()).ok();
+    let interrupt = async {
+        match &mut interrupts {
+            Some(interrupts) => drop(interrupts.recv().await),
+            None => std::future::pending().await,
+        }
+    };
     let listener = tokio::spawn(listen(api.clone(), only, send));
-    let end = run(api, &mut all, &mut screen, &mut news, begun, timeout).await;
+    let end = run(api, &mut all, &mut screen, &mut news, interrupt, begun, timeout).await;
     listener.abort();
     screen.finish();
     outcomes(api, order, all, end, timeout).await
@@ -173,6 +183,7 @@ async fn run(
     all: &mut BTreeMap<String, Watched>,
     screen: &mut Screen,
     news: &mut mpsc::Receiver<News>,
+    interrupt: impl Future<Output = ()>,
     begun: Instant,
     timeout: Option<u64>,
 ) -> End {
@@ -181,7 +192,6 @@ async fn run(
     let late = begun + timeout.map_or(Duration::from_secs(u64::from(u32::MAX)), Duration::from_secs);
     let (mut next, mut looked) = (begun, begun);
     let mut tick = tokio::time::interval(Duration::from_millis(200));
-    let interrupt = tokio::signal::ctrl_c();
     tokio::pin!(interrupt);
     loop {
         if Instant::now() >= next {
@@ -211,7 +221,7 @@ async fn run(
         }
         tokio::select! {
             biased;
-            _ = &mut interrupt => return End::Interrupted,
+            () = &mut interrupt => return End::Interrupted,
             () = tokio::time::sleep_until(late) => return End::Late,
             told = news.recv() => match told {
                 Some(News::Look) => next = next.min(looked + SHORTEST),
