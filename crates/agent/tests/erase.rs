@@ -44,6 +44,15 @@ fn proofs(answer: &Answer) -> &Vec<Value> {
     answer.body["command_result"]["clean_result"].as_array().unwrap()
 }
 
+/// The proofs of a clean that failed, by device and outcome.
+fn told(answer: &Answer) -> Vec<(&str, &str)> {
+    assert_eq!(answer.body["command_status"], "FAILED", "{}", answer.body);
+    let result = &answer.body["command_result"];
+    assert_eq!(result["clean_step"]["interface"], "deploy", "the step comes back as it was sent");
+    let proofs = result["clean_result"].as_array().unwrap().iter();
+    proofs.map(|proof| (proof["device"]["node"].as_str().unwrap(), proof["outcome"].as_str().unwrap())).collect()
+}
+
 /// Class and text of a clean that failed.
 fn error(answer: &Answer) -> (&str, &str) {
     let error = &answer.body["command_error"];
@@ -109,6 +118,9 @@ async fn a_device_that_lies_fails_the_step_and_the_others_are_erased() {
         assert!(details.contains("/dev/vda") && details.contains(told), "{lie:?}: {details}");
         assert!(!details.contains("/dev/vdb"), "{details}");
         assert!(is_zero(folder.path(), "/dev/vdb"), "{lie:?}");
+        assert_eq!(self::told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "verified")], "{lie:?}");
+        let error = answer.body["command_result"]["clean_result"][0]["error"].as_str().unwrap();
+        assert!(error.contains(told), "{lie:?}: {error}");
     }
 }
 
@@ -123,6 +135,7 @@ async fn a_disk_that_cannot_be_opened_is_named_beside_those_that_can() {
     assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");
     assert!(details.contains("/dev/vdc"), "{details}");
     assert!(is_zero(folder.path(), "/dev/vdb"));
+    assert_eq!(told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "verified"), ("/dev/vdc", "failed")]);
 }
 
 #[tokio::test]
@@ -133,6 +146,7 @@ async fn what_is_left_alone_is_listed_as_skipped_and_a_read_only_disk_fails() {
     let rig = rig(machine, settings());
     let (class, details) = {
         let answer = clean(&rig, &step("erase_devices")).await;
+        assert_eq!(told(&answer), [("/dev/vda", "verified"), ("/dev/vdb", "skipped"), ("/dev/vdc", "failed")]);
         let (class, details) = error(&answer);
         (class.to_owned(), details.to_owned())
     };
@@ -229,21 +243,43 @@ async fn wrong_settings_are_refused_before_any_disk_is_touched() {
     }
 }
 
-#[tokio::test]
-async fn an_erase_that_is_stopped_is_no_success() {
-    let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
-    let rig = rig(machine, settings());
-    let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
+/// A clean that is told to stop as soon as it has begun.
+async fn stopped(rig: &Rig, name: &str) -> Answer {
+    let params: Map<String, Value> = step(name).as_object().cloned().unwrap();
     let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
     let record = rig.dispatcher.submit(request).await.unwrap();
     record.cancel();
     record.wait().await;
-    let body = serde_json::to_value(record.to_result()).unwrap();
-    assert_eq!(
-        (&body["command_status"], &body["command_error"]["type"]),
-        (&json!("FAILED"), &json!("CommandCancelled"))
-    );
-    assert!(!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb")));
+    Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() }
+}
+
+#[tokio::test]
+async fn an_erase_that_is_stopped_is_no_success_and_says_how_it_left_each_disk() {
+    for name in ["erase_devices", "erase_devices_metadata"] {
+        let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+        let rig = rig(machine, settings());
+        let answer = stopped(&rig, name).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "CommandCancelled", "{}", answer.body);
+        assert!(details.contains(&format!("step {name} was stopped on request: /dev/vd")), "{details}");
+        assert!(!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb")));
+        let told = told(&answer);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.contains(&("/dev/vdb", "failed")), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_went_wrong_before_an_erase_was_stopped_is_told_as_well() {
+    let (machine, _folder) = machine(&["/dev/vda", "/dev/vdb"]);
+    machine.inject(Fault::Open("/dev/vda".to_owned()));
+    let rig = rig(machine, settings());
+    let answer = stopped(&rig, "erase_devices").await;
+    let (class, details) = error(&answer);
+    assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
+    assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");
+    assert!(details.contains("/dev/vdb: stopped on request"), "{details}");
+    assert_eq!(told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "failed")]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ pub(super) struct Sorted {
     pub(super) erasable: Vec<Disk>,
     pub(super) skipped: Vec<EraseProof>,
     /// What could not be looked into or must not be written to, and why: it is not erased, and the step fails.
-    pub(super) errors: Vec<String>,
+    pub(super) failed: Vec<EraseProof>,
 }
 
 /// Looks at all disks. An error when one that would be erased may be used by other machines.
@@ -28,14 +28,14 @@ pub(super) async fn sort(
         .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
     let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
     let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
-    let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), errors: Vec::new() };
+    let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), failed: Vec::new() };
     let guarded = shared.settings().guard_special_filesystems && is_guarded(node);
     // An array that the operator asked for outlives cleaning; one that a tenant made is data.
     let spares_arrays = kind != Kind::Whole || wants_software_raid(node);
     let mut protected = Vec::new();
     for (disk, looked) in root_disk::look(shared, wanted).await? {
         match looked {
-            Err(error) => sorted.errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
+            Err(error) => sorted.failed.push(not_erased(&disk, transport::client::chain(&error))),
             Ok(Contents { virtual_media: true, .. }) => {
                 sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
             }
@@ -45,11 +45,11 @@ pub(super) async fn sort(
             Ok(Contents { read_only: true, .. }) if skip_read_only => {
                 sorted.skipped.push(left_alone(&disk, "it is read-only"));
             }
-            Ok(Contents { read_only: true, .. }) => sorted.errors.push(format!(
-                "{}: it is read-only; make it writable, name it in skip_block_devices of the node, or set \
-                 agent_erase_skip_read_only to have such disks left out",
-                disk.name
-            )),
+            Ok(Contents { read_only: true, .. }) => {
+                let why = "it is read-only; make it writable, name it in skip_block_devices of the node, or set \
+                           agent_erase_skip_read_only to have such disks left out";
+                sorted.failed.push(not_erased(&disk, why.to_owned()));
+            }
             Ok(Contents { shared, .. }) if guarded && !shared.is_empty() => {
                 protected.push(format!("{} ({})", disk.name, shared.join(", ")));
             }
@@ -94,6 +94,13 @@ impl Sorted {
 fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
     tracing::info!(disk = disk.name, reason, "not erased");
     let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Skipped { reason: reason.to_owned() });
+    EraseProof { model: disk.model.clone(), ..proof }
+}
+
+/// A disk that was to be erased and is not, or not provably.
+pub(super) fn not_erased(disk: &Disk, error: String) -> EraseProof {
+    tracing::error!(disk = disk.name, error, "not erased");
+    let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Failed { error });
     EraseProof { model: disk.model.clone(), ..proof }
 }
 
@@ -142,7 +149,7 @@ mod tests {
             ..Disk::default()
         };
         let erasable = vec![disk("/dev/md0", &[]), disk("/dev/sda", &["md0"]), disk("/dev/sdb", &[])];
-        let mut sorted = Sorted { erasable, skipped: Vec::new(), errors: Vec::new() };
+        let mut sorted = Sorted { erasable, skipped: Vec::new(), failed: Vec::new() };
         sorted.leave_stacked_out();
         let names: Vec<&str> = sorted.erasable.iter().map(|disk| disk.name.as_str()).collect();
         assert_eq!(names, ["/dev/sda", "/dev/sdb"]);
