@@ -4,11 +4,13 @@
 
 mod support;
 
-use hardware::{Contents, Disk};
+use hardware::{Contents, Disk, Opened};
+use hardware_sim::drive::{NvmeProfile, SimClock, SimDrive};
 use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
 use support::{Answer, Rig, rig, settings};
 use wire::agent::CommandRequest;
 
@@ -24,6 +26,20 @@ fn machine(names: &[&str]) -> (SimMachine, tempfile::TempDir) {
         machine.add_file_disk(name, path).unwrap();
     }
     (machine, folder)
+}
+
+/// A machine whose disk is the model of a drive.
+fn machine_of(drive: &SimDrive) -> SimMachine {
+    let machine = SimMachine::new();
+    let opened = drive.clone();
+    machine.add_device(drive.disk(), move |_| Opened {
+        device: Box::new(opened.clone()),
+        medium: Box::new(opened.clone()),
+        partitions: Vec::new(),
+        released: Vec::new(),
+    });
+    machine.set_device(&drive.disk().name, Arc::new(drive.clone()));
+    machine
 }
 
 fn step(name: &str) -> Value {
@@ -222,6 +238,16 @@ async fn express_erases_metadata_of_what_cannot_erase_itself() {
     assert_eq!(proofs[0]["passed_over"].as_array().unwrap().len(), 1, "{}", proofs[0]);
     let erased = |name: &str| rig.machine.events().contains(&Event::Erased(name.to_owned()));
     assert!(erased("/dev/nvme0n1") && erased("/dev/sda"));
+}
+
+#[tokio::test]
+async fn a_namespace_that_is_no_disk_of_the_machine_survives() {
+    let profile = NvmeProfile { namespaces: vec![1, 2], ..NvmeProfile::full() };
+    let drive = SimDrive::nvme(profile, "/dev/nvme0n1", &SimClock::default());
+    let rig = rig(machine_of(&drive), settings());
+    let answer = clean(&rig, &step("erase_devices")).await;
+    assert_eq!(proofs(&answer)[0]["method"], "nvme_format_crypto");
+    assert!(!drive.siblings_erased());
 }
 
 #[tokio::test]

@@ -143,10 +143,15 @@ fn namespaces_that_are_not_granted_survive() {
     let bench = Bench::nvme(NvmeProfile { format_attributes: 6, ..profile.clone() });
     assert_eq!(erased(&bench, &Options::default()).0, Method::WriteZeroes);
     assert!(!bench.drive.siblings_erased());
-    let all = Options { sibling_namespaces_granted: true, ..Options::default() };
-    let bench = Bench::nvme(profile);
-    assert_eq!(erased(&bench, &all).0, Method::NvmeSanitizeCrypto);
+    let both = Options { granted_namespaces: vec![1, 2], ..Options::default() };
+    let bench = Bench::nvme(profile.clone());
+    assert_eq!(erased(&bench, &both).0, Method::NvmeSanitizeCrypto);
     assert!(bench.drive.siblings_erased());
+    // A third one that nobody has seen, as it is not attached.
+    let bench = Bench::nvme(NvmeProfile { namespaces: vec![1, 2, 7], ..profile });
+    let done = bench.erase(&both).unwrap();
+    assert_eq!((done.method, bench.drive.siblings_erased()), (Method::NvmeFormatCrypto, false));
+    assert!(done.passed_over[0].to_string().ends_with("also those that are not to be erased: 7"), "{done:?}");
 }
 
 #[test]

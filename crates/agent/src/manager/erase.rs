@@ -9,7 +9,9 @@ use crate::root_disk;
 use crate::state::Shared;
 use erase::{EraseError, Method, Nist, Options};
 use futures::StreamExt as _;
-use hardware::{Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, StepCall, StepError};
+use hardware::{
+    Bus, Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, StepCall, StepError,
+};
 use proof::{Extent, NotProven};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -157,17 +159,15 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
         Kind::Metadata => Vec::new(),
         Kind::Whole | Kind::Express => open(shared, &plan, &fleet, kind, &mut results).await,
     };
-    let siblings_granted =
-        |group: &[Job]| skipped.iter().all(|other| drive(&other.device.node) != drive(&group[0].disk.name));
     let at_once = settings.at_once;
     let settings = Arc::new(settings);
     let tasks: Vec<_> = groups
         .into_iter()
         .map(|group| {
-            let (settings, granted) = (Arc::clone(&settings), siblings_granted(&group));
+            let settings = Arc::clone(&settings);
             let disks: Vec<(usize, Disk)> = group.iter().map(|job| (job.number, job.disk.clone())).collect();
             async move {
-                let done = shared.on_machine(move |machine| Ok(erase_group(machine, group, &settings, granted))).await;
+                let done = shared.on_machine(move |machine| Ok(erase_group(machine, group, &settings))).await;
                 (disks, done)
             }
         })
@@ -238,13 +238,14 @@ fn drive(name: &str) -> &str {
     }
 }
 
-fn erase_group(
-    machine: &dyn Machine,
-    group: Vec<Job>,
-    settings: &Settings,
-    siblings_granted: bool,
-) -> Vec<(usize, Ended)> {
-    let options = Options { sibling_namespaces_granted: siblings_granted, ..settings.options.clone() };
+fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> Vec<(usize, Ended)> {
+    // What is not in the group nobody may erase: it may be left alone, busy, unreadable, or not attached to this machine at all.
+    let namespace = |job: &Job| match job.opened.device.bus() {
+        Bus::Nvme { namespace } => Some(namespace),
+        Bus::Scsi | Bus::Block => None,
+    };
+    let granted_namespaces = group.iter().filter_map(namespace).collect();
+    let options = Options { granted_namespaces, ..settings.options.clone() };
     let mut ended = Vec::new();
     for job in group {
         let (number, fleet) = (job.number, Arc::clone(&job.watch.fleet));
