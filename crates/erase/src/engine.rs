@@ -145,22 +145,14 @@ pub fn erase(
     if let Some(method) = drive.running() {
         tracing::info!(device = %device.id(), %method, "a sanitize is running; it is taken up");
         if let Some(done) = erasing.attempt(&drive, method, true)? {
+            // A password outlives a sanitize.
+            erasing.release(&drive)?;
             return Ok(done);
         }
         drive = looked(device)?;
     }
-    if let Drive::Ata(found) = &drive
-        && found.identify.security.enabled
-    {
-        match run::ata::release(device, &found.identify.security) {
-            Ok(true) => drive = looked(device)?,
-            Ok(false) => {}
-            // Nothing of it can be read or written, by whatever method.
-            Err(failure) => {
-                erasing.pass_over(Method::AtaSecurityNormal, failure);
-                return Err(erasing.not_erased());
-            }
-        }
+    if erasing.release(&drive)? {
+        drive = looked(device)?;
     }
     for Offer { method, failure } in drive.offers(device, options) {
         if let Some(failure) = failure {
@@ -224,6 +216,23 @@ impl Erasing<'_> {
         };
         self.pass_over(method, failure);
         if go_on { Ok(None) } else { Err(self.not_erased()) }
+    }
+
+    /// Removes a password that an interrupted erase left; `false` where there is none. No method does for a drive that keeps one:
+    /// it would be handed on as erased, and lock itself.
+    fn release(&mut self, drive: &Drive) -> Result<bool, EraseError> {
+        let Drive::Ata(found) = drive else { return Ok(false) };
+        let security = &found.identify.security;
+        if !security.enabled {
+            return Ok(false);
+        }
+        match run::ata::release(self.device, security) {
+            Ok(()) => Ok(true),
+            Err(failure) => {
+                self.pass_over(Method::AtaSecurityNormal, failure);
+                Err(self.not_erased())
+            }
+        }
     }
 
     fn pass_over(&mut self, method: Method, failure: Failure) {

@@ -232,6 +232,33 @@ fn a_password_of_somebody_else_on_an_open_drive_stays() {
 }
 
 #[test]
+fn a_drive_that_keeps_a_password_is_erased_by_no_method() {
+    let without_security = Options { ata_secure_erase: false, continue_if_failed: true, ..Options::default() };
+    for profile in [AtaProfile::full(), AtaProfile::security()] {
+        for frozen in [false, true] {
+            for options in [Options::default(), going_on(), without_security.clone()] {
+                let bench = Bench::ata(AtaProfile { frozen, ..profile.clone() });
+                bench.drive.set_password([b'x'; 32]);
+                let error = refusal(&bench, &options);
+                assert!(error.contains("locks itself with that password") || frozen, "{error}");
+                assert!(error.contains("security is frozen") || !frozen, "{error}");
+                assert_eq!((bench.drive.erases().len(), bench.drive.has_password()), (0, true));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_that_outlives_a_sanitize_which_is_taken_up_is_told() {
+    let bench = Bench::ata(AtaProfile { sanitize: 2, ..AtaProfile::full() });
+    bench.erase_until(&Options::default(), MINUTE).unwrap_err();
+    bench.drive.set_password([b'x'; 32]);
+    let error = refusal(&bench, &Options::default());
+    assert!(error.contains("locks itself with that password"), "{error}");
+    assert_eq!((bench.drive.erases().len(), bench.drive.old_blocks()), (1, 0));
+}
+
+#[test]
 fn a_password_that_a_power_cut_left_is_recognised() {
     let mut ours = [0; 32];
     ours[..12].copy_from_slice(b"ferric-erase");
