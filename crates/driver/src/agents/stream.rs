@@ -4,7 +4,7 @@
 //! over the next ([`wire::session::Link`]). Here is what is remembered of a session between connections, and the
 //! [`Agent`] that flows use; what happens on a connection is in `session/connection.rs`.
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, uuid_of};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -85,9 +85,9 @@ impl Sessions {
 
     /// Begins a connection of the session that the agent greets for. An older connection of the node ends.
     pub fn attach(&self, hello: &Hello) -> Attached {
-        let (session, older) = {
+        let (attached, older) = {
             let mut nodes = self.lock();
-            match nodes.get(&hello.node) {
+            let (session, older) = match nodes.get(&hello.node) {
                 Some(session) if session.id == hello.session => (session.clone(), None),
                 _ => {
                     let session = Arc::new(Session {
@@ -100,14 +100,15 @@ impl Sessions {
                     let older = nodes.insert(hello.node, session.clone());
                     (session, older)
                 }
-            }
+            };
+            // Still under the lock: what is withdrawn meanwhile must not be repeated over this connection.
+            (session.attach(hello), older)
         };
         if let Some(older) = older {
             older.end();
         }
-        let attached = session.attach(hello);
         // The task of the connection that was in use so far learns that it is not any more.
-        session.work.notify_one();
+        attached.session.work.notify_one();
         attached
     }
 
@@ -121,6 +122,35 @@ impl Sessions {
         let session = self.find(node, id)?;
         session.lock().connection?;
         Some(Arc::new(StreamAgent { session }))
+    }
+
+    /// What is known of a command of a node's boot, whether or not its agent is connected.
+    pub fn known(&self, node: Uuid, id: Uuid, command: Uuid) -> Option<CommandResult> {
+        let session = self.find(node, id)?;
+        let text = command.to_string();
+        let state = session.lock();
+        state.commands.iter().find(|known| known.id == text).cloned()
+    }
+
+    /// Makes sure that nothing that was given over the session of a node's boot arrives from now on, so that it may be given
+    /// another way; `false` when the agent is connected and it may not. Where something was on its way, the session is
+    /// forgotten, and its next connection begins anew.
+    pub fn withdraw(&self, node: Uuid, id: Uuid) -> bool {
+        let mut nodes = self.lock();
+        let Some(session) = nodes.get(&node).filter(|session| session.id == id).cloned() else { return true };
+        let state = session.lock();
+        if state.connection.is_some() {
+            return false;
+        }
+        let is_idle = state.link.outstanding() == 0 && state.queue.is_empty();
+        drop(state);
+        if !is_idle {
+            nodes.remove(&node);
+            drop(nodes);
+            tracing::info!(%node, "what was on its way over the broken session is withdrawn");
+            session.end();
+        }
+        true
     }
 
     /// Forgets a node's session: its agent is gone, or shall not be listened to any more.
@@ -370,8 +400,12 @@ impl StreamAgent {
             if state.queue.len() >= WAITING {
                 return Err(AgentError::Busy(format!("{WAITING} commands wait on the way to it")));
             }
-            let command = Command { id, name: request.name, params: request.params };
-            state.queue.push_back(FromDriver::Command(command));
+            let is_it = |body: &FromDriver| matches!(body, FromDriver::Command(command) if command.id == id);
+            // One that is on its way already arrives, or is repeated, without a copy behind it.
+            if !state.link.kept().any(is_it) && !state.queue.iter().any(is_it) {
+                let command = Command { id, name: request.name, params: request.params };
+                state.queue.push_back(FromDriver::Command(command));
+            }
         }
         session.work.notify_one();
         let mut changed = session.changed.subscribe();
@@ -437,6 +471,21 @@ impl Agent for StreamAgent {
     fn execute_as(&self, id: Uuid, command: CommandRequest) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
         Box::pin(self.run(id, command, false))
     }
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), AgentError>> {
+        Box::pin(async move {
+            let id = uuid_of(id)?;
+            {
+                let mut state = self.session.lock();
+                if state.queue.len() >= WAITING {
+                    return Err(AgentError::Busy(format!("{WAITING} commands wait on the way to it")));
+                }
+                state.queue.push_back(FromDriver::Cancel(id));
+            }
+            self.session.work.notify_one();
+            Ok(())
+        })
+    }
 }
 
 #[cfg(test)]
@@ -501,6 +550,10 @@ mod tests {
         session.command(result(id, CommandStatus::Succeeded), 100);
         let listed = agent.commands().await.unwrap();
         assert_eq!((listed.len(), &listed[0].command_status), (1, &CommandStatus::Succeeded));
+
+        agent.cancel(&id.to_string()).await.unwrap();
+        assert_eq!(session.next(connection).unwrap().body, FromDriver::Cancel(id));
+        assert!(matches!(agent.cancel("the last one").await, Err(AgentError::Protocol(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -545,6 +598,50 @@ mod tests {
         assert!(session.next(connection).is_none());
         let state = session.lock();
         assert!(state.awaited.is_empty() && state.refused.is_empty() && state.long.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_over_a_session_that_broke_is_not_repeated_once_it_was_withdrawn() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let first = connected(&sessions, boot);
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let (silent, ()) = tokio::join!(agent.execute(request("deploy.execute_deploy_step"), false), async {
+            first.session.work.notified().await;
+            first.session.next(first.connection).unwrap();
+        });
+        assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
+        assert!(!sessions.withdraw(Uuid::nil(), boot), "it may arrive at any moment");
+        first.session.detach(first.connection);
+        assert!(sessions.withdraw(Uuid::nil(), boot));
+        let second = sessions.attach(&hello(boot, 0));
+        assert!(!second.resumed && second.again.is_empty());
+        assert!(second.session.next(second.connection).is_none());
+        // One on which nothing is on its way goes on where it was.
+        second.session.receive(second.connection, frame(1, 0, FromAgent::Listed(0))).unwrap();
+        second.session.detach(second.connection);
+        assert!(sessions.withdraw(Uuid::nil(), boot));
+        assert!(sessions.attach(&hello(boot, 0)).resumed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_on_its_way_is_not_sent_a_second_time() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let Attached { session, connection, .. } = connected(&sessions, boot);
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let id = Uuid::new_v4();
+        let (silent, ()) = tokio::join!(agent.execute_as(id, request("a.b")), async {
+            session.work.notified().await;
+            session.next(connection).unwrap();
+        });
+        assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
+        let (answer, ()) = tokio::join!(agent.execute_as(id, request("a.b")), async {
+            session.work.notified().await;
+            assert!(session.next(connection).is_none());
+            session.command(result(id, CommandStatus::Running), 100);
+        });
+        assert_eq!(answer.unwrap().id, id.to_string());
     }
 
     #[tokio::test(start_paused = true)]
