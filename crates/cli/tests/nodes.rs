@@ -96,6 +96,38 @@ fn where_nobody_can_be_asked_nothing_is_done() {
 }
 
 #[test]
+fn a_request_that_is_refused_leaves_no_settings_behind() {
+    let deploy = [&["deploy", "node-1", "--yes", "--root-device", "serial=A"][..], &IMAGE].concat();
+    // Too early: it is known before anything is sent.
+    let service = Service::start(site(json!({"provision_state": "manageable"})));
+    let (code, _, err) = service.run(&deploy);
+    assert_eq!(code, Some(11), "{err}");
+    assert!(err.contains("first `ferric provide node-1 --watch`"), "{err}");
+    assert!(service.asked().iter().all(|asked| asked.method == Method::GET), "{:?}", requests(&service));
+
+    // Refused for another reason: what was set for it is taken back.
+    let before = json!({"image_source": "http://images/old.raw", "image_checksum": "http://images/OLD"});
+    let usual = site(json!({"provision_state": "available", "instance_info": before, "properties": {}}));
+    let service = Service::start(move |asked: &Asked| match asked.method {
+        Method::PUT => recorded("provision", "provide while enroll"),
+        _ => usual(asked),
+    });
+    let (code, _, err) = service.run(&deploy);
+    assert_eq!(code, Some(11), "{err}");
+    let changes: Vec<Asked> = service.asked().into_iter().filter(|asked| asked.method != Method::GET).collect();
+    let methods: Vec<&Method> = changes.iter().map(|asked| &asked.method).collect();
+    assert_eq!(methods, [Method::PATCH, Method::PUT, Method::PATCH]);
+    assert_eq!(
+        changes[2].body,
+        json!([
+            {"op": "add", "path": "/instance_info/image_checksum", "value": "http://images/OLD"},
+            {"op": "add", "path": "/instance_info/image_source", "value": "http://images/old.raw"},
+            {"op": "remove", "path": "/properties/root_device"},
+        ])
+    );
+}
+
+#[test]
 fn one_node_that_is_not_there_keeps_the_others_untouched() {
     let service = Service::start(site(json!({"provision_state": "manageable"})));
     let (code, _, err) = service.run(&["inspect", "node-1", "node-2", "nobody"]);
@@ -212,7 +244,8 @@ fn watching_tells_every_state_and_ends_with_what_came_of_it() {
     let deploy = [&["deploy", "node-1", "--yes", "--watch"][..], &IMAGE].concat();
     let mut told = String::new();
     for end in [active, failed] {
-        let service = Service::start(passing(vec![deploying.clone(), deploying.clone(), writing.clone(), end]));
+        let before = json!({"provision_state": "available"});
+        let service = Service::start(passing(vec![before, deploying.clone(), deploying.clone(), writing.clone(), end]));
         let (code, out, err) = service.run(&deploy);
         told += &format!("{err}--\n{out}[{}]\n\n", code.unwrap());
         let patch = service.asked().into_iter().find(|asked| asked.method == Method::PATCH).unwrap();
