@@ -25,6 +25,7 @@ fn site(fields: Value) -> impl Fn(&Asked) -> Response + Clone + Send + Sync + 's
             (Method::GET, path) if path == by_node("/inventory") => recorded("continue_inspection", "what was found"),
             (Method::PATCH, path) if path == by_node("") => json(&node(fields.clone())),
             (Method::PUT, path) if path == by_node("/states/provision") => recorded("provision", "manage"),
+            (Method::PUT, path) if path == by_node("/states/power") => recorded("provision", "manage"),
             (Method::DELETE, path) if path == by_node("") => recorded("deletion", "delete a node"),
             (Method::POST, "/v1/nodes") => recorded("nodes", "create"),
             (Method::POST, "/v1/ports") => recorded("ports", "the address is taken"),
@@ -55,6 +56,12 @@ fn a_dry_run_of_whatever_destroys_sends_nothing_but_get() {
         ("active", &["service", "node-1", "--step", "erase_devices_metadata", "--no-ramdisk"]),
         ("active", &["service", "node-1", "--runbook", "CUSTOM_FLASH"]),
         ("active", &["rescue", "node-1"]),
+        ("active", &["power", "off", "node-1"]),
+        ("clean wait", &["power", "reboot", "node-1"]),
+        ("available", &["power", "soft-off", "node-1"]),
+        ("available", &["power", "on", "node-1"]),
+        ("clean wait", &["abort", "node-1"]),
+        ("cleaning", &["break-out", "node-1"]),
         ("manageable", &["delete", "node-1"]),
         ("manageable", &["enroll", "new-1", "--driver", "fake-hardware", "--port", "52:54:00:00:00:09", "--provide"]),
     ] {
@@ -85,14 +92,32 @@ fn a_dry_run_names_the_disks_of_the_inventory() {
 #[test]
 fn where_nobody_can_be_asked_nothing_is_done() {
     let service = Service::start(site(json!({"provision_state": "active"})));
-    for arguments in
-        [&["undeploy", "node-1"][..], &["delete", "node-1"], &["service", "node-1", "--step", "erase_devices"]]
-    {
+    for arguments in [
+        &["undeploy", "node-1"][..],
+        &["delete", "node-1"],
+        &["service", "node-1", "--step", "erase_devices"],
+        &["power", "off", "node-1"],
+        &["power", "soft-reboot", "node-1"],
+    ] {
         let (code, _, err) = service.run(arguments);
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains("--yes"), "{err}");
     }
     assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+    for (state, verb) in [("deploying", "break-out"), ("wait call-back", "abort")] {
+        let service = Service::start(site(json!({"provision_state": state})));
+        let (code, _, err) = service.run(&[verb, "node-1"]);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains("ends work in the middle") && err.contains("--yes"), "{err}");
+        assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+    }
+    // Where nothing runs, nobody is asked.
+    for (power, state, word) in [("power on", "available", "off"), ("power off", "active", "on")] {
+        let service = Service::start(site(json!({"provision_state": state, "power_state": power})));
+        let (code, _, err) = service.run(&["power", word, "node-1"]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(requests(&service).contains(&format!("PUT /v1/nodes/{NODE}/states/power")));
+    }
 }
 
 #[test]

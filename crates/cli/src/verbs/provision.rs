@@ -36,7 +36,7 @@ impl Request {
             Verb::Provide => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: false })),
             Verb::Deleted => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: true })),
             Verb::Adopt | Verb::Unrescue => (Goal::States(&["active"]), None),
-            Verb::Abort | Verb::BreakOut => (Goal::Still, None),
+            Verb::Abort | Verb::BreakOut => (Goal::Still, Some(Does::GivesUp)),
             _ => (Goal::Rest, None),
         };
         Self { verb, more: json!({}), patch: Vec::new(), forget: &[], goal, does }
