@@ -6,6 +6,7 @@ mod service;
 
 use axum::body::Body;
 use axum::response::Response;
+use futures::StreamExt as _;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use service::{Asked, NODE, Service, ferric, json, node, recorded, said};
@@ -313,6 +314,61 @@ fn the_end_of_the_time_and_a_signal_end_the_watching_alone() {
     assert_eq!(code, Some(7), "{err}");
     assert!(err.contains("stopped watching; what was begun goes on"), "{err}");
     assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+}
+
+/// A service whose logs break off the first time, and are whole the second.
+fn breaking() -> impl Fn(&Asked) -> Response + Clone + Send + Sync + 'static {
+    let times = Arc::new(AtomicUsize::new(0));
+    let usual = site(json!({}));
+    move |asked: &Asked| {
+        if asked.path() != "/v1/nodes/node-1/logs" {
+            return usual(asked);
+        }
+        let line = |second: u64, text: &str| format!("2026-01-02T03:04:0{second}.000Z  INFO ramdisk: {text}\n");
+        let (first, second, third) = (line(1, "first"), line(2, "second"), line(3, "third"));
+        let piece = |text: String| Ok(bytes::Bytes::from(text));
+        let pieces: Vec<Result<bytes::Bytes, std::io::Error>> = match times.fetch_add(1, Ordering::Relaxed) {
+            0 => vec![piece(first), piece(second), piece("2026-01".to_owned()), Err(std::io::Error::other("gone"))],
+            _ => vec![piece(first + &second), piece(third)],
+        };
+        // What breaks off does so after its lines have left.
+        let pieces = futures::stream::iter(pieces).then(|piece| async move {
+            if piece.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            piece
+        });
+        Response::new(Body::from_stream(pieces))
+    }
+}
+
+#[test]
+fn logs_that_are_followed_go_on_where_they_broke_off() {
+    use std::io::BufRead as _;
+    let service = Service::start(breaking());
+    let mut following = service.ferric(&["node", "logs", "node-1", "-f"]);
+    let mut child = following.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    for wanted in ["first", "second", "third"] {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.ends_with(wanted), "{line}");
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(lines.next().is_none());
+}
+
+#[test]
+fn logs_that_break_off_are_not_taken_for_all() {
+    let service = Service::start(breaking());
+    let (code, out, err) = service.run(&["node", "logs", "node-1"]);
+    assert_eq!(code, Some(8), "{err}");
+    assert!(err.contains("broke off"), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 2 && lines[1].ends_with("second"), "{out}");
+    let (code, out, err) = service.run(&["node", "logs", "node-1"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{err}");
 }
 
 #[test]
