@@ -383,6 +383,38 @@ fn a_node_whose_ports_are_refused_is_taken_back() {
 }
 
 #[test]
+fn whose_certificate_a_bmc_has_is_said_when_it_is_enrolled() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let password = file.path().to_str().unwrap();
+    let bmc = ["enroll", "new-1", "--driver", "redfish", "--bmc", "https://192.0.2.9", "--bmc-user", "admin"];
+    let bmc = [&bmc[..], &["--bmc-password-file", password]].concat();
+    let usual = site(json!({}));
+    let with_redfish = move |asked: &Asked| match asked.path() {
+        "/v1/drivers" => json(&json!({"drivers": [{"name": "redfish"}]})),
+        _ => usual(asked),
+    };
+    for (more, verify) in [
+        (&[][..], Value::Null),
+        (&["--bmc-cacert", "/etc/ferric/bmc.pem"], json!("/etc/ferric/bmc.pem")),
+        (&["--bmc-insecure"], json!(false)),
+    ] {
+        let service = Service::start(with_redfish.clone());
+        let (code, _, err) = service.run(&[&bmc[..], more].concat());
+        assert_eq!(code, Some(0), "{err}");
+        let made = service.asked().into_iter().find(|asked| asked.method == Method::POST).unwrap();
+        assert_eq!(made.body["driver_info"]["redfish_verify_ca"], verify);
+    }
+    let service = Service::start(with_redfish);
+    for wrong in [&["--bmc-cacert", "bmc.pem"][..], &["--bmc-cacert", "/bmc.pem", "--bmc-insecure"]] {
+        let (code, _, err) = service.run(&[&bmc[..], wrong].concat());
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains("--bmc-cacert"), "{err}");
+    }
+    assert!(service.asked().is_empty());
+}
+
+#[test]
 fn what_is_taken_already_is_told_before_anything_is_recorded() {
     let service = Service::start(site(json!({})));
     let (code, _, err) = service.run(&["enroll", "node-1", "--driver", "fake-hardwar", "--port", "52:54:00:12:34:56"]);
