@@ -331,7 +331,8 @@ async fn the_steps_protocol() {
     let mut old = step("erase_devices_metadata", &json!({}));
     old["clean_version"] = json!({"generic_hardware_manager": "1.1"});
     let unexpected = "Unexpected exception performing clean step erase_devices_metadata. TypeError: \
-                      GenericHardwareManager.erase_devices_metadata() got an unexpected keyword argument 'x'";
+                      GenericHardwareManager.erase_devices_metadata() got an unexpected keyword argument 'x'; it \
+                      takes none";
     run(
         machine,
         vec![
