@@ -4,13 +4,15 @@
 
 mod support;
 
-use hardware::{Contents, Disk, Opened};
-use hardware_sim::drive::{NvmeProfile, SimClock, SimDrive};
+use erase::nvme::SanitizeAction;
+use hardware::{Contents, Device as _, Disk, Opened, Transfer};
+use hardware_sim::drive::{AtaProfile, NvmeProfile, SimClock, SimDrive};
 use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use support::{Answer, Rig, rig, settings};
 use wire::agent::CommandRequest;
 
@@ -248,6 +250,72 @@ async fn a_namespace_that_is_no_disk_of_the_machine_survives() {
     let answer = clean(&rig, &step("erase_devices")).await;
     assert_eq!(proofs(&answer)[0]["method"], "nvme_format_crypto");
     assert!(!drive.siblings_erased());
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A drive that goes on with what it was doing when the power was cut.
+fn sanitizing(profile: NvmeProfile, action: SanitizeAction, clock: &SimClock) -> SimDrive {
+    let drive = SimDrive::nvme(profile, "/dev/nvme0n1", clock);
+    let answer = drive.nvme_admin(&erase::nvme::sanitize(action), Transfer::None, HOUR).unwrap();
+    assert_eq!(answer.status, 0);
+    drive
+}
+
+#[tokio::test]
+async fn a_sanitize_that_a_power_cut_interrupted_is_taken_up_though_the_drive_cannot_be_read() {
+    let clock = SimClock::default();
+    let profile = NvmeProfile { sanitize: 4, ..NvmeProfile::full() };
+    let drive = sanitizing(profile, SanitizeAction::Overwrite, &clock);
+    let rig = rig(machine_of(&drive), settings());
+    rig.machine.inject(Fault::Look("/dev/nvme0n1".to_owned()));
+    let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
+    let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
+    let record = rig.dispatcher.submit(request).await.unwrap();
+    while record.is_running() {
+        // The drive goes on once somebody follows it.
+        if record.progress().is_some_and(|progress| progress.stage.contains("nvme_sanitize_overwrite")) {
+            clock.advance(HOUR);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let answer = Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() };
+    let proof = &proofs(&answer)[0];
+    assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("nvme_sanitize_overwrite")));
+    assert!(proof["reading"]["unmarked"].as_str().unwrap().contains("takes no writes"), "{proof}");
+    assert_eq!((drive.old_blocks(), drive.erases()), (0, vec!["sanitize overwrite".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_drive_that_an_interrupted_erase_left_locked_is_unlocked_marked_and_erased() {
+    let drive = SimDrive::ata(AtaProfile::security(), "/dev/sda", &SimClock::default());
+    let mut password = [0; 32];
+    password[..12].copy_from_slice(b"ferric-erase");
+    drive.set_password(password);
+    drive.power_cut();
+    let rig = rig(machine_of(&drive), settings());
+    rig.machine.inject(Fault::Look("/dev/sda".to_owned()));
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let proof = &proofs(&answer)[0];
+    assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("ata_security_enhanced")));
+    assert!(proof["reading"]["marks"].as_u64() > Some(0), "{proof}");
+    assert_eq!((drive.old_blocks(), drive.has_password()), (0, false));
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_read_for_any_other_reason_fails_and_is_not_touched() {
+    let clock = SimClock::default();
+    let locked = SimDrive::ata(AtaProfile::security(), "/dev/sda", &clock);
+    locked.set_password([b'x'; 32]);
+    locked.power_cut();
+    let broken = SimDrive::ata(AtaProfile::security(), "/dev/sda", &clock);
+    for (drive, told) in [(locked, "neither ours nor"), (broken, "injected fault")] {
+        let rig = rig(machine_of(&drive), settings());
+        rig.machine.inject(Fault::Look("/dev/sda".to_owned()));
+        let answer = clean(&rig, &step("erase_devices")).await;
+        assert!(error(&answer).1.contains(told), "{}", answer.body);
+        assert!(drive.erases().is_empty());
+    }
 }
 
 #[tokio::test]

@@ -173,6 +173,32 @@ fn a_sanitize_that_is_running_is_taken_up_and_not_begun_again() {
 }
 
 #[test]
+fn why_a_drive_gives_no_data_is_asked_without_changing_anything() {
+    let why = |bench: &Bench| erase::withheld(&hardware::Observed::new(bench.drive.clone())).unwrap();
+    for bench in [
+        Bench::nvme(NvmeProfile { sanitize: 4, ..NvmeProfile::full() }),
+        Bench::ata(AtaProfile { sanitize: 2, ..AtaProfile::full() }),
+        Bench::scsi(ScsiProfile { sanitize: 1, ..ScsiProfile::full() }),
+    ] {
+        assert_eq!(why(&bench), None);
+        bench.drive.inject(DriveFault::Fails);
+        bench.erase_until(&Options::default(), 60 * MINUTE).unwrap_err();
+        assert_eq!(why(&bench), Some("a sanitize is running"));
+        bench.clock.advance(60 * 60 * MINUTE);
+        assert_eq!(why(&bench), Some("its last sanitize failed"));
+        assert_eq!(why(&bench), Some("its last sanitize failed"), "asking clears nothing");
+    }
+    let bench = Bench::ata(AtaProfile::security());
+    bench.drive.set_password([b'x'; 32]);
+    assert_eq!(why(&bench), None);
+    bench.drive.power_cut();
+    assert_eq!(why(&bench), Some("a password locks it"));
+    for bench in [Bench::virtio(), Bench::nvme(NvmeProfile::qemu()), Bench::scsi(ScsiProfile::qemu())] {
+        assert_eq!(why(&bench), None);
+    }
+}
+
+#[test]
 fn progress_is_the_devices_own_and_tells_the_time_left() {
     let bench = Bench::nvme(NvmeProfile { sanitize: 2, ..NvmeProfile::full() });
     let waiter = bench.waiter();

@@ -35,7 +35,13 @@ pub(super) async fn sort(
     let mut protected = Vec::new();
     for (disk, looked) in root_disk::look(shared, wanted).await? {
         match looked {
-            Err(error) => sorted.failed.push(not_erased(&disk, transport::client::chain(&error))),
+            Err(error) => match withheld(shared, kind, &disk).await {
+                Some(why) => {
+                    tracing::warn!(disk = disk.name, why, "it cannot be read; its erase goes on from there");
+                    sorted.erasable.push(disk);
+                }
+                None => sorted.failed.push(not_erased(&disk, transport::client::chain(&error))),
+            },
             Ok(Contents { virtual_media: true, .. }) => {
                 sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
             }
@@ -68,6 +74,28 @@ pub(super) async fn sort(
         protected.join("; ")
     );
     Err(AgentError::new(Class::ProtectedDeviceError, details))
+}
+
+/// Why a disk gives its data to nobody, where an erase of all of it gets it out of that: what protects a disk from being erased is
+/// not to be read there, by this machine or another.
+async fn withheld(shared: &Shared, kind: Kind, disk: &Disk) -> Option<&'static str> {
+    if kind != Kind::Whole {
+        return None;
+    }
+    let asked = disk.clone();
+    let device = shared.on_machine(move |machine| Ok(erase::withheld(machine.observe(&asked)?.as_ref()))).await;
+    match device.map_err(|error| transport::client::chain(&error)) {
+        Ok(Ok(why)) => why,
+        Ok(Err(error)) => {
+            let error = transport::client::chain(&error);
+            tracing::warn!(disk = disk.name, error, "it does not tell why it cannot be read");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(disk = disk.name, error, "it cannot be asked why it cannot be read");
+            None
+        }
+    }
 }
 
 impl Sorted {

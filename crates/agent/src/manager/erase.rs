@@ -264,6 +264,10 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     let Opened { device, mut medium, partitions, released } = opened;
     let started_at = now();
     watch.stage(Stage::Marking);
+    // A drive that is locked takes no marks.
+    if let Err(error) = erase::release(device.as_ref(), &grant) {
+        return failed(&watch, &disk, chain(&error));
+    }
     let extent = Extent { seed: rand::random(), percent: settings.percent, least: LEAST_BLOCKS };
     let before = match proof::plant(medium.as_mut(), &partitions, extent) {
         Ok(before) => before,

@@ -230,6 +230,20 @@ impl Drive {
     }
 }
 
+/// Why a drive gives no data now, where an erase helps.
+pub(crate) fn withheld(device: &dyn Device) -> Result<Option<&'static str>, Failure> {
+    let identify = identify(device)?.0;
+    if identify.security.locked {
+        return Ok(Some("a password locks it"));
+    }
+    let any = identify.sanitize.crypto || identify.sanitize.block || identify.sanitize.overwrite;
+    Ok(match any.then(|| sanitize_state(device)).transpose()? {
+        Some(Sanitize::Status(SanitizeStatus { running: true, .. })) => Some(super::SANITIZING),
+        Some(Sanitize::Failed) => Some(super::SANITIZE_FAILED),
+        _ => None,
+    })
+}
+
 /// Removes a password that an erase has left, ours or ironic-python-agent's. Fails where it stays, or where the drive has another.
 pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<(), Failure> {
     if security.locked && security.attempts_expired {

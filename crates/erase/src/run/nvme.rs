@@ -173,6 +173,20 @@ impl Drive {
     }
 }
 
+/// Why a drive gives no data now, where an erase helps.
+pub(crate) fn withheld(device: &dyn Device) -> Result<Option<&'static str>, Failure> {
+    let controller = Controller::parse(&receive(device, &nvme::identify_controller(), nvme::IDENTIFY_LENGTH)?);
+    let controller = controller.map_err(|error| Failure::NotDone(error.to_string()))?;
+    if !controller.sanitize.any() {
+        return Ok(None);
+    }
+    Ok(match sanitize_log(device)?.0.state {
+        SanitizeState::InProgress => Some(super::SANITIZING),
+        SanitizeState::Failed => Some(super::SANITIZE_FAILED),
+        _ => None,
+    })
+}
+
 fn method_of(action: SanitizeAction) -> Method {
     match action {
         SanitizeAction::Crypto => Method::NvmeSanitizeCrypto,
