@@ -216,7 +216,8 @@ pub fn check(
         let reason = before.unmarked.clone().unwrap_or_else(|| "the disk is smaller than a mark".to_owned());
         return Err(NotProven::NoMarks { marks: before.marks.len(), reason });
     }
-    let mut reader = Reader { disk, before, look, pattern: None, unreadable: 0, readable: None, last_error: None };
+    let mut reader =
+        Reader { disk, before, look, pattern: None, unreadable: 0, readable: None, compared: 0, last_error: None };
     reader.marks_are_gone()?;
     let total = before.size.div_ceil(BLOCK);
     let Extent { seed, percent, least } = before.extent;
@@ -242,6 +243,7 @@ struct Reader<'a> {
     unreadable: u64,
     /// A place that could be read, the last one.
     readable: Option<u64>,
+    compared: u64,
     last_error: Option<io::Error>,
 }
 
@@ -315,6 +317,7 @@ impl Reader<'_> {
         // A method may leave any pattern, but for the one that was there; blank is blank.
         let head = &block[..block.len().min(usize::try_from(MARK.max(self.before.sector)).unwrap_or(0))];
         let blank = first_other(head, [0; 8]).is_none() || first_other(head, [0xff; 8]).is_none();
+        self.compared += u64::from(was.is_some());
         if !blank && was == Some(digest(head)) {
             return Err(NotProven::Unchanged { lba: self.lba(offset), found: hex(head) });
         }
@@ -343,6 +346,7 @@ impl Reader<'_> {
             percent: self.before.extent.percent,
             blocks,
             block_size: BLOCK,
+            compared: self.compared,
             unreadable: self.unreadable,
         })
     }

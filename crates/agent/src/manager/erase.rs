@@ -10,7 +10,7 @@ use crate::state::Shared;
 use erase::{EraseError, Method, Nist, Options};
 use futures::StreamExt as _;
 use hardware::{
-    Bus, Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, StepCall, StepError,
+    Bus, Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, Reading, StepCall, StepError,
 };
 use proof::{Extent, NotProven};
 use serde_json::{Value, json};
@@ -324,10 +324,10 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     if let Err(error) = machine.reread_partitions(grant.device()) {
         tracing::warn!(disk = disk.name, error = chain(&error), "the kernel may still show partitions of before");
     }
-    let evidence = format!(
-        "{}; {} marks are gone and {} blocks of 1 MiB read back as {}",
-        done.evidence, reading.marks, reading.blocks, reading.found
-    );
+    let mut evidence = format!("{}; {} marks are gone and {}", done.evidence, reading.marks, read_back(&reading));
+    if hidden.as_ref().is_some_and(|hidden| hidden.unknown) && !done.method.name().contains("sanitize") {
+        evidence.push_str("; whether the disk hides sectors, which this method would not reach, it does not tell");
+    }
     let answer = (!done.answer.is_empty()).then(|| format!("answer {}", done.answer));
     let proof = EraseProof::new(grant.device().clone(), done.method.name(), Outcome::Verified { evidence });
     let proof = EraseProof {
@@ -379,6 +379,18 @@ fn standard(nist: Nist) -> &'static str {
         Nist::Clear => "clear",
         Nist::Purge => "purge",
     }
+}
+
+/// What was read of a device, and no more than that.
+fn read_back(reading: &Reading) -> String {
+    let Reading { blocks, compared, unreadable, found, .. } = reading;
+    if reading.expected != Look::Changed {
+        return format!("{blocks} blocks of 1 MiB read back as {found}");
+    }
+    format!(
+        "of {blocks} blocks of 1 MiB the {compared} that were looked at before begin with other bytes than then; {unreadable} of marks \
+         and blocks cannot be read any more"
+    )
 }
 
 /// How a device has to look after a method. Where a drive may throw its key away instead of writing, what it returns afterwards
