@@ -204,6 +204,23 @@ async fn members_of_a_tenants_array_are_erased_and_those_of_an_operators_are_not
 }
 
 #[tokio::test]
+async fn a_disk_without_capacity_fails_the_step_unless_it_is_to_be_left_alone() {
+    for name in ["erase_devices", "erase_devices_metadata", "erase_devices_express"] {
+        let (machine, _folder) = machine(&["/dev/sda"]);
+        machine.add_disk(disk("/dev/sdb", 0));
+        let rig = rig(machine, settings());
+        let mut params = step(name);
+        let answer = clean(&rig, &params).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
+        assert!(details.contains("/dev/sdb: it has no capacity") && !details.contains("/dev/sda"), "{details}");
+        params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/sdb"}]});
+        let answer = clean(&rig, &params).await;
+        assert_eq!(proofs(&answer)[1]["outcome"], "skipped", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn an_array_goes_with_the_disks_that_it_is_built_on() {
     let (machine, _folder) = machine(&["/dev/sda"]);
     machine.change(|inventory| inventory.disks[0].holders = vec!["md127".to_owned()]);

@@ -23,12 +23,23 @@ pub(super) async fn sort(
     kind: Kind,
     skip_read_only: bool,
 ) -> Result<Sorted, AgentError> {
-    let disks = shared.on_machine(|machine| machine.disks()).await?;
+    let disks = shared.on_machine(|machine| {
+        let mut disks = machine.disks()?;
+        disks.extend(machine.disks_without_capacity()?);
+        Ok(disks)
+    });
+    let disks = disks.await?;
     let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
         .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
     let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
     let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
     let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), failed: Vec::new() };
+    let (empty, wanted): (Vec<Disk>, Vec<Disk>) = wanted.into_iter().partition(|disk| disk.size == 0);
+    sorted.failed.extend(empty.iter().map(|disk| {
+        let why = "it has no capacity, so that nothing of it can be erased or read back: it is broken, or not formatted. Mend or \
+                   remove it, or name it in skip_block_devices of the node";
+        not_erased(disk, why.to_owned())
+    }));
     let guarded = shared.settings().guard_special_filesystems && is_guarded(node);
     // An array that the operator asked for outlives cleaning; one that a tenant made is data.
     let spares_arrays = kind != Kind::Whole || wants_software_raid(node);
