@@ -3,7 +3,7 @@
 use crate::api::{Api, ApiError, Node, path};
 use crate::table;
 use hardware::Disk;
-use hardware::hint::{select_root, without_skipped};
+use hardware::hint::{check_skipped, select_root, without_skipped};
 use lifecycle::provision::Kind;
 use serde::Serialize;
 use serde_json::Value;
@@ -192,6 +192,9 @@ fn considered(node: &Node, disks: Vec<Disk>, notes: &mut Vec<String>) -> Vec<Dis
                 disks.iter().filter(|disk| !rest.contains(disk)).map(|disk| disk.name.as_str()).collect();
             if !gone.is_empty() {
                 notes.push(format!("left alone: {} (properties/skip_block_devices)", gone.join(", ")));
+            }
+            if let Err(error) = check_skipped(&disks, skip.as_ref()) {
+                notes.push(format!("an erasure will be refused: {error}"));
             }
             rest
         }

@@ -29,10 +29,13 @@ pub(super) async fn sort(
         Ok(disks)
     });
     let disks = disks.await?;
-    let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
-        .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
+    let skip = node.pointer("/properties/skip_block_devices");
+    let unusable = |error: hint::HintError| AgentError::new(Class::DeviceNotFound, error.to_string());
+    hint::check_skipped(&disks, skip).map_err(unusable)?;
+    let wanted = hint::without_skipped(disks.clone(), skip).map_err(unusable)?;
     let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
-    let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
+    let by_node =
+        by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it, or what it lies on or below"));
     let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), failed: Vec::new() };
     let (empty, wanted): (Vec<Disk>, Vec<Disk>) = wanted.into_iter().partition(|disk| disk.size == 0);
     sorted.failed.extend(empty.iter().map(|disk| {
