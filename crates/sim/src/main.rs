@@ -300,9 +300,10 @@ async fn start_ferricd(
         None => (agents, dialled),
     };
     let machines = arguments.machines.to_string();
-    let parameters = match arguments.sessions_only {
-        true => "ipa-inspection-collectors=default ferric.listen=no",
-        false => "ipa-inspection-collectors=default",
+    let parameters = if arguments.sessions_only {
+        "ipa-inspection-collectors=default ferric.listen=no"
+    } else {
+        "ipa-inspection-collectors=default"
     };
     let pairs = [
         ("--listen", api.to_string()),
