@@ -15,19 +15,29 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
+use tower::ServiceExt as _;
 use transport::http2::{self, PeerCertificate};
 use transport::server::Peer;
 use uuid::Uuid;
 use wire::rpc::agent_session_server::{AgentSession, AgentSessionServer};
 use wire::rpc::{AgentFrame, DriverFrame, EnrollReply, EnrollRequest, LogBatch, LogCredit};
-use wire::session::FRAME_LIMIT;
+use wire::session::{FRAME_LIMIT, LOG_BYTES};
 
-/// Connections at once. Each agent has one; a few more are of agents whose old one was not given up yet.
+/// Connections at once of enrolled agents. Each agent has one; a few more are of agents whose old one was not given up yet.
 const CONNECTIONS: usize = 8192;
+/// Connections at once of those who have not enrolled, which takes a moment.
+const STRANGERS: usize = 1024;
 /// Calls at once in a connection: a session, a log, an enrolment, and one of each whose end is under way.
 const STREAMS: u32 = 6;
 /// Deadline for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long a connection may be without a call; one without a certificate lasts no longer after its first call.
+const IDLE: Duration = Duration::from_secs(60);
+/// Longest message of Enroll, and of anything that comes without a certificate, bytes: a request for a certificate takes some
+/// hundred.
+const ENROLMENT: usize = 16 << 10;
+/// Longest message of Telemetry, bytes: a batch with what is around its lines.
+const BATCH: usize = 2 * LOG_BYTES;
 /// How long sessions may take to end once the driver stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Messages of one connection that wait to be written.
@@ -50,15 +60,31 @@ pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
     let Listening { listener, conductor, authority, tls } = listening;
     let tasks = TaskTracker::new();
     let service = SessionService { conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
-    let server =
-        AgentSessionServer::new(service).max_decoding_message_size(FRAME_LIMIT).max_encoding_message_size(FRAME_LIMIT);
+    let service = Arc::new(service);
+    let within = |limit| {
+        let server = AgentSessionServer::from_arc(service.clone());
+        server.max_decoding_message_size(limit).max_encoding_message_size(FRAME_LIMIT)
+    };
+    let (enrolments, logs, sessions) = (within(ENROLMENT), within(BATCH), within(FRAME_LIMIT));
+    // What a message may take is decided before its first byte is read.
+    let server = tower::service_fn(move |request: http::Request<http2::Incoming>| {
+        let is_known = request.extensions().get::<PeerCertificate>().is_some_and(|peer| peer.0.is_some());
+        let server = match request.uri().path().rsplit('/').next() {
+            Some("Session") if is_known => &sessions,
+            Some("Telemetry") if is_known => &logs,
+            _ => &enrolments,
+        };
+        server.clone().oneshot(request)
+    });
     let settings = http2::Settings {
         tls,
         connections: CONNECTIONS,
+        strangers: STRANGERS,
         // Behind a router that translates addresses, all agents of a site have one.
         connections_per_peer: None,
         streams: STREAMS,
         handshake_timeout: HANDSHAKE,
+        idle_timeout: IDLE,
         drain_timeout: DRAIN,
     };
     http2::serve(listener, server, settings, stop).await;

@@ -89,3 +89,11 @@ async fn a_boot_that_is_over_has_no_session_any_more() {
     assert_eq!(boot.ended(&mut wire).await.reason, Reason::Identity);
     assert_eq!(boot.ask(&token).await.unwrap_err().code(), Code::Unauthenticated);
 }
+
+#[tokio::test]
+async fn a_stranger_may_say_no_more_than_an_enrolment_takes() {
+    let site = Site::new().await;
+    let boot = Boot::new(site.node, &site.offer);
+    let long = "x".repeat(1 << 20);
+    assert_eq!(boot.ask(&long).await.unwrap_err().code(), Code::OutOfRange);
+}
