@@ -17,7 +17,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream, lookup_host};
 use tokio::sync::{Semaphore, watch};
@@ -104,26 +105,68 @@ pub enum ConnectError {
     },
 }
 
+/// A body whose bytes are counted as they come.
+pub struct Counted {
+    body: Incoming,
+    bytes: Arc<AtomicU64>,
+}
+
+impl Counted {
+    /// Adds what comes of `body` to `bytes`.
+    pub fn new(body: Incoming, bytes: Arc<AtomicU64>) -> Self {
+        Self { body, bytes }
+    }
+}
+
+impl Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<bytes::Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if let Some(Ok(frame)) = &frame {
+            let length = frame.data_ref().map_or(0, bytes::Bytes::len);
+            self.bytes.fetch_add(length as u64, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// A connection, as a service for gRPC clients. Clones share it.
-pub struct Channel<B>(SendRequest<B>);
+pub struct Channel<B> {
+    sender: SendRequest<B>,
+    arrived: Arc<AtomicU64>,
+}
 
 impl<B> Clone for Channel<B> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { sender: self.sender.clone(), arrived: Arc::clone(&self.arrived) }
     }
 }
 
 impl<B: Body + Send + 'static> Service<Request<B>> for Channel<B> {
-    type Response = Response<Incoming>;
+    type Response = Response<Counted>;
     type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, hyper::Error>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Counted>, hyper::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(context)
+        self.sender.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
+        let (answer, arrived) = (self.sender.send_request(request), Arc::clone(&self.arrived));
+        Box::pin(async move { Ok(answer.await?.map(|body| Counted::new(body, arrived))) })
     }
 }
 
@@ -133,6 +176,8 @@ pub struct Connection<B> {
     pub channel: Channel<B>,
     /// Scheme and authority of requests.
     pub origin: Uri,
+    /// Bytes that have come of answers, those of messages that are not complete included.
+    pub arrived: Arc<AtomicU64>,
     _driver: AbortOnDropHandle<()>,
 }
 
@@ -185,7 +230,9 @@ where
             tracing::debug!(%error, "HTTP/2 connection ended");
         }
     });
-    Ok(Connection { channel: Channel(sender), origin, _driver: AbortOnDropHandle::new(driver) })
+    let arrived = Arc::new(AtomicU64::new(0));
+    let channel = Channel { sender, arrived: Arc::clone(&arrived) };
+    Ok(Connection { channel, origin, arrived, _driver: AbortOnDropHandle::new(driver) })
 }
 
 /// Connects to the first address of `host` that answers.
@@ -502,7 +549,7 @@ mod tests {
     /// Waits until the server ends the connection.
     async fn ended(connection: &Dialled) -> bool {
         let gone = async {
-            while !connection.channel.0.is_closed() {
+            while !connection.channel.sender.is_closed() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };

@@ -12,6 +12,7 @@ use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
 use super::secret::masked;
 use super::session::session_of;
 use super::verbs::abort_service;
+use crate::agents::stream::cut;
 use crate::agents::{Agent, AgentAddress, AgentError};
 use crate::erasure;
 use crate::fault::Fault;
@@ -27,6 +28,7 @@ use std::time::Duration;
 use store::{Node, Page, Port, PortFilter, Store};
 use transport::client::chain;
 use wire::agent::{CommandRequest, CommandResult, CommandStatus, StepList};
+use wire::session::TEXT_LIMIT;
 
 /// How often an agent that does not answer is asked.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(5);
@@ -234,11 +236,13 @@ impl<S: Store> Conductor<S> {
                 Ok(Turn::Again)
             }
             CommandStatus::Failed | CommandStatus::Other(_) => {
-                let text = match &result.command_error {
+                let mut text = match &result.command_error {
                     Some(error) if !error.details.is_empty() => error.details.clone(),
                     Some(error) => error.message.clone(),
                     None => format!("the agent ended it as {}", String::from(result.command_status.clone())),
                 };
+                // It is told in several places, each of which would keep all that an agent says.
+                cut(&mut text, TEXT_LIMIT);
                 let trouble = Trouble::Final { text, on_agent: true };
                 self.trouble_with(node, flow, action, trouble, &erased()).await
             }

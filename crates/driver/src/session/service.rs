@@ -8,6 +8,7 @@ use futures::Stream;
 use futures::stream::unfold;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 use store::Store;
 use tokio::net::TcpListener;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
 use tower::ServiceExt as _;
-use transport::http2::{self, PeerCertificate};
+use transport::http2::{self, Counted, PeerCertificate};
 use transport::server::Peer;
 use uuid::Uuid;
 use wire::rpc::agent_session_server::{AgentSession, AgentSessionServer};
@@ -67,14 +68,16 @@ pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
     };
     let (enrolments, logs, sessions) = (within(ENROLMENT), within(BATCH), within(FRAME_LIMIT));
     // What a message may take is decided before its first byte is read.
-    let server = tower::service_fn(move |request: http::Request<http2::Incoming>| {
+    let server = tower::service_fn(move |mut request: http::Request<http2::Incoming>| {
+        let arrived = Arc::new(AtomicU64::new(0));
+        request.extensions_mut().insert(Arrived(arrived.clone()));
         let is_known = request.extensions().get::<PeerCertificate>().is_some_and(|peer| peer.0.is_some());
         let server = match request.uri().path().rsplit('/').next() {
             Some("Session") if is_known => &sessions,
             Some("Telemetry") if is_known => &logs,
             _ => &enrolments,
         };
-        server.clone().oneshot(request)
+        server.clone().oneshot(request.map(|body| Counted::new(body, arrived)))
     });
     let settings = http2::Settings {
         tls,
@@ -101,6 +104,10 @@ struct SessionService<S: Store> {
     stop: CancellationToken,
     tasks: TaskTracker,
 }
+
+/// Extension of a call: the bytes that have come of it.
+#[derive(Debug, Clone, Default)]
+struct Arrived(Arc<AtomicU64>);
 
 /// What goes down a connection.
 pub(super) type Down<T> = mpsc::Sender<Result<T, Status>>;
@@ -167,7 +174,9 @@ impl<S: Store> AgentSession for SessionService<S> {
     async fn session(&self, request: Request<Streaming<AgentFrame>>) -> Result<Response<Self::SessionStream>, Status> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
+        let arrived = request.extensions().get::<Arrived>().cloned().unwrap_or_default().0;
         let connection = Connection {
+            arrived,
             conductor: self.conductor.clone(),
             presented,
             up: request.into_inner(),
