@@ -2,7 +2,7 @@
 
 use super::authority::{Authority, Presented, RENEW_IN, Request as CertificateRequest};
 use super::connection::Connection;
-use super::telemetry::Log;
+use super::telemetry::{Log, Logs};
 use crate::conductor::{Conductor, EnrolError};
 use futures::Stream;
 use futures::stream::unfold;
@@ -60,7 +60,8 @@ pub struct Listening<S: Store> {
 pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
     let Listening { listener, conductor, authority, tls } = listening;
     let tasks = TaskTracker::new();
-    let service = SessionService { conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
+    let logs = Arc::default();
+    let service = SessionService { logs, conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
     let service = Arc::new(service);
     let within = |limit| {
         let server = AgentSessionServer::from_arc(service.clone());
@@ -101,6 +102,7 @@ pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
 struct SessionService<S: Store> {
     conductor: Arc<Conductor<S>>,
     authority: Arc<Authority>,
+    logs: Arc<Logs>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -194,6 +196,7 @@ impl<S: Store> AgentSession for SessionService<S> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
         let log = Log {
+            logs: self.logs.clone(),
             conductor: self.conductor.clone(),
             presented,
             up: request.into_inner(),
