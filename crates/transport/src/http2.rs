@@ -572,7 +572,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_on_which_no_call_is_open_is_closed() {
         let (pem, server, client) = identities();
-        let (url, _stop) = serving(&server, &pem, 100).await;
+        let (url, _stop) = serving(&server, &pem, 500).await;
         for identity in [None, Some(&client)] {
             let connection = dial(&url, &pem, identity).await;
             assert!(answered(&connection).await);
