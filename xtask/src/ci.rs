@@ -56,6 +56,7 @@ pub fn run(args: &Args) -> Result<()> {
     });
     report.stage("e2e", 12 * MINUTE, |checks| {
         checks.stories(&E2E);
+        checks.check("50 simulated machines", || xtask(&["sim", "50", "--bars"]));
     });
     report.stage("interop", 8 * MINUTE, |checks| {
         checks.stories(&INTEROP);
@@ -84,10 +85,12 @@ pub fn run(args: &Args) -> Result<()> {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
         });
         report.stage("all: a simulated fleet", 15 * MINUTE, |checks| {
-            checks.check("50 simulated machines", || xtask(&["sim", "50", "--bars"]));
             checks.check("1000 simulated machines", || xtask(&["sim", "1000", "--bars"]));
             checks.check("1000 simulated machines, losses and restarts", || {
                 xtask(&["sim", "1000", "--loss", "1", "--restarts", "2", "--kills", "3"])
+            });
+            checks.check("200 simulated machines, sessions alone, losses", || {
+                xtask(&["sim", "200", "--sessions-only", "--loss", "1"])
             });
         });
         report.stage("all: tests that need root", 5 * MINUTE, |checks| {

@@ -71,22 +71,7 @@ pub fn prepare(evidence: &PathBuf, parts: Parts) -> Result<(PathBuf, Vec<OsStrin
         more.push(("--debian-root", root_image::debian()?));
     }
     eprintln!("[build] ferricd and the stories");
-    let release = release::programs(&[
-        "-p",
-        "driver",
-        "--bin",
-        "ferricd",
-        "-p",
-        "cli",
-        "--bin",
-        "ferric",
-        "-p",
-        "e2e",
-        "--bin",
-        "e2e",
-        "--bin",
-        "interop-manager",
-    ])?;
+    let release = release::tools()?;
     let evidence = cmd::root().join(evidence);
     let paths = [
         ("--ferricd", release.join("ferricd")),

@@ -49,6 +49,14 @@ pub fn programs(arguments: &[&str]) -> Result<PathBuf> {
     Ok(cmd::root().join(target).join(TARGET).join("release"))
 }
 
+/// Builds `ferricd`, `ferric`, the stories and the simulated fleet, and returns the folder that they are in. With one
+/// selection of packages for all of them, the features of what they share are the same and it is compiled once.
+pub fn tools() -> Result<PathBuf> {
+    let bins = ["ferricd", "ferric", "e2e", "interop-manager", "sim"].map(|bin| format!("--bin={bin}"));
+    let packages = ["--package=driver", "--package=cli", "--package=e2e", "--package=sim"];
+    programs(&packages.into_iter().chain(bins.iter().map(String::as_str)).collect::<Vec<_>>())
+}
+
 /// Folders whose names must not get into the program, with what stands for them. Of several that fit, rustc and gcc
 /// take the last.
 fn prefixes(root: &Path) -> Result<Vec<(String, String)>> {

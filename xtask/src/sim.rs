@@ -13,7 +13,7 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let programs = release::programs(&["-p", "driver", "--bin", "ferricd", "-p", "sim", "--bin", "sim"])?;
+    let programs = release::tools()?;
     let mut sim = Command::new(programs.join("sim"));
     sim.current_dir(cmd::root()).arg("--ferricd").arg(programs.join("ferricd")).args(&args.given);
     // From here on this process is the simulation: a signal to it ends ferricd as well.

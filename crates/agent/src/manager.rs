@@ -106,7 +106,9 @@ fn failure(error: &AgentError) -> StepError {
 fn only_arguments(call: &StepCall, known: &[&str], required: &[&str]) -> Result<(), StepError> {
     let function = format!("GenericHardwareManager.{}()", call.step.step);
     if let Some(name) = call.step.args.keys().find(|name| !known.contains(&name.as_str())) {
-        return Err(StepError::Arguments(format!("{function} got an unexpected keyword argument '{name}'")));
+        let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+        let text = format!("{function} got an unexpected keyword argument '{name}'; it takes {takes}");
+        return Err(StepError::Arguments(text));
     }
     let missing = required.iter().find(|name| !call.step.args.contains_key(**name));
     match missing {

@@ -104,6 +104,9 @@ fn hints_of(node: &Value) -> Option<&Value> {
 fn is_final(error: &hint::HintError) -> bool {
     match error {
         hint::HintError::Shape { .. } | hint::HintError::Unknown { .. } | hint::HintError::Value { .. } => true,
-        hint::HintError::NoMatch { .. } | hint::HintError::TooSmall { .. } | hint::HintError::LeftOut { .. } => false,
+        hint::HintError::Unmatched { .. }
+        | hint::HintError::NoMatch { .. }
+        | hint::HintError::TooSmall { .. }
+        | hint::HintError::LeftOut { .. } => false,
     }
 }

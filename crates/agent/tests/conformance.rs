@@ -331,7 +331,8 @@ async fn the_steps_protocol() {
     let mut old = step("erase_devices_metadata", &json!({}));
     old["clean_version"] = json!({"generic_hardware_manager": "1.1"});
     let unexpected = "Unexpected exception performing clean step erase_devices_metadata. TypeError: \
-                      GenericHardwareManager.erase_devices_metadata() got an unexpected keyword argument 'x'";
+                      GenericHardwareManager.erase_devices_metadata() got an unexpected keyword argument 'x'; it \
+                      takes none";
     run(
         machine,
         vec![
@@ -455,6 +456,30 @@ async fn members_of_arrays_read_only_disks_and_virtual_media_are_left_alone_and_
         assert_eq!(proof["outcome"], "skipped", "{proof}");
         assert!(proof["reason"].as_str().unwrap().contains(reason), "{proof}");
     }
+}
+
+#[tokio::test]
+async fn disks_below_a_skipped_device_are_kept_and_an_entry_without_a_disk_fails_the_step_first() {
+    let rig = rig(machine(), settings());
+    rig.machine.add_disk(hardware::Disk { holders: vec!["md0".to_owned()], ..disk("/dev/vdb", 1 << 30) });
+    rig.machine.add_disk(disk("/dev/md0", 1 << 30));
+    for name in ["erase_devices", "erase_devices_metadata"] {
+        let mut params = step(name, &json!({}));
+        params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/md0"}, {"name": "/dev/md1"}]});
+        let answer = in_process(&rig, "clean.execute_clean_step", &params).await;
+        assert_eq!(answer.body["command_error"]["type"], "DeviceNotFound", "{}", answer.body);
+        let details = answer.body["command_error"]["details"].as_str().unwrap();
+        assert!(details.contains(r#"{"name":"/dev/md1"}"#) && details.contains("/dev/md0 ("), "{details}");
+        assert!(rig.machine.events().is_empty(), "{:?}", rig.machine.events());
+    }
+    let mut params = step("erase_devices_metadata", &json!({}));
+    params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/md0"}]});
+    let answer = in_process(&rig, "clean.execute_clean_step", &params).await;
+    assert_eq!(answer.body["command_status"], "SUCCEEDED", "{}", answer.body);
+    assert_eq!(rig.machine.events(), [Event::Erased("/dev/vda".to_owned())]);
+    let proofs = answer.body["command_result"]["clean_result"].as_array().unwrap();
+    let skipped = |name: &str| proofs.iter().any(|p| p["device"]["node"] == name && p["outcome"] == "skipped");
+    assert!(skipped("/dev/vdb") && skipped("/dev/md0"), "{proofs:?}");
 }
 
 #[tokio::test]

@@ -4,11 +4,15 @@
 
 mod support;
 
-use hardware::{Contents, Disk};
+use erase::nvme::SanitizeAction;
+use hardware::{Contents, Device as _, Disk, Opened, Transfer};
+use hardware_sim::drive::{AtaProfile, NvmeProfile, SimClock, SimDrive};
 use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 use support::{Answer, Rig, rig, settings};
 use wire::agent::CommandRequest;
 
@@ -24,6 +28,20 @@ fn machine(names: &[&str]) -> (SimMachine, tempfile::TempDir) {
         machine.add_file_disk(name, path).unwrap();
     }
     (machine, folder)
+}
+
+/// A machine whose disk is the model of a drive.
+fn machine_of(drive: &SimDrive) -> SimMachine {
+    let machine = SimMachine::new();
+    let opened = drive.clone();
+    machine.add_device(drive.disk(), move |_| Opened {
+        device: Box::new(opened.clone()),
+        medium: Box::new(opened.clone()),
+        partitions: Vec::new(),
+        released: Vec::new(),
+    });
+    machine.set_device(&drive.disk().name, Arc::new(drive.clone()));
+    machine
 }
 
 fn step(name: &str) -> Value {
@@ -42,6 +60,15 @@ async fn clean(rig: &Rig, params: &Value) -> Answer {
 fn proofs(answer: &Answer) -> &Vec<Value> {
     assert_eq!(answer.body["command_status"], "SUCCEEDED", "{}", answer.body);
     answer.body["command_result"]["clean_result"].as_array().unwrap()
+}
+
+/// The proofs of a clean that failed, by device and outcome.
+fn told(answer: &Answer) -> Vec<(&str, &str)> {
+    assert_eq!(answer.body["command_status"], "FAILED", "{}", answer.body);
+    let result = &answer.body["command_result"];
+    assert_eq!(result["clean_step"]["interface"], "deploy", "the step comes back as it was sent");
+    let proofs = result["clean_result"].as_array().unwrap().iter();
+    proofs.map(|proof| (proof["device"]["node"].as_str().unwrap(), proof["outcome"].as_str().unwrap())).collect()
 }
 
 /// Class and text of a clean that failed.
@@ -109,6 +136,9 @@ async fn a_device_that_lies_fails_the_step_and_the_others_are_erased() {
         assert!(details.contains("/dev/vda") && details.contains(told), "{lie:?}: {details}");
         assert!(!details.contains("/dev/vdb"), "{details}");
         assert!(is_zero(folder.path(), "/dev/vdb"), "{lie:?}");
+        assert_eq!(self::told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "verified")], "{lie:?}");
+        let error = answer.body["command_result"]["clean_result"][0]["error"].as_str().unwrap();
+        assert!(error.contains(told), "{lie:?}: {error}");
     }
 }
 
@@ -123,6 +153,7 @@ async fn a_disk_that_cannot_be_opened_is_named_beside_those_that_can() {
     assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");
     assert!(details.contains("/dev/vdc"), "{details}");
     assert!(is_zero(folder.path(), "/dev/vdb"));
+    assert_eq!(told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "verified"), ("/dev/vdc", "failed")]);
 }
 
 #[tokio::test]
@@ -133,6 +164,7 @@ async fn what_is_left_alone_is_listed_as_skipped_and_a_read_only_disk_fails() {
     let rig = rig(machine, settings());
     let (class, details) = {
         let answer = clean(&rig, &step("erase_devices")).await;
+        assert_eq!(told(&answer), [("/dev/vda", "verified"), ("/dev/vdb", "skipped"), ("/dev/vdc", "failed")]);
         let (class, details) = error(&answer);
         (class.to_owned(), details.to_owned())
     };
@@ -168,6 +200,23 @@ async fn members_of_a_tenants_array_are_erased_and_those_of_an_operators_are_not
         let answer = clean(&rig, &params).await;
         assert_eq!(proofs(&answer)[0]["outcome"], outcome);
         assert_eq!(is_zero(folder.path(), "/dev/sda"), outcome == "verified");
+    }
+}
+
+#[tokio::test]
+async fn a_disk_without_capacity_fails_the_step_unless_it_is_to_be_left_alone() {
+    for name in ["erase_devices", "erase_devices_metadata", "erase_devices_express"] {
+        let (machine, _folder) = machine(&["/dev/sda"]);
+        machine.add_disk(disk("/dev/sdb", 0));
+        let rig = rig(machine, settings());
+        let mut params = step(name);
+        let answer = clean(&rig, &params).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
+        assert!(details.contains("/dev/sdb: it has no capacity") && !details.contains("/dev/sda"), "{details}");
+        params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/sdb"}]});
+        let answer = clean(&rig, &params).await;
+        assert_eq!(proofs(&answer)[1]["outcome"], "skipped", "{name}");
     }
 }
 
@@ -211,6 +260,87 @@ async fn express_erases_metadata_of_what_cannot_erase_itself() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_no_disk_of_the_machine_survives() {
+    let profile = NvmeProfile { namespaces: vec![1, 2], ..NvmeProfile::full() };
+    let drive = SimDrive::nvme(profile, "/dev/nvme0n1", &SimClock::default());
+    let rig = rig(machine_of(&drive), settings());
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let proof = &proofs(&answer)[0];
+    assert_eq!(proof["method"], "nvme_format_crypto");
+    // What it returns now may be anything: no more is said than what was compared.
+    let words = "of 8 blocks of 1 MiB the 8 that were looked at before begin with other bytes than then";
+    assert!(proof["evidence"].as_str().unwrap().contains(words), "{proof}");
+    assert_eq!(proof["reading"]["compared"], 8);
+    assert!(!drive.siblings_erased());
+}
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A drive that goes on with what it was doing when the power was cut.
+fn sanitizing(profile: NvmeProfile, action: SanitizeAction, clock: &SimClock) -> SimDrive {
+    let drive = SimDrive::nvme(profile, "/dev/nvme0n1", clock);
+    let answer = drive.nvme_admin(&erase::nvme::sanitize(action), Transfer::None, HOUR).unwrap();
+    assert_eq!(answer.status, 0);
+    drive
+}
+
+#[tokio::test]
+async fn a_sanitize_that_a_power_cut_interrupted_is_taken_up_though_the_drive_cannot_be_read() {
+    let clock = SimClock::default();
+    let profile = NvmeProfile { sanitize: 4, ..NvmeProfile::full() };
+    let drive = sanitizing(profile, SanitizeAction::Overwrite, &clock);
+    let rig = rig(machine_of(&drive), settings());
+    rig.machine.inject(Fault::Look("/dev/nvme0n1".to_owned()));
+    let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
+    let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
+    let record = rig.dispatcher.submit(request).await.unwrap();
+    while record.is_running() {
+        // The drive goes on once somebody follows it.
+        if record.progress().is_some_and(|progress| progress.stage.contains("nvme_sanitize_overwrite")) {
+            clock.advance(HOUR);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let answer = Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() };
+    let proof = &proofs(&answer)[0];
+    assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("nvme_sanitize_overwrite")));
+    assert!(proof["reading"]["unmarked"].as_str().unwrap().contains("takes no writes"), "{proof}");
+    assert_eq!((drive.old_blocks(), drive.erases()), (0, vec!["sanitize overwrite".to_owned()]));
+}
+
+#[tokio::test]
+async fn a_drive_that_an_interrupted_erase_left_locked_is_unlocked_marked_and_erased() {
+    let drive = SimDrive::ata(AtaProfile::security(), "/dev/sda", &SimClock::default());
+    let mut password = [0; 32];
+    password[..12].copy_from_slice(b"ferric-erase");
+    drive.set_password(password);
+    drive.power_cut();
+    let rig = rig(machine_of(&drive), settings());
+    rig.machine.inject(Fault::Look("/dev/sda".to_owned()));
+    let answer = clean(&rig, &step("erase_devices")).await;
+    let proof = &proofs(&answer)[0];
+    assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("ata_security_enhanced")));
+    assert!(proof["reading"]["marks"].as_u64() > Some(0), "{proof}");
+    assert_eq!((drive.old_blocks(), drive.has_password()), (0, false));
+}
+
+#[tokio::test]
+async fn a_disk_that_cannot_be_read_for_any_other_reason_fails_and_is_not_touched() {
+    let clock = SimClock::default();
+    let locked = SimDrive::ata(AtaProfile::security(), "/dev/sda", &clock);
+    locked.set_password([b'x'; 32]);
+    locked.power_cut();
+    let broken = SimDrive::ata(AtaProfile::security(), "/dev/sda", &clock);
+    for (drive, told) in [(locked, "neither ours nor"), (broken, "injected fault")] {
+        let rig = rig(machine_of(&drive), settings());
+        rig.machine.inject(Fault::Look("/dev/sda".to_owned()));
+        let answer = clean(&rig, &step("erase_devices")).await;
+        assert!(error(&answer).1.contains(told), "{}", answer.body);
+        assert!(drive.erases().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn wrong_settings_are_refused_before_any_disk_is_touched() {
     for (place, setting, value) in [
         ("driver_info", "agent_erase_verify", json!("most of it")),
@@ -229,21 +359,43 @@ async fn wrong_settings_are_refused_before_any_disk_is_touched() {
     }
 }
 
-#[tokio::test]
-async fn an_erase_that_is_stopped_is_no_success() {
-    let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
-    let rig = rig(machine, settings());
-    let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
+/// A clean that is told to stop as soon as it has begun.
+async fn stopped(rig: &Rig, name: &str) -> Answer {
+    let params: Map<String, Value> = step(name).as_object().cloned().unwrap();
     let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
     let record = rig.dispatcher.submit(request).await.unwrap();
     record.cancel();
     record.wait().await;
-    let body = serde_json::to_value(record.to_result()).unwrap();
-    assert_eq!(
-        (&body["command_status"], &body["command_error"]["type"]),
-        (&json!("FAILED"), &json!("CommandCancelled"))
-    );
-    assert!(!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb")));
+    Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() }
+}
+
+#[tokio::test]
+async fn an_erase_that_is_stopped_is_no_success_and_says_how_it_left_each_disk() {
+    for name in ["erase_devices", "erase_devices_metadata"] {
+        let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
+        let rig = rig(machine, settings());
+        let answer = stopped(&rig, name).await;
+        let (class, details) = error(&answer);
+        assert_eq!(class, "CommandCancelled", "{}", answer.body);
+        assert!(details.contains(&format!("step {name} was stopped on request: /dev/vd")), "{details}");
+        assert!(!(is_zero(folder.path(), "/dev/vda") && is_zero(folder.path(), "/dev/vdb")));
+        let told = told(&answer);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(told.contains(&("/dev/vdb", "failed")), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_went_wrong_before_an_erase_was_stopped_is_told_as_well() {
+    let (machine, _folder) = machine(&["/dev/vda", "/dev/vdb"]);
+    machine.inject(Fault::Open("/dev/vda".to_owned()));
+    let rig = rig(machine, settings());
+    let answer = stopped(&rig, "erase_devices").await;
+    let (class, details) = error(&answer);
+    assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
+    assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");
+    assert!(details.contains("/dev/vdb: stopped on request"), "{details}");
+    assert_eq!(told(&answer), [("/dev/vda", "failed"), ("/dev/vdb", "failed")]);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use crate::redfish::Redfish;
 use crate::resource::Resource;
 use hardware::{BiosDifference, BiosValues};
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 
 /// Most valid choices that an error names.
 const NAMED: usize = 40;
@@ -85,16 +86,18 @@ impl Redfish {
         Ok(changes)
     }
 
-    /// Makes all settings as the maker had them, at the next start.
+    /// Makes all settings as the maker had them, at the next start. Returns those whose default the registry tells.
     ///
     /// # Errors
     /// [`RedfishError::Unsupported`] where the BMC has no such action, else what went wrong.
-    pub async fn reset_bios_values(&self) -> Result<(), RedfishError> {
-        let bios = self.bios().await?.resource;
-        let target = bios.text(&["Actions", "#Bios.ResetBios", "target"]);
-        let target = target.ok_or_else(|| bios.unsupported("it has no action ResetBios"))?;
-        tracing::info!(bmc = bios.bmc, "resetting BIOS settings");
-        self.connection.post(&bios.path, target, &json!({})).await
+    pub async fn reset_bios_values(&self) -> Result<BiosValues, RedfishError> {
+        let bios = self.bios().await?;
+        let resource = &bios.resource;
+        let target = resource.text(&["Actions", "#Bios.ResetBios", "target"]);
+        let target = target.ok_or_else(|| resource.unsupported("it has no action ResetBios"))?;
+        tracing::info!(bmc = resource.bmc, "resetting BIOS settings");
+        self.connection.post(&resource.path, target, &json!({})).await?;
+        Ok(defaults(&bios))
     }
 
     /// The settings that are not as wanted, and what the BMC said of the last change.
@@ -122,6 +125,34 @@ impl Redfish {
             None => Ok(None),
         }
     }
+}
+
+/// The settings that a reset has to make as the registry's `DefaultValue` has them (DSP0268, AttributeRegistry, Attributes).
+/// Texts are left out, for asset tags and names are kept by many machines; so is what cannot be changed, and what another
+/// setting decides.
+fn defaults(bios: &Bios) -> BiosValues {
+    let entries = |key: &str| {
+        let list = bios.registry.as_ref().and_then(|registry| registry.at(&["RegistryEntries", key]));
+        list.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+    };
+    let target = |entry: &'_ Value| {
+        let mapped = entry.pointer("/Dependency/MapToAttribute").or_else(|| entry.get("DependencyFor"));
+        mapped.and_then(Value::as_str).map(str::to_owned)
+    };
+    let decided: BTreeSet<String> = entries("Dependencies").iter().take(MOST_DEPENDENCIES).filter_map(target).collect();
+    let default = |entry: &Value| {
+        let text = |key: &str| entry.get(key).and_then(Value::as_str);
+        let name = text("AttributeName")?;
+        let now = bios.values.get(name).filter(|_| !decided.contains(name))?;
+        let flag = |key: &str| entry.get(key).and_then(Value::as_bool) == Some(true);
+        if ["ReadOnly", "Immutable", "Hidden", "GrayOut"].into_iter().any(flag) {
+            return None;
+        }
+        let value = entry.get("DefaultValue").filter(|value| !value.is_null())?;
+        matches!(text("Type"), Some("Enumeration" | "Integer" | "Boolean"))
+            .then(|| (name.to_owned(), shown_as(now, value.clone())))
+    };
+    entries("Attributes").iter().filter_map(default).collect()
 }
 
 /// What the BMC says of how the last change of settings went.
@@ -378,15 +409,16 @@ mod tests {
         let registry = json!({"RegistryEntries": {
             "Attributes": [
                 {"AttributeName": "ProcVirtualization", "Type": "Enumeration", "Value": value(&["Enabled", "Disabled"])},
-                {"AttributeName": "QuietBoot", "Type": "Boolean"},
-                {"AttributeName": "NumCores", "Type": "Integer", "ReadOnly": true},
+                {"AttributeName": "QuietBoot", "Type": "Boolean", "DefaultValue": false},
+                {"AttributeName": "NumCores", "Type": "Integer", "ReadOnly": true, "DefaultValue": 8},
                 {"AttributeName": "PowerCap", "Type": "Integer", "LowerBound": 100, "UpperBound": 800, "ScalarIncrement": 50},
-                {"AttributeName": "AssetTag", "Type": "String", "MinLength": 1, "MaxLength": 4},
+                {"AttributeName": "AssetTag", "Type": "String", "MinLength": 1, "MaxLength": 4, "DefaultValue": "none"},
                 {"AttributeName": "Serial", "Type": "String", "Hidden": true},
                 {"AttributeName": "AdminPassword", "Type": "Password"},
                 {"AttributeName": "TurboMode", "Type": "Enumeration", "Value": value(&["Enabled", "Disabled"])},
-                {"AttributeName": "TurboRatio", "Type": "Integer"},
-                {"AttributeName": "Vmd", "Type": "Enumeration", "Value": value(&["On", "Off"])},
+                {"AttributeName": "TurboRatio", "Type": "Integer", "DefaultValue": 10},
+                {"AttributeName": "Vmd", "Type": "Enumeration", "Value": value(&["On", "Off"]), "DefaultValue": "On"},
+                {"AttributeName": "NotHere", "Type": "Boolean", "DefaultValue": true},
             ],
             "Dependencies": [
                 {"Type": "Map", "DependencyFor": "TurboRatio", "Dependency": {"MapFrom": when("TurboMode", json!("Disabled")),
@@ -463,6 +495,14 @@ mod tests {
         assert_eq!(shown_as(&json!(true), json!(false)), json!(false));
         assert!(same(&json!("True"), &json!(true)) && same(&json!(5), &json!("5")));
         assert!(!same(&json!("a"), &json!("A")) && !same(&json!(5), &json!("6")));
+    }
+
+    #[test]
+    fn a_reset_has_to_bring_the_defaults_of_what_can_be_set_and_is_decided_by_nothing_else() {
+        let mut bios = bios();
+        assert_eq!(Value::Object(defaults(&bios)), json!({"QuietBoot": false, "Vmd": "On"}));
+        bios.registry = None;
+        assert!(defaults(&bios).is_empty());
     }
 
     #[test]

@@ -238,7 +238,7 @@ impl BiosControl for Redfish {
         Ok(self.stage_bios_values(wanted).await?)
     }
 
-    async fn reset_bios(&self) -> Result<(), OutOfBandError> {
+    async fn reset_bios(&self) -> Result<BiosValues, OutOfBandError> {
         Ok(self.reset_bios_values().await?)
     }
 

@@ -129,7 +129,7 @@ impl Redfish {
             Ok(None) => Ok(UpdateState::Running(None, "accepted".to_owned())),
             Ok(Some(task)) => Ok(state_of(&task)),
             // A monitor is gone when its task has ended, and some BMCs forget their tasks when they start anew.
-            Err(error) if error.is_missing() => Ok(UpdateState::Done),
+            Err(error) if error.is_missing() => Ok(UpdateState::Unsaid),
             Err(error) => Err(error),
         }
     }
@@ -151,14 +151,14 @@ impl Redfish {
     }
 }
 
-/// The state of a task. What is no task is what a monitor answers when its task is over.
+/// The state of a task. What is no task is what a monitor answers when its task is over, well or not.
 fn state_of(task: &Map<String, Value>) -> UpdateState {
     let text = |key: &str| task.get(key).and_then(Value::as_str).unwrap_or_default();
     let percent = task.get("PercentComplete").and_then(Value::as_u64).and_then(|percent| u8::try_from(percent).ok());
     let said = messages(task);
     let words = |state: &str| if said.is_empty() { state.to_owned() } else { format!("{state}: {said}") };
     match text("TaskState") {
-        "" => UpdateState::Done,
+        "" => UpdateState::Unsaid,
         "Completed" if text("TaskStatus") == "Critical" => UpdateState::Failed(words("Completed, Critical")),
         "Completed" => UpdateState::Done,
         state @ ("Exception" | "Killed" | "Cancelled") => UpdateState::Failed(words(state)),
@@ -183,7 +183,7 @@ mod tests {
     fn a_task_is_done_when_it_says_so_and_well_only_when_it_says_that() {
         let state = |value: Value| state_of(value.as_object().unwrap());
         assert_eq!(state(json!({"TaskState": "Completed", "TaskStatus": "OK"})), UpdateState::Done);
-        assert_eq!(state(json!({"Description": "a monitor's last answer"})), UpdateState::Done);
+        assert_eq!(state(json!({"Description": "a monitor's last answer"})), UpdateState::Unsaid);
         let failed = json!({"TaskState": "Exception", "Messages": [{"Message": "The image is for another machine."}]});
         let text = "Exception: The image is for another machine.".to_owned();
         assert_eq!(state(failed), UpdateState::Failed(text));

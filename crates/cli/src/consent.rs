@@ -9,7 +9,7 @@ use lifecycle::provision::Verb;
 use serde_json::json;
 use std::io::{BufRead as _, Write as _};
 
-/// Options of verbs that destroy.
+/// Options of verbs that destroy or interrupt.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct ConsentArgs {
     /// Show what would be destroyed, and change nothing
@@ -47,25 +47,31 @@ impl ConsentArgs {
             .zip(nodes)
             .map(|(loss, (node, _))| loss.refused(way::remedy(node.title(), node.state(), verb)))
             .collect();
-        self.end(output, way::word(verb), losses)
+        self.end(output, way::word(verb), nodes, losses)
     }
 
-    /// As [`Self::ask`], of nodes that are to be forgotten: that is no provision verb.
-    pub(crate) async fn ask_to_forget(self, api: &Api, output: Output, nodes: &[Node]) -> Result<Go, Error> {
+    /// As [`Self::ask`], of what is no provision verb.
+    pub(crate) async fn ask_plainly(
+        self,
+        api: &Api,
+        output: Output,
+        action: &str,
+        nodes: &[(&Node, &Does)],
+    ) -> Result<Go, Error> {
         if self.yes && !self.dry_run {
             return Ok(Go::On);
         }
-        let nodes: Vec<_> = nodes.iter().map(|node| (node, &Does::Forgets)).collect();
-        self.end(output, "delete", losses(api, "delete", &nodes).await?)
+        self.end(output, action, nodes, losses(api, action, nodes).await?)
     }
 
-    fn end(self, output: Output, action: &str, losses: Vec<Loss>) -> Result<Go, Error> {
+    fn end(self, output: Output, action: &str, nodes: &[(&Node, &Does)], losses: Vec<Loss>) -> Result<Go, Error> {
         if self.dry_run {
             let text = format!("{}A dry run: nothing was changed.", destroy::text(&losses));
             output.result(&text, &json!({"dry_run": true, "nodes": losses}));
             return Ok(Go::Home);
         }
-        confirm(action, &destroy::text(&losses))?;
+        let costs = nodes.first().map_or("changes nothing", |(_, does)| does.costs());
+        confirm(action, costs, &destroy::text(&losses))?;
         Ok(Go::On)
     }
 }
@@ -79,11 +85,11 @@ async fn losses(api: &Api, action: &str, nodes: &[(&Node, &Does)]) -> Result<Vec
     Ok(losses)
 }
 
-/// Asks the person at the terminal.
-pub(crate) fn confirm(action: &str, what: &str) -> Result<(), Error> {
+/// Asks the person at the terminal. `costs`: why it is not done unasked.
+pub(crate) fn confirm(action: &str, costs: &str, what: &str) -> Result<(), Error> {
     if !output::can_ask() {
         return Err(Error::usage(
-            format!("{action} destroys data, and there is nobody to ask"),
+            format!("{action} {costs}, and there is nobody to ask"),
             "--dry-run shows what would be lost; --yes does it without asking",
         ));
     }

@@ -3,7 +3,8 @@
 use crate::api::{Api, ApiError, Node, path};
 use crate::table;
 use hardware::Disk;
-use hardware::hint::{select_root, without_skipped};
+use hardware::hint::{check_skipped, select_root, without_skipped};
+use lifecycle::provision::Kind;
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write as _;
@@ -23,6 +24,42 @@ pub(crate) enum Does {
     Interrupts,
     /// Forgets the node.
     Forgets,
+    /// Switches the machine on.
+    SwitchesOn,
+    /// Switches it off, or off and on: without asking its operating system when `at_once`.
+    SwitchesOff { at_once: bool },
+    /// Ends what is under way in the middle.
+    GivesUp,
+}
+
+impl Does {
+    /// What the disks of the node have nothing to do with.
+    fn spares_disks(&self) -> bool {
+        match self {
+            Self::Interrupts | Self::Forgets | Self::SwitchesOn | Self::SwitchesOff { .. } | Self::GivesUp => true,
+            Self::WritesImage { .. } | Self::CleansUp { .. } | Self::Steps(_) | Self::Runbook(_) => false,
+        }
+    }
+
+    /// What speaks against doing it unasked, as a predicate.
+    pub(crate) fn costs(&self) -> &'static str {
+        match self {
+            Self::Interrupts | Self::SwitchesOn | Self::SwitchesOff { .. } => "stops what runs there",
+            Self::GivesUp => "ends work in the middle",
+            Self::Forgets | Self::WritesImage { .. } | Self::CleansUp { .. } | Self::Steps(_) | Self::Runbook(_) => {
+                "destroys data"
+            }
+        }
+    }
+}
+
+/// States of a node on which nothing is lost that somebody would miss: it has no instance and is not at work.
+const IDLE: [&str; 5] = ["manageable", "available", "inspect failed", "clean failed", "deploy failed"];
+
+/// Whether something ends when this node is switched off: an instance, or the work of the driver. Of a node that was only
+/// recorded nobody knows what runs on it.
+pub(crate) fn is_in_use(node: &Node) -> bool {
+    node.text("power_state") != Some("power off") && !IDLE.contains(&node.state())
 }
 
 /// A disk, and what becomes of it.
@@ -59,6 +96,9 @@ impl Loss {
     }
 }
 
+/// What becomes of work that is ended.
+const HALF_DONE: &str = "what is being written, erased or updated on it stays half done";
+
 /// What is known of a node's disks.
 enum Known {
     Disks(Vec<Disk>),
@@ -68,8 +108,7 @@ enum Known {
 
 /// What `action` would cost a node.
 pub(crate) async fn loss(api: &Api, node: &Node, action: &str, does: &Does) -> Result<Loss, ApiError> {
-    let known =
-        if *does == Does::Interrupts || *does == Does::Forgets { Known::Never } else { disks(api, node).await? };
+    let known = if does.spares_disks() { Known::Never } else { disks(api, node).await? };
     Ok(judge(node, action, does, known))
 }
 
@@ -111,6 +150,21 @@ fn judge(node: &Node, action: &str, does: &Does, known: Known) -> Loss {
         Does::Forgets => {
             loss.notes.push("nothing on its disks; its record, ports, inventory and history are gone".to_owned());
         }
+        Does::SwitchesOn => loss.notes.push("nothing; it is switched on".to_owned()),
+        Does::SwitchesOff { .. } if !is_in_use(node) => {
+            loss.notes.push("nothing; no instance runs on it, and it is not at work".to_owned());
+        }
+        Does::SwitchesOff { at_once } => {
+            let how = if *at_once { "ends at once, with what it has not written yet" } else { "is told to end" };
+            loss.notes.push(format!("what runs on it {how}"));
+            if !matches!(node.kind(), Kind::Stable | Kind::Failed) {
+                loss.notes.push(HALF_DONE.to_owned());
+            }
+        }
+        Does::GivesUp => {
+            loss.notes.push("what is under way is given up".to_owned());
+            loss.notes.push(HALF_DONE.to_owned());
+        }
         Does::WritesImage { hints } => image(&mut loss, node, hints.as_ref(), known),
         Does::CleansUp { instance } => {
             if *instance {
@@ -138,6 +192,9 @@ fn considered(node: &Node, disks: Vec<Disk>, notes: &mut Vec<String>) -> Vec<Dis
                 disks.iter().filter(|disk| !rest.contains(disk)).map(|disk| disk.name.as_str()).collect();
             if !gone.is_empty() {
                 notes.push(format!("left alone: {} (properties/skip_block_devices)", gone.join(", ")));
+            }
+            if let Err(error) = check_skipped(&disks, skip.as_ref()) {
+                notes.push(format!("an erasure will be refused: {error}"));
             }
             rest
         }
@@ -280,6 +337,29 @@ mod tests {
         assert_eq!((disk.name.as_str(), disk.size), ("/dev/sdx", 7));
         assert_eq!(disk_of(json!({"name": "/dev/sdy", "size": 8})).serial, None);
         assert_eq!(disk_of(json!("sda")).name, "a disk without a name");
+    }
+
+    #[test]
+    fn switching_off_costs_what_runs_and_nothing_where_nothing_runs() {
+        let told = |state: &str, power: &str, does: Does| {
+            let node = Node(json!({"uuid": "u-1", "provision_state": state, "power_state": power}));
+            (is_in_use(&node), judge(&node, "power off", &does, Known::Never).notes.join("; "))
+        };
+        let off = || Does::SwitchesOff { at_once: true };
+        let nothing = "nothing; no instance runs on it, and it is not at work".to_owned();
+        let ends = "what runs on it ends at once, with what it has not written yet";
+        assert_eq!(told("available", "power on", off()), (false, nothing.clone()));
+        assert_eq!(told("active", "power off", off()), (false, nothing));
+        assert_eq!(told("active", "power on", off()), (true, ends.to_owned()));
+        assert_eq!(told("clean wait", "power on", off()), (true, format!("{ends}; {HALF_DONE}")));
+        let asked = told("active", "power on", Does::SwitchesOff { at_once: false });
+        assert_eq!(asked, (true, "what runs on it is told to end".to_owned()));
+        // What runs on a machine that was only recorded is not known.
+        assert!(told("enroll", "power on", off()).0);
+        assert_eq!(
+            told("clean wait", "power on", Does::GivesUp).1,
+            format!("what is under way is given up; {HALF_DONE}")
+        );
     }
 
     #[test]

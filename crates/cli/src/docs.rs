@@ -15,6 +15,7 @@ ends with code 14 and says what to use instead. Each verb about nodes is one of 
 
 - **Nothing is destroyed by accident.** `--dry-run` (`-n`) sends nothing but `GET` requests and lists the nodes and disks that
   would lose their data. Without `--yes`, a person at a terminal is asked; where there is none, the verb ends with code 2.
+  So it is with what stops an instance or ends work in the middle: `power off` and `reboot` of a node in use, `abort`, `break-out`.
 - **Watching is only watching.** `--watch` (`--wait`) shows progress until the node is where it should be; Ctrl-C ends the
   watching, and what was begun goes on.
 - **Several nodes** may be named in one verb. All have to exist before anything is asked for one; each then has its own result.

@@ -68,6 +68,7 @@ impl Error {
             | ApiError::Understood { .. }
             | ApiError::Denied { .. }
             | ApiError::Broken { .. }
+            | ApiError::CutOff { .. }
             | ApiError::Lacking { .. }) => source.into(),
             source => Self::Node { node: format!("node {node:?}"), source: Box::new(source), remedy: None },
         }

@@ -275,7 +275,8 @@ async fn write(args: WriteArgs, output: &Output, cancel: CancellationToken) -> R
     }
     let agreed = !yes && !image.json && target.exists() && crate::output::can_ask();
     if agreed {
-        crate::consent::confirm("image write", &format!("{}\n", found.text())).map_err(|_| Error::Declined)?;
+        crate::consent::confirm("image write", "destroys data", &format!("{}\n", found.text()))
+            .map_err(|_| Error::Declined)?;
     }
     let target = until(&cancel, target::open(&image, &target, yes || agreed, size)).await?;
     let target::Target { disk, made } = target;

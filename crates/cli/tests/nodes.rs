@@ -6,6 +6,7 @@ mod service;
 
 use axum::body::Body;
 use axum::response::Response;
+use futures::StreamExt as _;
 use http::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use service::{Asked, NODE, Service, ferric, json, node, recorded, said};
@@ -25,6 +26,7 @@ fn site(fields: Value) -> impl Fn(&Asked) -> Response + Clone + Send + Sync + 's
             (Method::GET, path) if path == by_node("/inventory") => recorded("continue_inspection", "what was found"),
             (Method::PATCH, path) if path == by_node("") => json(&node(fields.clone())),
             (Method::PUT, path) if path == by_node("/states/provision") => recorded("provision", "manage"),
+            (Method::PUT, path) if path == by_node("/states/power") => recorded("provision", "manage"),
             (Method::DELETE, path) if path == by_node("") => recorded("deletion", "delete a node"),
             (Method::POST, "/v1/nodes") => recorded("nodes", "create"),
             (Method::POST, "/v1/ports") => recorded("ports", "the address is taken"),
@@ -55,6 +57,12 @@ fn a_dry_run_of_whatever_destroys_sends_nothing_but_get() {
         ("active", &["service", "node-1", "--step", "erase_devices_metadata", "--no-ramdisk"]),
         ("active", &["service", "node-1", "--runbook", "CUSTOM_FLASH"]),
         ("active", &["rescue", "node-1"]),
+        ("active", &["power", "off", "node-1"]),
+        ("clean wait", &["power", "reboot", "node-1"]),
+        ("available", &["power", "soft-off", "node-1"]),
+        ("available", &["power", "on", "node-1"]),
+        ("clean wait", &["abort", "node-1"]),
+        ("cleaning", &["break-out", "node-1"]),
         ("manageable", &["delete", "node-1"]),
         ("manageable", &["enroll", "new-1", "--driver", "fake-hardware", "--port", "52:54:00:00:00:09", "--provide"]),
     ] {
@@ -85,14 +93,64 @@ fn a_dry_run_names_the_disks_of_the_inventory() {
 #[test]
 fn where_nobody_can_be_asked_nothing_is_done() {
     let service = Service::start(site(json!({"provision_state": "active"})));
-    for arguments in
-        [&["undeploy", "node-1"][..], &["delete", "node-1"], &["service", "node-1", "--step", "erase_devices"]]
-    {
+    for arguments in [
+        &["undeploy", "node-1"][..],
+        &["delete", "node-1"],
+        &["service", "node-1", "--step", "erase_devices"],
+        &["power", "off", "node-1"],
+        &["power", "soft-reboot", "node-1"],
+    ] {
         let (code, _, err) = service.run(arguments);
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains("--yes"), "{err}");
     }
     assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+    for (state, verb) in [("deploying", "break-out"), ("wait call-back", "abort")] {
+        let service = Service::start(site(json!({"provision_state": state})));
+        let (code, _, err) = service.run(&[verb, "node-1"]);
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains("ends work in the middle") && err.contains("--yes"), "{err}");
+        assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+    }
+    // Where nothing runs, nobody is asked.
+    for (power, state, word) in [("power on", "available", "off"), ("power off", "active", "on")] {
+        let service = Service::start(site(json!({"provision_state": state, "power_state": power})));
+        let (code, _, err) = service.run(&["power", word, "node-1"]);
+        assert_eq!(code, Some(0), "{err}");
+        assert!(requests(&service).contains(&format!("PUT /v1/nodes/{NODE}/states/power")));
+    }
+}
+
+#[test]
+fn a_request_that_is_refused_leaves_no_settings_behind() {
+    let deploy = [&["deploy", "node-1", "--yes", "--root-device", "serial=A"][..], &IMAGE].concat();
+    // Too early: it is known before anything is sent.
+    let service = Service::start(site(json!({"provision_state": "manageable"})));
+    let (code, _, err) = service.run(&deploy);
+    assert_eq!(code, Some(11), "{err}");
+    assert!(err.contains("first `ferric provide node-1 --watch`"), "{err}");
+    assert!(service.asked().iter().all(|asked| asked.method == Method::GET), "{:?}", requests(&service));
+
+    // Refused for another reason: what was set for it is taken back.
+    let before = json!({"image_source": "http://images/old.raw", "image_checksum": "http://images/OLD"});
+    let usual = site(json!({"provision_state": "available", "instance_info": before, "properties": {}}));
+    let service = Service::start(move |asked: &Asked| match asked.method {
+        Method::PUT => recorded("provision", "provide while enroll"),
+        _ => usual(asked),
+    });
+    let (code, _, err) = service.run(&deploy);
+    assert_eq!(code, Some(11), "{err}");
+    let changes: Vec<Asked> = service.asked().into_iter().filter(|asked| asked.method != Method::GET).collect();
+    let methods: Vec<&Method> = changes.iter().map(|asked| &asked.method).collect();
+    assert_eq!(methods, [Method::PATCH, Method::PUT, Method::PATCH]);
+    assert_eq!(
+        changes[2].body,
+        json!([
+            {"op": "add", "path": "/instance_info/image_checksum", "value": "http://images/OLD"},
+            {"op": "add", "path": "/instance_info/image_source", "value": "http://images/old.raw"},
+            {"op": "remove", "path": "/properties/root_device"},
+        ])
+    );
 }
 
 #[test]
@@ -212,7 +270,8 @@ fn watching_tells_every_state_and_ends_with_what_came_of_it() {
     let deploy = [&["deploy", "node-1", "--yes", "--watch"][..], &IMAGE].concat();
     let mut told = String::new();
     for end in [active, failed] {
-        let service = Service::start(passing(vec![deploying.clone(), deploying.clone(), writing.clone(), end]));
+        let before = json!({"provision_state": "available"});
+        let service = Service::start(passing(vec![before, deploying.clone(), deploying.clone(), writing.clone(), end]));
         let (code, out, err) = service.run(&deploy);
         told += &format!("{err}--\n{out}[{}]\n\n", code.unwrap());
         let patch = service.asked().into_iter().find(|asked| asked.method == Method::PATCH).unwrap();
@@ -257,6 +316,61 @@ fn the_end_of_the_time_and_a_signal_end_the_watching_alone() {
     assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
 }
 
+/// A service whose logs break off the first time, and are whole the second.
+fn breaking() -> impl Fn(&Asked) -> Response + Clone + Send + Sync + 'static {
+    let times = Arc::new(AtomicUsize::new(0));
+    let usual = site(json!({}));
+    move |asked: &Asked| {
+        if asked.path() != "/v1/nodes/node-1/logs" {
+            return usual(asked);
+        }
+        let line = |second: u64, text: &str| format!("2026-01-02T03:04:0{second}.000Z  INFO ramdisk: {text}\n");
+        let (first, second, third) = (line(1, "first"), line(2, "second"), line(3, "third"));
+        let piece = |text: String| Ok(bytes::Bytes::from(text));
+        let pieces: Vec<Result<bytes::Bytes, std::io::Error>> = match times.fetch_add(1, Ordering::Relaxed) {
+            0 => vec![piece(first), piece(second), piece("2026-01".to_owned()), Err(std::io::Error::other("gone"))],
+            _ => vec![piece(first + &second), piece(third)],
+        };
+        // What breaks off does so after its lines have left.
+        let pieces = futures::stream::iter(pieces).then(|piece| async move {
+            if piece.is_err() {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            piece
+        });
+        Response::new(Body::from_stream(pieces))
+    }
+}
+
+#[test]
+fn logs_that_are_followed_go_on_where_they_broke_off() {
+    use std::io::BufRead as _;
+    let service = Service::start(breaking());
+    let mut following = service.ferric(&["node", "logs", "node-1", "-f"]);
+    let mut child = following.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    for wanted in ["first", "second", "third"] {
+        let line = lines.next().unwrap().unwrap();
+        assert!(line.ends_with(wanted), "{line}");
+    }
+    let pid = rustix::process::Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert!(lines.next().is_none());
+}
+
+#[test]
+fn logs_that_break_off_are_not_taken_for_all() {
+    let service = Service::start(breaking());
+    let (code, out, err) = service.run(&["node", "logs", "node-1"]);
+    assert_eq!(code, Some(8), "{err}");
+    assert!(err.contains("broke off"), "{err}");
+    let lines: Vec<&str> = out.lines().collect();
+    assert!(lines.len() == 2 && lines[1].ends_with("second"), "{out}");
+    let (code, out, err) = service.run(&["node", "logs", "node-1"]);
+    assert_eq!((code, out.lines().count()), (Some(0), 3), "{err}");
+}
+
 #[test]
 fn a_node_whose_ports_are_refused_is_taken_back() {
     let service = Service::start(site(json!({"name": "other"})));
@@ -266,6 +380,38 @@ fn a_node_whose_ports_are_refused_is_taken_back() {
     let sent = requests(&service);
     let changes: Vec<&str> = sent.iter().map(String::as_str).filter(|sent| !sent.starts_with("GET")).collect();
     assert_eq!(changes, ["POST /v1/nodes", "POST /v1/ports", &format!("DELETE /v1/nodes/{NODE}")]);
+}
+
+#[test]
+fn whose_certificate_a_bmc_has_is_said_when_it_is_enrolled() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "secret\n").unwrap();
+    let password = file.path().to_str().unwrap();
+    let bmc = ["enroll", "new-1", "--driver", "redfish", "--bmc", "https://192.0.2.9", "--bmc-user", "admin"];
+    let bmc = [&bmc[..], &["--bmc-password-file", password]].concat();
+    let usual = site(json!({}));
+    let with_redfish = move |asked: &Asked| match asked.path() {
+        "/v1/drivers" => json(&json!({"drivers": [{"name": "redfish"}]})),
+        _ => usual(asked),
+    };
+    for (more, verify) in [
+        (&[][..], Value::Null),
+        (&["--bmc-cacert", "/etc/ferric/bmc.pem"], json!("/etc/ferric/bmc.pem")),
+        (&["--bmc-insecure"], json!(false)),
+    ] {
+        let service = Service::start(with_redfish.clone());
+        let (code, _, err) = service.run(&[&bmc[..], more].concat());
+        assert_eq!(code, Some(0), "{err}");
+        let made = service.asked().into_iter().find(|asked| asked.method == Method::POST).unwrap();
+        assert_eq!(made.body["driver_info"]["redfish_verify_ca"], verify);
+    }
+    let service = Service::start(with_redfish);
+    for wrong in [&["--bmc-cacert", "bmc.pem"][..], &["--bmc-cacert", "/bmc.pem", "--bmc-insecure"]] {
+        let (code, _, err) = service.run(&[&bmc[..], wrong].concat());
+        assert_eq!(code, Some(2), "{err}");
+        assert!(err.contains("--bmc-cacert"), "{err}");
+    }
+    assert!(service.asked().is_empty());
 }
 
 #[test]

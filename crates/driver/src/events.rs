@@ -1,7 +1,7 @@
 //! What happens to nodes, for whoever watches: one numbered sequence in memory, of which each watcher reads at its own pace.
 //!
 //! The sequence is bounded. Of progress only the newest of each node is kept, since an older one says nothing any more; of
-//! everything else the newest [`KEPT`] events. A watcher holds nothing but the number of the last event that it read: one that
+//! everything else the newest [`KEPT`] events, and fewer when they are long. A watcher holds nothing but the number of the last event that it read: one that
 //! is so slow that what it has not read is gone is told so, and reads the nodes anew. Numbers begin anew with each start of the
 //! driver, which its epoch tells.
 
@@ -16,6 +16,9 @@ use uuid::Uuid;
 
 /// How many events are kept besides the progress of each node.
 pub const KEPT: usize = 8192;
+
+/// Bytes of their texts that are kept; the newest event is kept whatever it takes.
+const KEPT_BYTES: usize = 64 << 20;
 
 /// Most watchers at once, of events and of logs together: each holds a connection.
 pub const WATCHERS: usize = 256;
@@ -108,6 +111,8 @@ pub struct Events {
 #[derive(Debug, Default)]
 struct Ring {
     events: BTreeMap<u64, Arc<Event>>,
+    /// Bytes of the texts of those that are not progress.
+    bytes: usize,
     /// The number of the newest progress of each node.
     progress: HashMap<Uuid, u64>,
     newest: u64,
@@ -151,6 +156,9 @@ impl Events {
                 && let Some(before) = ring.progress.remove(&node)
             {
                 ring.events.remove(&before);
+            }
+            if kind != Kind::Progress {
+                ring.bytes += data.len();
             }
             ring.events.insert(number, Arc::new(Event { number, at, node, kind, data }));
             ring.trim();
@@ -214,10 +222,14 @@ impl Events {
 
 impl Ring {
     fn trim(&mut self) {
-        while self.events.len() > KEPT + self.progress.len() {
-            let oldest = self.events.values().find(|event| event.kind != Kind::Progress).map(|event| event.number);
-            let Some(oldest) = oldest else { return };
+        while self.events.len() > KEPT + self.progress.len() || self.bytes > KEPT_BYTES {
+            let oldest = self.events.values().find(|event| event.kind != Kind::Progress);
+            let Some((oldest, bytes)) = oldest.map(|event| (event.number, event.data.len())) else { return };
+            if oldest == self.newest {
+                return;
+            }
             self.events.remove(&oldest);
+            self.bytes -= bytes;
             self.gone = self.gone.max(oldest);
         }
     }
@@ -276,6 +288,23 @@ mod tests {
         add(&events, node, Kind::History);
         assert_eq!(events.read(early, None, 10), Err(Lost::Behind));
         assert_eq!(events.ring().events.len(), KEPT + 1);
+    }
+
+    #[test]
+    fn long_events_take_no_more_room_than_there_is() {
+        let events = Events::new(1);
+        let node = Uuid::new_v4();
+        let early = events.now();
+        let long = json!({"event": "x".repeat(KEPT_BYTES / 4)});
+        for _ in 0..3 {
+            events.add(Timestamp::UNIX_EPOCH, node, Kind::History, &long);
+        }
+        assert_eq!(numbers(&events.read(early, None, 10).unwrap()), [1, 2, 3]);
+        events.add(Timestamp::UNIX_EPOCH, node, Kind::History, &long);
+        assert_eq!(events.read(early, None, 10), Err(Lost::Behind));
+        assert!(events.ring().bytes <= KEPT_BYTES);
+        events.add(Timestamp::UNIX_EPOCH, node, Kind::History, &json!({"event": "x".repeat(2 * KEPT_BYTES)}));
+        assert_eq!(events.ring().events.len(), 1, "the newest is kept");
     }
 
     #[test]

@@ -42,15 +42,8 @@ impl Drive {
             Bus::Nvme { namespace } => run::nvme::Drive::look(device, namespace).map(Self::Nvme),
             Bus::Block => Ok(Self::Block),
             Bus::Scsi => {
-                let malformed = |error: crate::Malformed| Failure::NotDone(error.to_string());
-                let answer = scsi::receive(device, &scsi::inquiry(96), 96).map_err(run::scsi::failure)?;
-                let inquiry = Inquiry::parse(&answer).map_err(malformed)?;
-                // A device without the page has none of the others either.
-                let pages = scsi::receive(device, &scsi::vital_data(0, 252), 252);
-                let pages = pages.ok().and_then(|answer| scsi::supported_pages(&answer).ok()).unwrap_or_default();
-                if ata::is_ata(&inquiry, &pages)
-                    && let Some(drive) = run::ata::Drive::look(device)?
-                {
+                let (inquiry, is_ata) = inquire(device)?;
+                if is_ata && let Some(drive) = run::ata::Drive::look(device)? {
                     return Ok(Self::Ata(drive));
                 }
                 run::scsi::Drive::look(device, &inquiry).map(Self::Scsi)
@@ -112,6 +105,17 @@ impl Drive {
     }
 }
 
+/// Asks a SCSI device who it is, and whether an ATA drive is behind it.
+fn inquire(device: &dyn Device) -> Result<(Inquiry, bool), Failure> {
+    let answer = scsi::receive(device, &scsi::inquiry(96), 96).map_err(run::scsi::failure)?;
+    let inquiry = Inquiry::parse(&answer).map_err(|error| Failure::NotDone(error.to_string()))?;
+    // A device without the page has none of the others either.
+    let pages = scsi::receive(device, &scsi::vital_data(0, 252), 252);
+    let pages = pages.ok().and_then(|answer| scsi::supported_pages(&answer).ok()).unwrap_or_default();
+    let is_ata = ata::is_ata(&inquiry, &pages);
+    Ok((inquiry, is_ata))
+}
+
 fn looked(device: &dyn Device) -> Result<Drive, EraseError> {
     Drive::look(device).map_err(|source| EraseError::Look { device: Box::new(device.id().clone()), source })
 }
@@ -120,6 +124,64 @@ fn looked(device: &dyn Device) -> Result<Drive, EraseError> {
 pub fn methods(device: &dyn Device, options: &Options) -> Result<Vec<Method>, EraseError> {
     let offers = looked(device)?.offers(device, options);
     Ok(offers.into_iter().filter(|offer| offer.failure.is_none()).map(|offer| offer.method).collect())
+}
+
+/// Why `device` gives its data to nobody now although an erase gets it out of that: a sanitize is running, the last one failed, or
+/// a password locks it. `None` where it is none of these. Sends questions only.
+///
+/// # Errors
+/// The device does not answer them.
+pub fn withheld(device: &dyn Device) -> Result<Option<&'static str>, EraseError> {
+    let asked = match device.bus() {
+        Bus::Nvme { .. } => run::nvme::withheld(device),
+        Bus::Block => Ok(None),
+        Bus::Scsi => inquire(device).and_then(|(_, is_ata)| match is_ata {
+            true => run::ata::withheld(device),
+            false => run::scsi::withheld(device),
+        }),
+    };
+    asked.map_err(|source| EraseError::Look { device: Box::new(device.id().clone()), source })
+}
+
+/// Removes the password that an interrupted erase has left on an ATA drive, so that it can be written to. Nothing to a drive
+/// without one, to one that is sanitizing, or to any other device. [`erase`] does it too.
+///
+/// # Errors
+/// Another device, or the password stays: no method does for this drive.
+pub fn release(device: &dyn Device, grant: &EraseGrant) -> Result<(), EraseError> {
+    is_granted(device, grant)?;
+    if device.bus() != Bus::Scsi {
+        return Ok(());
+    }
+    let drive = looked(device)?;
+    if drive.running().is_some() {
+        return Ok(());
+    }
+    let not_erased = |attempt| EraseError::NotErased { device: Box::new(device.id().clone()), attempts: vec![attempt] };
+    release_password(device, &drive).map(drop).map_err(not_erased)
+}
+
+/// Removes a password that an interrupted erase left; `false` where there is none. No method does for a drive that keeps one: it
+/// would be handed on as erased, and lock itself.
+fn release_password(device: &dyn Device, drive: &Drive) -> Result<bool, Attempt> {
+    let Drive::Ata(found) = drive else { return Ok(false) };
+    let security = &found.identify.security;
+    if !security.enabled {
+        return Ok(false);
+    }
+    let attempt = |failure| Attempt { method: Method::AtaSecurityNormal, failure };
+    run::ata::release(device, security).map(|()| true).map_err(attempt)
+}
+
+fn is_granted(device: &dyn Device, grant: &EraseGrant) -> Result<(), EraseError> {
+    if device.id() != grant.device() {
+        let (granted, opened) = (Box::new(grant.device().clone()), Box::new(device.id().clone()));
+        return Err(EraseError::OtherDevice { granted, opened });
+    }
+    if device.limits().read_only {
+        return Err(EraseError::ReadOnly(Box::new(device.id().clone())));
+    }
+    Ok(())
 }
 
 /// Erases `device` by the best method that it has and `options` allow. Blocks for as long as that takes, hours for a
@@ -133,34 +195,20 @@ pub fn erase(
     options: &Options,
     control: &dyn Control,
 ) -> Result<Done, EraseError> {
-    if device.id() != grant.device() {
-        let (granted, opened) = (Box::new(grant.device().clone()), Box::new(device.id().clone()));
-        return Err(EraseError::OtherDevice { granted, opened });
-    }
-    if device.limits().read_only {
-        return Err(EraseError::ReadOnly(Box::new(device.id().clone())));
-    }
+    is_granted(device, grant)?;
     let mut erasing = Erasing { device, options, control, passed_over: Vec::new() };
     let mut drive = looked(device)?;
     if let Some(method) = drive.running() {
         tracing::info!(device = %device.id(), %method, "a sanitize is running; it is taken up");
         if let Some(done) = erasing.attempt(&drive, method, true)? {
+            // A password outlives a sanitize.
+            erasing.release(&drive)?;
             return Ok(done);
         }
         drive = looked(device)?;
     }
-    if let Drive::Ata(found) = &drive
-        && found.identify.security.enabled
-    {
-        match run::ata::release(device, &found.identify.security) {
-            Ok(true) => drive = looked(device)?,
-            Ok(false) => {}
-            // Nothing of it can be read or written, by whatever method.
-            Err(failure) => {
-                erasing.pass_over(Method::AtaSecurityNormal, failure);
-                return Err(erasing.not_erased());
-            }
-        }
+    if erasing.release(&drive)? {
+        drive = looked(device)?;
     }
     for Offer { method, failure } in drive.offers(device, options) {
         if let Some(failure) = failure {
@@ -224,6 +272,13 @@ impl Erasing<'_> {
         };
         self.pass_over(method, failure);
         if go_on { Ok(None) } else { Err(self.not_erased()) }
+    }
+
+    fn release(&mut self, drive: &Drive) -> Result<bool, EraseError> {
+        release_password(self.device, drive).map_err(|Attempt { method, failure }| {
+            self.pass_over(method, failure);
+            self.not_erased()
+        })
     }
 
     fn pass_over(&mut self, method: Method, failure: Failure) {

@@ -21,7 +21,7 @@ pub mod scsi;
 mod words;
 
 pub use control::{Control, Progress};
-pub use engine::{Done, erase, methods};
+pub use engine::{Done, erase, methods, release, withheld};
 pub use error::{Attempt, EraseError, Failure};
 pub use method::{Method, Nist};
 pub use options::{OptionError, Options};

@@ -25,9 +25,9 @@ pub struct Options {
     pub skip_read_only: bool,
     /// Only methods that write nothing by themselves: what the device can erase on its own. `erase_devices_express` wants it.
     pub secure_only: bool,
-    /// All other namespaces of the NVM subsystem are granted too. Without it, a drive with several namespaces is not told to
-    /// do what goes to all of them.
-    pub sibling_namespaces_granted: bool,
+    /// Numbers of the other namespaces of an NVMe drive that are to be erased too. A drive that has any other is not told to do
+    /// what goes to all of them.
+    pub granted_namespaces: Vec<u32>,
     /// How long a device may say that it is busy without getting any further. A drive may erase in one big step.
     pub patience: Duration,
     /// Where the random data of overwrite passes begins. Any number; one that nobody knows is best.
@@ -45,7 +45,7 @@ impl Default for Options {
             zeroize: true,
             skip_read_only: false,
             secure_only: false,
-            sibling_namespaces_granted: false,
+            granted_namespaces: Vec::new(),
             patience: Duration::from_secs(2 * 3600),
             seed: 0,
         }

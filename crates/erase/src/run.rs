@@ -16,6 +16,10 @@ const RESTARTS: u32 = 8;
 /// All of it, where parts are counted.
 const WHOLE: u32 = 1 << 16;
 
+/// Why a device gives no data.
+const SANITIZING: &str = "a sanitize is running";
+const SANITIZE_FAILED: &str = "its last sanitize failed";
+
 /// What a sanitize that was stopped on request leaves behind.
 const GOES_ON: &str =
     "the device goes on by itself, cannot be used until it is done, and the next erase takes it up where it is";

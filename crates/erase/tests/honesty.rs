@@ -35,7 +35,7 @@ fn any_options() -> impl Strategy<Value = Options> {
             zeroize: zeroize || passes == 0,
             passes,
             secure_only,
-            sibling_namespaces_granted: siblings,
+            granted_namespaces: if siblings { vec![1, 2] } else { Vec::new() },
             seed,
             ..Options::default()
         })
@@ -84,7 +84,7 @@ proptest! {
                     let left = bench.drive.old_blocks();
                     prop_assert!(left == 0 || lies, "{left} blocks are left after {done:?}");
                     prop_assert!(!bench.drive.has_password());
-                    let granted = options.sibling_namespaces_granted;
+                    let granted = !options.granted_namespaces.is_empty();
                     prop_assert!(granted || !bench.drive.siblings_erased());
                 }
                 Err(EraseError::NotErased { attempts, .. }) if bench.drive.has_password() => {

@@ -143,10 +143,15 @@ fn namespaces_that_are_not_granted_survive() {
     let bench = Bench::nvme(NvmeProfile { format_attributes: 6, ..profile.clone() });
     assert_eq!(erased(&bench, &Options::default()).0, Method::WriteZeroes);
     assert!(!bench.drive.siblings_erased());
-    let all = Options { sibling_namespaces_granted: true, ..Options::default() };
-    let bench = Bench::nvme(profile);
-    assert_eq!(erased(&bench, &all).0, Method::NvmeSanitizeCrypto);
+    let both = Options { granted_namespaces: vec![1, 2], ..Options::default() };
+    let bench = Bench::nvme(profile.clone());
+    assert_eq!(erased(&bench, &both).0, Method::NvmeSanitizeCrypto);
     assert!(bench.drive.siblings_erased());
+    // A third one that nobody has seen, as it is not attached.
+    let bench = Bench::nvme(NvmeProfile { namespaces: vec![1, 2, 7], ..profile });
+    let done = bench.erase(&both).unwrap();
+    assert_eq!((done.method, bench.drive.siblings_erased()), (Method::NvmeFormatCrypto, false));
+    assert!(done.passed_over[0].to_string().ends_with("also those that are not to be erased: 7"), "{done:?}");
 }
 
 #[test]
@@ -164,6 +169,32 @@ fn a_sanitize_that_is_running_is_taken_up_and_not_begun_again() {
         let done = bench.erase(&Options::default()).unwrap();
         assert!(done.resumed);
         assert_eq!((bench.drive.old_blocks(), bench.drive.erases()), (0, vec!["sanitize overwrite".to_owned()]));
+    }
+}
+
+#[test]
+fn why_a_drive_gives_no_data_is_asked_without_changing_anything() {
+    let why = |bench: &Bench| erase::withheld(&hardware::Observed::new(bench.drive.clone())).unwrap();
+    for bench in [
+        Bench::nvme(NvmeProfile { sanitize: 4, ..NvmeProfile::full() }),
+        Bench::ata(AtaProfile { sanitize: 2, ..AtaProfile::full() }),
+        Bench::scsi(ScsiProfile { sanitize: 1, ..ScsiProfile::full() }),
+    ] {
+        assert_eq!(why(&bench), None);
+        bench.drive.inject(DriveFault::Fails);
+        bench.erase_until(&Options::default(), 60 * MINUTE).unwrap_err();
+        assert_eq!(why(&bench), Some("a sanitize is running"));
+        bench.clock.advance(60 * 60 * MINUTE);
+        assert_eq!(why(&bench), Some("its last sanitize failed"));
+        assert_eq!(why(&bench), Some("its last sanitize failed"), "asking clears nothing");
+    }
+    let bench = Bench::ata(AtaProfile::security());
+    bench.drive.set_password([b'x'; 32]);
+    assert_eq!(why(&bench), None);
+    bench.drive.power_cut();
+    assert_eq!(why(&bench), Some("a password locks it"));
+    for bench in [Bench::virtio(), Bench::nvme(NvmeProfile::qemu()), Bench::scsi(ScsiProfile::qemu())] {
+        assert_eq!(why(&bench), None);
     }
 }
 
@@ -224,6 +255,33 @@ fn a_password_of_somebody_else_on_an_open_drive_stays() {
     let error = refusal(&bench, &Options::default());
     assert!(error.contains("user password that is neither ours"), "{error}");
     assert!(bench.drive.has_password());
+}
+
+#[test]
+fn a_drive_that_keeps_a_password_is_erased_by_no_method() {
+    let without_security = Options { ata_secure_erase: false, continue_if_failed: true, ..Options::default() };
+    for profile in [AtaProfile::full(), AtaProfile::security()] {
+        for frozen in [false, true] {
+            for options in [Options::default(), going_on(), without_security.clone()] {
+                let bench = Bench::ata(AtaProfile { frozen, ..profile.clone() });
+                bench.drive.set_password([b'x'; 32]);
+                let error = refusal(&bench, &options);
+                assert!(error.contains("locks itself with that password") || frozen, "{error}");
+                assert!(error.contains("security is frozen") || !frozen, "{error}");
+                assert_eq!((bench.drive.erases().len(), bench.drive.has_password()), (0, true));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_password_that_outlives_a_sanitize_which_is_taken_up_is_told() {
+    let bench = Bench::ata(AtaProfile { sanitize: 2, ..AtaProfile::full() });
+    bench.erase_until(&Options::default(), MINUTE).unwrap_err();
+    bench.drive.set_password([b'x'; 32]);
+    let error = refusal(&bench, &Options::default());
+    assert!(error.contains("locks itself with that password"), "{error}");
+    assert_eq!((bench.drive.erases().len(), bench.drive.old_blocks()), (1, 0));
 }
 
 #[test]

@@ -34,13 +34,29 @@ pub struct Partition {
 
 /// Whole disks with a medium, in the order of their names (`sdb` before `sdaa`).
 pub fn disks(tree: &Tree) -> Vec<Disk> {
+    all(tree).filter(|disk| disk.size > 0).collect()
+}
+
+/// Disks that have no capacity and are no place for a medium that comes and goes: not removable, not USB (what a BMC shows of its
+/// virtual media while there are none), and a device of the machine, as an array that is not running is not.
+pub fn disks_without_capacity(tree: &Tree) -> Vec<Disk> {
+    let is_built_in = |disk: &Disk| {
+        let folder = tree.path("/sys/block").join(disk.name.trim_start_matches("/dev/").replace('/', "!"));
+        folder.join("device").exists()
+            && tree::text(&folder.join("removable")).as_deref() != Some("1")
+            && disk.tran.as_deref() != Some("usb")
+    };
+    all(tree).filter(|disk| disk.size == 0 && is_built_in(disk)).collect()
+}
+
+fn all(tree: &Tree) -> impl Iterator<Item = Disk> {
     let mut names = tree.names("/sys/block");
     names.retain(|name| !NOT_DISKS.iter().any(|prefix| is_numbered(name, prefix)));
     names.sort_by_key(|name| {
         let kind: String = name.chars().take(2).collect();
         (kind, name.len(), name.clone())
     });
-    names.iter().filter_map(|name| disk(tree, name)).collect()
+    names.into_iter().filter_map(move |name| disk(tree, &name))
 }
 
 /// Whether `name` is `prefix` and a number, as in `fd0`.
@@ -52,7 +68,7 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
     let folder = fs::canonicalize(tree.path("/sys/block").join(name)).ok()?;
     let size = tree::number(&folder.join("size"))?.checked_mul(SYSFS_SECTOR)?;
     // One path of a multipath NVMe namespace is hidden behind the namespace itself.
-    if size == 0 || tree::text(&folder.join("hidden")).as_deref() == Some("1") {
+    if tree::text(&folder.join("hidden")).as_deref() == Some("1") {
         return None;
     }
     let device = folder.join("device");

@@ -200,6 +200,10 @@ impl Machine for LinuxMachine {
         Ok(block::disks(&self.tree))
     }
 
+    fn disks_without_capacity(&self) -> Result<Vec<Disk>, MachineError> {
+        Ok(block::disks_without_capacity(&self.tree))
+    }
+
     fn contents(&self, disk: &Disk) -> Result<Contents, MachineError> {
         let name = kernel_name(&disk.name);
         let unread = |source| MachineError::Read { what: disk.name.clone(), source };

@@ -35,8 +35,10 @@ pub enum UpdateState {
     Running(Option<u8>, String),
     /// The image is there; the machine has to be started again for it to be used.
     AtRestart,
-    /// It is done.
+    /// It is done, and the BMC says so.
     Done,
+    /// The BMC does not know it any more, or says nothing of how it is. Some forget their tasks when they start anew.
+    Unsaid,
     /// It failed; the BMC's words.
     Failed(String),
 }
@@ -53,8 +55,9 @@ pub trait BiosControl: Send + Sync {
     /// nothing has to be changed.
     fn stage_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<Vec<String>, OutOfBandError>> + Send;
 
-    /// Makes all settings as the maker had them when the machine is started the next time.
-    fn reset_bios(&self) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+    /// Makes all settings as the maker had them when the machine is started the next time. Returns those of which it is known
+    /// how they are to be then; none where the machine does not tell what it was delivered with.
+    fn reset_bios(&self) -> impl Future<Output = Result<BiosValues, OutOfBandError>> + Send;
 
     /// The settings that are not as wanted, and what the BMC says about that.
     fn bios_differences(
@@ -83,6 +86,6 @@ pub trait FirmwareControl: Send + Sync {
         image: Option<Vec<u8>>,
     ) -> impl Future<Output = Result<Option<String>, OutOfBandError>> + Send;
 
-    /// How an update goes on. A task that the BMC does not know any more is done.
+    /// How an update goes on. A task that the BMC does not know any more is [`UpdateState::Unsaid`].
     fn update_state(&self, task: &str) -> impl Future<Output = Result<UpdateState, OutOfBandError>> + Send;
 }

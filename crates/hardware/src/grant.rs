@@ -192,6 +192,10 @@ pub struct Reading {
     pub blocks: u64,
     /// Bytes of a block.
     pub block_size: u64,
+    /// Blocks among these whose first bytes were compared with what was there before the erase. Of a block that may hold anything
+    /// nothing else can be compared.
+    #[serde(default)]
+    pub compared: u64,
     /// Marks and blocks among these that the device does not return any more.
     pub unreadable: u64,
 }

@@ -43,6 +43,17 @@ pub enum HintError {
         /// What is wrong with it.
         reason: &'static str,
     },
+    /// An entry of `skip_block_devices` protects nothing.
+    #[error(
+        "entry {entry} of skip_block_devices describes no disk of this machine, so the disk that it was to keep may be any \
+         of them: {disks}; correct the entry, or take it out of the node's properties"
+    )]
+    Unmatched {
+        /// The entry, cut to a line.
+        entry: String,
+        /// The disks that there are.
+        disks: String,
+    },
     /// No disk has everything that the hints ask for.
     #[error("no suitable device was found for deployment using these hints {hints}; looked at {disks}")]
     NoMatch {
@@ -176,10 +187,7 @@ impl Hints {
 ///
 /// `hints` is the `root_device` object of a node; `None`, `null` and an empty object mean that there are none.
 pub fn select_root<'a>(disks: &'a [Disk], hints: Option<&Value>) -> Result<&'a Disk, HintError> {
-    let listed = || match disks {
-        [] => "no disks".to_owned(),
-        disks => disks.iter().map(|disk| format!("{} ({} bytes)", disk.name, disk.size)).collect::<Vec<_>>().join(", "),
-    };
+    let listed = || listed(disks);
     match hints {
         None | Some(Value::Null) => smallest(disks).ok_or_else(|| HintError::TooSmall { disks: listed() }),
         Some(Value::Object(map)) if map.is_empty() => {
@@ -196,11 +204,48 @@ pub fn select_root<'a>(disks: &'a [Disk], hints: Option<&Value>) -> Result<&'a D
     }
 }
 
-/// The disks that `skip_block_devices` (a property of the node: a list of hint objects) does not describe. An entry with
-/// a `volume_name` speaks of a RAID volume by its name and not of these disks.
+/// The disks that `skip_block_devices` (a property of the node: a list of hint objects) does not describe, and that have no
+/// data in common with one that it describes: neither those that it lies on, nor what lies on it. An entry with a `volume_name`
+/// speaks of a RAID volume by its name and not of these disks.
 pub fn without_skipped(disks: Vec<Disk>, skip: Option<&Value>) -> Result<Vec<Disk>, HintError> {
+    let entries = skip_entries(skip)?;
+    let named = disks.iter().map(|disk| entries.iter().any(|(_, hints)| hints.matches(disk))).collect();
+    let is_on = |above: &Disk, below: &Disk| below.holders.iter().any(|holder| holder == kernel_name(above));
+    let skipped = spread(&disks, named, |disk, skipped| is_on(skipped, disk));
+    // Other disks below these are nobody's whom an entry names.
+    let skipped = spread(&disks, skipped, is_on);
+    Ok(disks.into_iter().zip(skipped).filter(|(_, skipped)| !skipped).map(|(disk, _)| disk).collect())
+}
+
+/// Marks the disks that are tied to a marked one, as often as devices lie on each other.
+fn spread(disks: &[Disk], mut marked: Vec<bool>, is_tied: impl Fn(&Disk, &Disk) -> bool) -> Vec<bool> {
+    loop {
+        let tied = |disk| disks.iter().zip(&marked).any(|(other, marked)| *marked && is_tied(disk, other));
+        let more: Vec<bool> = disks.iter().zip(&marked).map(|(disk, marked)| *marked || tied(disk)).collect();
+        if more == marked {
+            return marked;
+        }
+        marked = more;
+    }
+}
+
+/// Checks that each entry of `skip_block_devices` describes a disk. One that does not may be a slip of the pen, and what it was
+/// to keep would be erased. The peer's matcher goes on without it.
+///
+/// # Errors
+/// [`HintError::Unmatched`] for the first that describes none; others as of [`without_skipped`].
+pub fn check_skipped(disks: &[Disk], skip: Option<&Value>) -> Result<(), HintError> {
+    let entries = skip_entries(skip)?;
+    match entries.iter().find(|(_, hints)| !disks.iter().any(|disk| hints.matches(disk))) {
+        Some((entry, _)) => Err(HintError::Unmatched { entry: cut(entry), disks: listed(disks) }),
+        None => Ok(()),
+    }
+}
+
+/// The entries that speak of disks.
+fn skip_entries(skip: Option<&Value>) -> Result<Vec<(&Value, Hints)>, HintError> {
     let entries = match skip {
-        None | Some(Value::Null) => return Ok(disks),
+        None | Some(Value::Null) => return Ok(Vec::new()),
         Some(Value::Array(entries)) => entries,
         Some(other) => {
             let found = cut(other);
@@ -213,14 +258,27 @@ pub fn without_skipped(disks: Vec<Disk>, skip: Option<&Value>) -> Result<Vec<Dis
             Value::Object(map) if map.contains_key("volume_name") => {}
             // The matcher does nothing with an empty object; taken at its word it would describe every disk.
             Value::Object(map) if map.is_empty() => {}
-            Value::Object(map) => skipped.push(Hints::parse(map)?),
+            Value::Object(map) => skipped.push((entry, Hints::parse(map)?)),
             other => {
                 let found = cut(other);
                 return Err(HintError::Shape { what: "an entry of skip_block_devices", wanted: "an object", found });
             }
         }
     }
-    Ok(disks.into_iter().filter(|disk| !skipped.iter().any(|hints| hints.matches(disk))).collect())
+    Ok(skipped)
+}
+
+/// The name by which holders of other disks are known.
+fn kernel_name(disk: &Disk) -> &str {
+    disk.name.trim_start_matches("/dev/")
+}
+
+/// Disks with their sizes, for messages.
+fn listed(disks: &[Disk]) -> String {
+    match disks {
+        [] => "no disks".to_owned(),
+        disks => disks.iter().map(|disk| format!("{} ({} bytes)", disk.name, disk.size)).collect::<Vec<_>>().join(", "),
+    }
 }
 
 fn smallest(disks: &[Disk]) -> Option<&Disk> {

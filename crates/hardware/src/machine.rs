@@ -116,6 +116,12 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Its disks: whole devices, no floppies, loop devices, ROMs or empty drives.
     fn disks(&self) -> Result<Vec<Disk>, MachineError>;
 
+    /// Disks that are built in and have no capacity now, such as one that is broken, with size 0. They hold data all the same, and
+    /// nobody but an erase asks for them.
+    fn disks_without_capacity(&self) -> Result<Vec<Disk>, MachineError> {
+        Ok(Vec::new())
+    }
+
     /// Looks for what forbids overwriting a disk. Reads the disk and changes nothing.
     fn contents(&self, disk: &Disk) -> Result<Contents, MachineError>;
 

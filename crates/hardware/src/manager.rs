@@ -91,6 +91,14 @@ pub enum StepError {
         /// The whole reason, for people.
         details: String,
     },
+    /// The step failed or was stopped, and did something all the same: its result is told beside the error.
+    #[error("{error}")]
+    Partly {
+        /// How it failed.
+        error: Box<StepError>,
+        /// What would have been its result.
+        result: Value,
+    },
 }
 
 /// The future of a step.

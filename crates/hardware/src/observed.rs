@@ -31,6 +31,8 @@ fn is_scsi_question(cdb: &[u8]) -> bool {
         // Bit 0 would save the values, bit 1 of byte 1 is obsolete.
         [0x4d, flags, ..] => flags == 0,
         [0x9e, action, ..] => action & 0x1f == 0x10,
+        // SANITIZE STATUS EXT; with bit 0 of its count it would clear a failure, and its features are what begins a sanitize.
+        [0x85, _, _, 0, 0, 0, 0, _, _, _, _, _, _, _, 0xb4, _] => true,
         [0x85, _, _, _, feature, _, _, _, _, _, _, _, _, _, command, _] => is_ata_question(command, feature),
         _ => false,
     }
@@ -165,9 +167,15 @@ mod tests {
             for feature in 0..=u8::MAX {
                 let mut cdb = [0; 16];
                 (cdb[0], cdb[4], cdb[14]) = (0x85, feature, opcode);
-                let allowed = matches!((opcode, feature), (0xec | 0x2f | 0xe5, _) | (0xb0, 0xd0 | 0xda));
+                let allowed = matches!((opcode, feature), (0xec | 0x2f | 0xe5, _) | (0xb0, 0xd0 | 0xda) | (0xb4, 0));
                 assert_eq!(device.scsi(&cdb, Transfer::None, time).is_ok(), allowed, "{opcode:02x} {feature:02x}");
             }
+        }
+        // SANITIZE STATUS EXT that clears a failure, and what its upper halves may say.
+        for place in [3, 5, 6] {
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[place], cdb[14]) = (0x85, 1, 0xb4);
+            assert!(device.scsi(&cdb, Transfer::None, time).is_err());
         }
         // SERVICE ACTION IN (16) with another action, LOG SENSE that saves, a question that carries data to the disk.
         let mut saves = [0; 10];

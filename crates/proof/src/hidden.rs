@@ -15,6 +15,8 @@ const SECTOR: usize = 512;
 pub struct Hidden {
     /// How many, as far as it tells.
     pub sectors: u64,
+    /// Whether there may be more, as something could not be asked.
+    pub unknown: bool,
     /// The same in words, with what could not be asked.
     pub words: String,
 }
@@ -32,13 +34,13 @@ pub fn hidden(device: &dyn Device) -> Option<Hidden> {
     }
     let identify = match data(device, 0xec, 0) {
         Ok(identify) => identify,
-        Err(why) => return Some(Hidden { sectors: 0, words: format!("IDENTIFY DEVICE: {why}") }),
+        Err(why) => return Some(Hidden { sectors: 0, unknown: true, words: format!("IDENTIFY DEVICE: {why}") }),
     };
     let word = |number: usize| u64::from(identify[number]);
     let large = word(83) & 1 << 10 != 0;
     let visible =
         if large { word(100) | word(101) << 16 | word(102) << 32 | word(103) << 48 } else { word(60) | word(61) << 16 };
-    let mut sectors = 0;
+    let (mut sectors, mut unknown) = (0, false);
     let mut words = Vec::new();
     let mut tell = |name: &str, answer: Result<u64, String>| match answer {
         Ok(whole) => {
@@ -46,7 +48,10 @@ pub fn hidden(device: &dyn Device) -> Option<Hidden> {
             sectors = more.max(sectors);
             words.push(format!("{name} hides {more} sectors"));
         }
-        Err(why) => words.push(format!("{name} could not be asked: {why}")),
+        Err(why) => {
+            unknown = true;
+            words.push(format!("{name} could not be asked: {why}"));
+        }
     };
     if word(82) & 1 << 10 != 0 {
         tell("HPA", native(device, if large { 0x27 } else { 0xf8 }, large));
@@ -61,7 +66,7 @@ pub fn hidden(device: &dyn Device) -> Option<Hidden> {
     if words.is_empty() {
         words.push("the device has neither HPA nor DCO".to_owned());
     }
-    Some(Hidden { sectors, words: words.join(", ") })
+    Some(Hidden { sectors, unknown, words: words.join(", ") })
 }
 
 /// ATA PASS-THROUGH (16) (SAT-4, 12.2.2.3): `ways` are its second and third byte.
@@ -211,6 +216,7 @@ mod tests {
     #[test]
     fn what_cannot_be_asked_is_said_and_other_disks_are_not_asked() {
         let frozen = Disk { native: Some(2000), aborts: true, ..disk() };
+        assert!(hidden(&frozen).unwrap().unknown && !hidden(&disk()).unwrap().unknown);
         assert_eq!(asked(&frozen), (0, "HPA could not be asked: refused (ATA error 0x4)".to_owned()));
         assert_eq!(hidden(&Disk { ata: false, ..disk() }), None);
     }

@@ -27,6 +27,11 @@ const SPREAD_MARKS: u64 = 32;
 const MOST_PARTITIONS: usize = 128;
 /// Blocks that are looked at before the erase, to know afterwards that they changed.
 const MOST_BEFORE: u64 = 4096;
+/// One place in so many may refuse its mark, as a worn disk has bad places. Marks are the proof only where the others are there.
+const PLACES_FOR_A_REFUSAL: usize = 8;
+/// How Linux says that the medium itself has no valid data at a place (`block/blk-core.c`): `ENODATA` for a medium error,
+/// `EILSEQ` for wrong protection information (`asm-generic/errno.h`). Any other error is of the way to the device.
+const GONE: [i32; 2] = [61, 84];
 
 /// What is looked at.
 #[derive(Debug, Clone)]
@@ -46,6 +51,8 @@ pub struct Before {
     size: u64,
     sector: u64,
     marks: Vec<u64>,
+    /// Whether nearly all places took their mark, so that marks alone can tell.
+    well_marked: bool,
     unmarked: Option<String>,
     /// Number of the block, and what its first bytes were.
     blocks: Vec<(u64, u64)>,
@@ -96,12 +103,15 @@ pub enum NotProven {
         /// Bytes now.
         now: u64,
     },
-    /// After this method only marks can tell, and there are none.
+    /// After this method only marks can tell, and there are none or too few.
     #[error(
-        "what this method leaves cannot be told from data, and there are no marks to compare: {reason}; erase the disk again"
+        "what this method leaves cannot be told from data, and there are only {marks} marks to compare: {reason}; erase the \
+         disk again"
     )]
     NoMarks {
-        /// Why there are none.
+        /// Marks that were written.
+        marks: usize,
+        /// Why there are no more.
         reason: String,
     },
     /// Nothing at all can be read, so nothing is known.
@@ -131,7 +141,7 @@ pub enum NotProven {
 }
 
 /// Looks at the disk and writes the marks. A device that takes no writes (a sanitize that a power cut interrupted goes on)
-/// gets none, and the reading says so.
+/// gets none, and the reading says so. A few bad places go without; after more of them it is left at those that there are.
 ///
 /// # Errors
 /// [`NotProven::LosesWrites`] and [`NotProven::Flush`].
@@ -150,13 +160,20 @@ pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) ->
         }
     }
     let partitions = &partitions[..partitions.len().min(MOST_PARTITIONS)];
-    let mut before = Before { extent, size, sector, marks: Vec::new(), unmarked: None, blocks };
-    for offset in places::marks(before.extent.seed, size, sector, length, partitions, SPREAD_MARKS) {
+    let places = places::marks(extent.seed, size, sector, length, partitions, SPREAD_MARKS);
+    let mut before =
+        Before { extent, size, sector, marks: Vec::new(), well_marked: !places.is_empty(), unmarked: None, blocks };
+    let mut refused = 0;
+    for &offset in &places {
         match disk.write(offset, &places::mark(before.extent.seed, offset, head.len())) {
             Ok(()) => before.marks.push(offset),
             Err(error) => {
-                before.unmarked = Some(format!("LBA {} takes no writes: {error}", offset / sector));
-                break;
+                before.unmarked.get_or_insert_with(|| format!("LBA {} takes no writes: {error}", offset / sector));
+                refused += 1;
+                if refused > places.len() / PLACES_FOR_A_REFUSAL {
+                    before.well_marked = false;
+                    break;
+                }
             }
         }
     }
@@ -195,11 +212,12 @@ pub fn check(
     if disk.size() != before.size {
         return Err(NotProven::Size { before: before.size, now: disk.size() });
     }
-    if look == Look::Changed && before.marks.is_empty() {
+    if look == Look::Changed && !before.well_marked {
         let reason = before.unmarked.clone().unwrap_or_else(|| "the disk is smaller than a mark".to_owned());
-        return Err(NotProven::NoMarks { reason });
+        return Err(NotProven::NoMarks { marks: before.marks.len(), reason });
     }
-    let mut reader = Reader { disk, before, look, pattern: None, unreadable: 0, readable: 0, last_error: None };
+    let mut reader =
+        Reader { disk, before, look, pattern: None, unreadable: 0, readable: None, compared: 0, last_error: None };
     reader.marks_are_gone()?;
     let total = before.size.div_ceil(BLOCK);
     let Extent { seed, percent, least } = before.extent;
@@ -223,7 +241,9 @@ struct Reader<'a> {
     /// The eight bytes that all blocks repeat.
     pattern: Option<[u8; 8]>,
     unreadable: u64,
-    readable: u64,
+    /// A place that could be read, the last one.
+    readable: Option<u64>,
+    compared: u64,
     last_error: Option<io::Error>,
 }
 
@@ -233,14 +253,17 @@ impl Reader<'_> {
     }
 
     /// Reads; `false` where the device may refuse to. Sectors whose key is gone may have no valid checksum any more (SBC-4,
-    /// 4.11.4: unmapped and sanitized blocks), so after a crypto erase an unreadable block counts as gone.
+    /// 4.11.4: unmapped and sanitized blocks), so after a crypto erase a block that the medium does not give counts as gone. A
+    /// block that the way to the device does not give counts for nothing.
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> Result<bool, NotProven> {
         match self.disk.read(offset, buffer) {
             Ok(()) => {
-                self.readable += 1;
+                self.readable = Some(offset);
                 Ok(true)
             }
-            Err(error) if self.look == Look::Changed => {
+            Err(error)
+                if self.look == Look::Changed && error.raw_os_error().is_some_and(|code| GONE.contains(&code)) =>
+            {
                 self.unreadable += 1;
                 self.last_error = Some(error);
                 Ok(false)
@@ -294,6 +317,7 @@ impl Reader<'_> {
         // A method may leave any pattern, but for the one that was there; blank is blank.
         let head = &block[..block.len().min(usize::try_from(MARK.max(self.before.sector)).unwrap_or(0))];
         let blank = first_other(head, [0; 8]).is_none() || first_other(head, [0xff; 8]).is_none();
+        self.compared += u64::from(was.is_some());
         if !blank && was == Some(digest(head)) {
             return Err(NotProven::Unchanged { lba: self.lba(offset), found: hex(head) });
         }
@@ -301,8 +325,12 @@ impl Reader<'_> {
     }
 
     fn end(self, blocks: u64) -> Result<Reading, NotProven> {
-        if let (0, Some(source)) = (self.readable, self.last_error) {
-            return Err(NotProven::Unreadable { blocks, source });
+        if let Some(source) = self.last_error {
+            let Some(offset) = self.readable else { return Err(NotProven::Unreadable { blocks, source }) };
+            // A device that gives nothing any more says nothing about the blocks that it did not give.
+            let mut place = vec![0_u8; usize::try_from(self.before.sector).unwrap_or(0)];
+            let lba = offset / self.before.sector;
+            self.disk.read(offset, &mut place).map_err(|source| NotProven::Read { lba, source })?;
         }
         let found = match (self.look, self.pattern) {
             (Look::Zeros, _) => name([0; 8], Look::Zeros),
@@ -318,6 +346,7 @@ impl Reader<'_> {
             percent: self.before.extent.percent,
             blocks,
             block_size: BLOCK,
+            compared: self.compared,
             unreadable: self.unreadable,
         })
     }

@@ -14,6 +14,12 @@ struct Disk {
     takes_writes: bool,
     keeps_writes: bool,
     unreadable: Vec<std::ops::Range<u64>>,
+    /// What reading these says.
+    errno: i32,
+    /// What takes no writes.
+    unwritable: Vec<std::ops::Range<u64>>,
+    /// Reads until the device is gone from the bus.
+    reads: Option<u32>,
     flushes: bool,
 }
 
@@ -22,7 +28,17 @@ impl Disk {
     fn used() -> Self {
         let mut bytes = vec![b'A'; usize::try_from(SIZE).unwrap()];
         bytes.iter_mut().step_by(4096).zip((0_u8..=255).cycle()).for_each(|(byte, number)| *byte = number);
-        Self { bytes, cached: None, takes_writes: true, keeps_writes: true, unreadable: Vec::new(), flushes: true }
+        Self {
+            bytes,
+            cached: None,
+            takes_writes: true,
+            keeps_writes: true,
+            unreadable: Vec::new(),
+            errno: GONE[0],
+            unwritable: Vec::new(),
+            reads: None,
+            flushes: true,
+        }
     }
 
     fn fill(&mut self, range: std::ops::Range<u64>, byte: u8) {
@@ -48,8 +64,12 @@ impl Medium for Disk {
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         assert!(offset.is_multiple_of(512) && buffer.len().is_multiple_of(512), "a direct read is of whole sectors");
         let end = offset + buffer.len() as u64;
-        if self.unreadable.iter().any(|bad| bad.start < end && offset < bad.end) {
-            return Err(io::Error::other("medium error"));
+        let gone = self.reads.as_mut().is_some_and(|left| {
+            *left = left.saturating_sub(1);
+            *left == 0
+        });
+        if gone || self.unreadable.iter().any(|bad| bad.start < end && offset < bad.end) {
+            return Err(io::Error::from_raw_os_error(self.errno));
         }
         let bytes = self.cached.as_ref().unwrap_or(&self.bytes);
         buffer.copy_from_slice(&bytes[usize::try_from(offset).unwrap()..usize::try_from(end).unwrap()]);
@@ -64,7 +84,8 @@ impl Medium for Disk {
 
 impl MarkedMedium for Disk {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if !self.takes_writes {
+        let end = offset + bytes.len() as u64;
+        if !self.takes_writes || self.unwritable.iter().any(|bad| bad.start < end && offset < bad.end) {
             return Err(io::Error::other("sanitize in progress"));
         }
         if self.keeps_writes {
@@ -158,7 +179,9 @@ fn all_blocks_are_read_when_that_is_wanted() {
         told.push(bytes);
         true
     });
-    assert_eq!(reading.unwrap().blocks, 301);
+    let reading = reading.unwrap();
+    // The last one is smaller than what is compared.
+    assert_eq!((reading.blocks, reading.compared), (301, 300));
     assert_eq!(told.last(), Some(&(301 * BLOCK)));
     // One byte somewhere, which a sample may miss.
     disk.bytes[usize::try_from(123 * BLOCK + 77_777).unwrap()] = 1;
@@ -229,6 +252,47 @@ fn unreadable_blocks_are_counted_after_a_crypto_erase_and_fail_any_other() {
     assert!(matches!(error, Err(NotProven::Read { .. })), "{error:?}");
     let error = proven(Look::Changed, |disk| disk.unreadable.push(0..SIZE)).unwrap_err();
     assert!(matches!(error, NotProven::Unreadable { blocks: 64, .. }), "{error}");
+}
+
+#[test]
+fn an_error_that_is_not_of_the_medium_is_no_erased_block() {
+    const EIO: i32 = 5;
+    let third = 100 * BLOCK..200 * BLOCK;
+    let error = proven(Look::Changed, |disk| {
+        disk.scramble();
+        disk.unreadable.push(third);
+        disk.errno = EIO;
+    });
+    assert!(matches!(&error, Err(NotProven::Read { source, .. }) if source.raw_os_error() == Some(EIO)), "{error:?}");
+}
+
+#[test]
+fn a_device_that_gives_nothing_any_more_in_the_middle_is_not_proven() {
+    // Whatever it says of it: the first mark was read, and what follows is not there.
+    for (reads, errno) in [(2, GONE[0]), (20, GONE[1]), (60, GONE[0])] {
+        let error = proven(Look::Changed, |disk| {
+            disk.scramble();
+            (disk.reads, disk.errno) = (Some(reads), errno);
+        });
+        assert!(matches!(error, Err(NotProven::Read { .. })), "{reads}: {error:?}");
+    }
+}
+
+#[test]
+fn a_few_places_without_marks_are_told_and_many_are_no_proof() {
+    let marked = |bad: std::ops::Range<u64>| {
+        let mut disk = Disk { unwritable: vec![bad], ..Disk::used() };
+        let before = plant(&mut disk, &PARTITIONS, extent(1)).unwrap();
+        disk.scramble();
+        check(&mut disk, &before, Look::Changed, &mut |_| true)
+    };
+    let reading = marked(0..512).unwrap();
+    assert!(reading.marks >= 33 && reading.unmarked.unwrap().starts_with("LBA 0 takes no writes"));
+    // The mark at LBA 0 alone says nothing of the rest.
+    let error = marked(4096..SIZE);
+    assert!(matches!(error, Err(NotProven::NoMarks { marks: 1, .. })), "{error:?}");
+    let error = marked(100 * BLOCK..200 * BLOCK);
+    assert!(matches!(error, Err(NotProven::NoMarks { .. })), "{error:?}");
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Ferricd {
     child: Child,
     /// Of processes that were killed.
     before: Usage,
+    /// Sessions that agents had with processes that were killed.
+    sessions_before: u64,
     pub(crate) kills: u32,
 }
 
@@ -72,6 +74,7 @@ impl Ferricd {
             client,
             child,
             before: Usage::default(),
+            sessions_before: 0,
             kills: 0,
         };
         ferricd.answers().await?;
@@ -104,6 +107,7 @@ impl Ferricd {
     /// kill -9, and a start over what is left. Returns the time until it answers again.
     pub(crate) async fn kill_and_start(&mut self) -> Result<Duration> {
         self.before = self.usage();
+        self.sessions_before = self.sessions().await?;
         self.child.kill().await.context("kill ferricd")?;
         self.kills += 1;
         let started = Instant::now();
@@ -117,6 +121,16 @@ impl Ferricd {
         self.before.and(self.child.id().map(Usage::of).unwrap_or_default())
     }
 
+    /// Connections of sessions that agents have had with all its processes: those that are, and those that ended.
+    pub(crate) async fn sessions(&self) -> Result<u64> {
+        let request = Request::get(format!("{}/metrics", self.url)).body(Full::new(Bytes::new()))?;
+        let reply = self.client.send(request).await.context("read the metrics")?;
+        if !reply.status.is_success() {
+            bail!("/metrics gave {}: {}", reply.status, reply.text());
+        }
+        Ok(self.sessions_before + sessions(&reply.text()).context("the metrics do not tell of sessions")?)
+    }
+
     /// Bytes of the database with its side files.
     pub(crate) fn database(&self) -> u64 {
         let size = |name: &str| fs::metadata(self.folder.join("data").join(name)).map_or(0, |file| file.len());
@@ -127,6 +141,15 @@ impl Ferricd {
         let log = fs::read(self.folder.join("ferricd.log")).unwrap_or_default();
         String::from_utf8_lossy(&log[log.len().saturating_sub(2000)..]).into_owned()
     }
+}
+
+/// Sessions in a text of metrics.
+fn sessions(metrics: &str) -> Option<u64> {
+    let sample = |line: &str| line.rsplit_once(' ')?.1.parse::<f64>().ok();
+    let now = metrics.lines().find(|line| line.starts_with("ferric_sessions "))?;
+    let ended = metrics.lines().filter(|line| line.starts_with("ferric_session_ends_total{"));
+    let all = ended.chain([now]).map(sample).sum::<Option<f64>>()?;
+    Some(all as u64)
 }
 
 fn launch(program: &Path, folder: &Path, arguments: &[String]) -> Result<Child> {
@@ -143,4 +166,18 @@ fn launch(program: &Path, folder: &Path, arguments: &[String]) -> Result<Child> 
         .kill_on_drop(true)
         .spawn()
         .with_context(|| format!("start {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_are_those_that_are_and_those_that_were() {
+        let text = "# TYPE ferric_sessions gauge\nferric_sessions 3\n# TYPE ferric_session_ends counter\n\
+                    ferric_session_ends_total{reason=\"gone\"} 40\nferric_session_ends_total{reason=\"silent\"} 2\n";
+        assert_eq!(sessions(text), Some(45));
+        assert_eq!(sessions("ferric_sessions 0\n"), Some(0));
+        assert_eq!(sessions("ferric_nodes 1\n"), None);
+    }
 }

@@ -11,6 +11,7 @@
 //!   BMCs     ◀───────────────────────────── Redfish ─────── │
 //!   machines ── CD, lookup, heartbeat ── [link] ──────────▶ :agents
 //!     agents ◀──────────────── [link] ───── commands ────── │
+//!     agents ── sessions ───── [link] ─────────────────────▶ :sessions
 //! ```
 //!
 //! A link is only there with `--loss`: it cuts connections.
@@ -67,6 +68,9 @@ struct Arguments {
     /// Percent of all ramdisks that are reset in the middle of their work
     #[arg(long, default_value_t = 0.0)]
     restarts: f64,
+    /// Agents serve no API: ferricd reaches them by the sessions that they dial, and by nothing else
+    #[arg(long)]
+    sessions_only: bool,
     /// How often ferricd is killed, and started again, at moments that hang on the seed
     #[arg(long, default_value_t = 0)]
     kills: u64,
@@ -211,6 +215,13 @@ async fn run(arguments: &Arguments, seed: u64, dir: &Path, disks: &Path) -> Resu
     let seconds = begun.elapsed().as_secs_f64();
     reading.abort();
     boots(&machines).await?;
+    let sessions = ferricd.sessions().await?;
+    // Cleaning and deploying boot a ramdisk each.
+    let least = 2 * machines.len() as u64;
+    ensure!(
+        sessions >= least,
+        "agents had {sessions} sessions with ferricd, and {least} are the least: see agents.log"
+    );
     Ok(Report {
         machines: machines.len(),
         seed,
@@ -220,6 +231,7 @@ async fn run(arguments: &Arguments, seed: u64, dir: &Path, disks: &Path) -> Resu
         ferricd: ferricd.usage(),
         own: Usage::of(std::process::id()),
         database: ferricd.database(),
+        sessions,
         cut: loss.map_or(0, |loss| loss.cut.load(Ordering::Relaxed)),
         reset: site.reset.load(Ordering::Relaxed),
         killed: ferricd.kills,
@@ -256,7 +268,14 @@ async fn behind_link(
     let (listener, address) = listen(Ipv4Addr::LOCALHOST, 0).await?;
     let settings = server::Settings { connections: 16_384, ..server::Settings::default() };
     tokio::spawn(server::serve(listener, router, settings, stop.clone()));
-    let Some(loss) = loss else { return Ok(address) };
+    match loss {
+        Some(loss) => before(name, address, loss).await,
+        None => Ok(address),
+    }
+}
+
+/// Puts a link that cuts connections before an address; where it is reached.
+async fn before(name: &'static str, address: SocketAddr, loss: &Loss) -> Result<SocketAddr> {
     let (link, at) = listen(Ipv4Addr::LOCALHOST, 0).await?;
     tokio::spawn(link::relay(link, address, name, 0, loss.clone()));
     Ok(at)
@@ -275,22 +294,28 @@ async fn start_ferricd(
     // It takes these again after it was killed: nobody else is given them meanwhile, but for one that asks for them.
     let api = listen(Ipv4Addr::LOCALHOST, 0).await?.1;
     let agents = listen(Ipv4Addr::LOCALHOST, 0).await?.1;
-    let mut told = agents;
-    if let Some(loss) = loss {
-        let (link, at) = listen(Ipv4Addr::LOCALHOST, 0).await?;
-        tokio::spawn(link::relay(link, agents, "driver", 0, loss.clone()));
-        told = at;
-    }
+    let dialled = listen(Ipv4Addr::LOCALHOST, 0).await?.1;
+    let (told, told_dialled) = match loss {
+        Some(loss) => (before("driver", agents, loss).await?, before("session", dialled, loss).await?),
+        None => (agents, dialled),
+    };
     let machines = arguments.machines.to_string();
+    let parameters = if arguments.sessions_only {
+        "ipa-inspection-collectors=default ferric.listen=no"
+    } else {
+        "ipa-inspection-collectors=default"
+    };
     let pairs = [
         ("--listen", api.to_string()),
         ("--agent-listen", agents.to_string()),
         ("--api-url", format!("http://{told}")),
+        ("--session-listen", dialled.to_string()),
+        ("--session-url", format!("https://{told_dialled}")),
         ("--ramdisk-dir", ramdisk.display().to_string()),
         ("--max-concurrent-deploy", machines.clone()),
         ("--max-concurrent-clean", machines),
         // The log of this machine's kernel, compressed once for each of a thousand, is not what is simulated.
-        ("--kernel-append-params", "ipa-inspection-collectors=default".to_owned()),
+        ("--kernel-append-params", parameters.to_owned()),
     ];
     let mut given: Vec<String> = pairs.into_iter().flat_map(|(name, value)| [name.to_owned(), value]).collect();
     if arguments.is_left_to_chance() {

@@ -23,6 +23,8 @@ pub(crate) struct Report {
     pub(crate) own: Usage,
     /// Bytes.
     pub(crate) database: u64,
+    /// Connections of sessions that agents have had with ferricd.
+    pub(crate) sessions: u64,
     pub(crate) cut: u64,
     pub(crate) reset: u64,
     pub(crate) killed: u32,
@@ -59,9 +61,9 @@ impl Report {
         // A text takes whatever is written.
         let _ = writeln!(
             text,
-            "{} machines, all active and booted from what was written; seed {}; {} connections cut, {} machines reset, \
-             ferricd killed {} times",
-            self.machines, self.seed, self.cut, self.reset, self.killed
+            "{} machines, all active and booted from what was written; seed {}; {} sessions, {} connections cut, \
+             {} machines reset, ferricd killed {} times",
+            self.machines, self.seed, self.sessions, self.cut, self.reset, self.killed
         );
         let _ = writeln!(text, "{:<12} {:>9} {:>18} {:>9}", "phase", "s in all", "s of one, p50/p99", "failures");
         for passed in &self.passed {
@@ -111,6 +113,7 @@ mod tests {
             ferricd: Usage { peak, cpu: 1.0 },
             own: Usage::default(),
             database: 1 << 20,
+            sessions: 0,
             cut: 0,
             reset: 0,
             killed: 0,

@@ -3,6 +3,7 @@
 //! The classes are those of ironic-python-agent's `errors.py`. A driver decides by `type` and by substrings of the text,
 //! so both are part of the protocol. [`Class::CommandCancelled`] is ours.
 
+use serde_json::Value;
 use wire::agent::{CommandError, HttpFault};
 
 /// What kind of error it is.
@@ -220,12 +221,20 @@ pub struct AgentError {
     pub class: Class,
     /// What happened, for people.
     pub details: String,
+    /// What the command did all the same: its record keeps it as its result.
+    pub result: Option<Box<Value>>,
 }
 
 impl AgentError {
     /// An error of a class.
     pub fn new(class: Class, details: impl Into<String>) -> Self {
-        Self { class, details: details.into() }
+        Self { class, details: details.into(), result: None }
+    }
+
+    /// The same error, with what the command did all the same.
+    #[must_use]
+    pub fn with_result(self, result: Value) -> Self {
+        Self { result: Some(Box::new(result)), ..self }
     }
 
     /// A command failed, and no other class fits.

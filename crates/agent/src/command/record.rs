@@ -105,7 +105,10 @@ impl Record {
         match outcome {
             Ok(Value::Null) => {}
             Ok(value) => state.result = Some(value),
-            Err(error) => state.error = Some(error),
+            Err(mut error) => {
+                state.result = error.result.take().map(|result| *result);
+                state.error = Some(error);
+            }
         }
         drop(state);
         self.ended.send_replace(true);

@@ -36,11 +36,13 @@ pub(super) async fn execute(kind: StepKind, mut call: Call) -> Result<Value, Age
     let name = step.step.clone();
     tracing::info!(step = name, kind = kind.as_str(), "step");
     let step_call = StepCall { kind, step, node: Arc::new(node), ports: Arc::new(ports), control: call.control };
+    let told = |result: Value| {
+        let kind = kind.as_str();
+        json!({format!("{kind}_result"): result, format!("{kind}_step"): received})
+    };
     match call.agent.managers.run(step_call).await {
-        Ok(result) => {
-            let kind = kind.as_str();
-            Ok(json!({format!("{kind}_result"): result, format!("{kind}_step"): received}))
-        }
+        Ok(result) => Ok(told(result)),
+        Err(StepError::Partly { error, result }) => Err(step_error(kind, &name, *error).with_result(told(result))),
         Err(error) => Err(step_error(kind, &name, error)),
     }
 }
@@ -88,5 +90,6 @@ fn step_error(kind: StepKind, name: &str, error: StepError) -> AgentError {
         ),
         StepError::Cancelled => AgentError::new(Class::CommandCancelled, format!("step {name} was stopped on request")),
         StepError::Failed { class, details } => AgentError::new(Class::named(class), details),
+        StepError::Partly { error, .. } => step_error(kind, name, *error),
     }
 }

@@ -101,6 +101,7 @@ pub(super) fn install(
             image.len()
         ));
     }
+    let slots_before = slots(opened.as_ref())?;
     download(opened.as_ref(), image, controller.firmware_granularity.unwrap_or(PIECE))?;
     let activated = commit(opened.as_ref(), controller.activates_without_reset)?;
     drop(opened);
@@ -116,12 +117,21 @@ pub(super) fn install(
     }
     // It does not run yet, or is not what it should be.
     let slots = slots(opened.as_ref())?;
-    let waiting = slots.revisions.iter().flatten().any(|revision| revision == version);
-    if activated != Activated::Now && waiting {
+    if activated != Activated::Now && waits(&slots_before, &slots, version) {
         return Ok(Installed { version: now, reboot: true });
     }
     let there: Vec<&str> = slots.revisions.iter().flatten().map(String::as_str).collect();
     Err(format!("the drive took it, and runs {now} afterwards; its slots hold {}", there.join(", ")))
+}
+
+/// Whether the next reset makes the drive run `version`. It names the slot that it will run, or it has to show at least that a slot
+/// holds it which did not before: a copy from earlier is no sign that anything was stored now.
+fn waits(before: &FirmwareSlots, now: &FirmwareSlots, version: &str) -> bool {
+    let holds = |revision: &Option<String>| revision.as_deref() == Some(version);
+    match now.next {
+        Some(slot) => now.revisions.get(usize::from(slot).wrapping_sub(1)).is_some_and(holds),
+        None => now.revisions.iter().zip(&before.revisions).any(|(now, before)| holds(now) && !holds(before)),
+    }
 }
 
 fn download(device: &dyn hardware::Device, image: &[u8], piece: u32) -> Result<(), String> {

@@ -19,6 +19,8 @@ enum Manner {
     AfterReboot,
     /// Says yes, and keeps the old one.
     Lies,
+    /// The same, and says that the next start of the machine changes that.
+    Promises,
     /// Finds the image invalid when it is committed.
     Refuses,
     /// Has no such commands.
@@ -29,6 +31,8 @@ enum Manner {
 struct State {
     running: String,
     stored: Option<String>,
+    /// The slot that the drive says it will run next; 0 where it does not say.
+    next: u8,
     image: Vec<u8>,
     changes: usize,
 }
@@ -53,6 +57,7 @@ impl Drive {
         match self.manner {
             Manner::Refuses => return 0x107,
             Manner::Lies => return 0,
+            Manner::Promises => return 0x10b,
             Manner::AtOnce => state.running.clone_from(&new),
             Manner::AfterReset | Manner::AfterReboot | Manner::Cannot => {}
         }
@@ -89,7 +94,7 @@ impl hardware::Device for Drive {
                 0
             }
             (0x02, Transfer::FromDevice(buffer)) if c.cdw10[0] & 0xff == 3 => {
-                buffer[0] = 1;
+                buffer[0] = 1 | state.next << 4;
                 put(buffer, 8, &state.running, 8);
                 if let Some(stored) = &state.stored {
                     put(buffer, 16, stored, 8);
@@ -132,9 +137,15 @@ impl hardware::Device for Drive {
 }
 
 fn machine(manner: Manner) -> (SimMachine, Arc<Drive>) {
+    machine_with(manner, None, 0)
+}
+
+/// A machine with a drive whose second slot holds `stored` from earlier, and which names the slot `next`.
+fn machine_with(manner: Manner, stored: Option<&str>, next: u8) -> (SimMachine, Arc<Drive>) {
     let machine = SimMachine::new();
     let disk = hardware_sim::disk("/dev/nvme0n1", 8 << 30);
-    let state = State { running: "1.9".to_owned(), stored: None, image: Vec::new(), changes: 0 };
+    let stored = stored.map(str::to_owned);
+    let state = State { running: "1.9".to_owned(), stored, next, image: Vec::new(), changes: 0 };
     let drive = Arc::new(Drive { id: DeviceId::of(&disk), manner, state: Mutex::new(state) });
     machine.add_disk(disk);
     machine.set_device("/dev/nvme0n1", drive.clone());
@@ -177,6 +188,25 @@ fn a_drive_that_lies_or_refuses_is_no_success() {
     let (cannot, drive) = installed(Manner::Cannot);
     assert!(cannot.unwrap_err().contains("cannot be updated"));
     assert_eq!(drive.state.lock().unwrap().changes, 0);
+}
+
+#[test]
+fn a_copy_from_earlier_is_no_sign_that_the_new_firmware_waits() {
+    let install = |manner, stored, next| {
+        let (machine, _) = machine_with(manner, stored, next);
+        let devices = nvme::devices(&machine).unwrap();
+        nvme::install(&machine, &devices[0], &image("2.0"), "2.0")
+    };
+    let waits = Ok(Installed { version: "1.9".to_owned(), reboot: true });
+    // The drive names the slot that it will run, and that decides.
+    assert_eq!(install(Manner::Promises, Some("2.0"), 2), waits);
+    assert_eq!(install(Manner::AfterReboot, None, 2), waits);
+    // It does not, and something was stored that was not there.
+    assert_eq!(install(Manner::AfterReboot, None, 0), waits);
+    for (stored, next) in [(Some("2.0"), 0), (Some("2.0"), 1), (None, 2)] {
+        let error = install(Manner::Promises, stored, next).unwrap_err();
+        assert!(error.starts_with("the drive took it, and runs 1.9 afterwards"), "{error}");
+    }
 }
 
 #[test]

@@ -13,7 +13,7 @@ pub(super) struct Sorted {
     pub(super) erasable: Vec<Disk>,
     pub(super) skipped: Vec<EraseProof>,
     /// What could not be looked into or must not be written to, and why: it is not erased, and the step fails.
-    pub(super) errors: Vec<String>,
+    pub(super) failed: Vec<EraseProof>,
 }
 
 /// Looks at all disks. An error when one that would be erased may be used by other machines.
@@ -23,19 +23,39 @@ pub(super) async fn sort(
     kind: Kind,
     skip_read_only: bool,
 ) -> Result<Sorted, AgentError> {
-    let disks = shared.on_machine(|machine| machine.disks()).await?;
-    let wanted = hint::without_skipped(disks.clone(), node.pointer("/properties/skip_block_devices"))
-        .map_err(|error| AgentError::new(Class::DeviceNotFound, error.to_string()))?;
+    let disks = shared.on_machine(|machine| {
+        let mut disks = machine.disks()?;
+        disks.extend(machine.disks_without_capacity()?);
+        Ok(disks)
+    });
+    let disks = disks.await?;
+    let skip = node.pointer("/properties/skip_block_devices");
+    let unusable = |error: hint::HintError| AgentError::new(Class::DeviceNotFound, error.to_string());
+    hint::check_skipped(&disks, skip).map_err(unusable)?;
+    let wanted = hint::without_skipped(disks.clone(), skip).map_err(unusable)?;
     let by_node = disks.iter().filter(|disk| !wanted.contains(disk));
-    let by_node = by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it"));
-    let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), errors: Vec::new() };
+    let by_node =
+        by_node.map(|disk| left_alone(disk, "skip_block_devices of the node names it, or what it lies on or below"));
+    let mut sorted = Sorted { erasable: Vec::new(), skipped: by_node.collect(), failed: Vec::new() };
+    let (empty, wanted): (Vec<Disk>, Vec<Disk>) = wanted.into_iter().partition(|disk| disk.size == 0);
+    sorted.failed.extend(empty.iter().map(|disk| {
+        let why = "it has no capacity, so that nothing of it can be erased or read back: it is broken, or not formatted. Mend or \
+                   remove it, or name it in skip_block_devices of the node";
+        not_erased(disk, why.to_owned())
+    }));
     let guarded = shared.settings().guard_special_filesystems && is_guarded(node);
     // An array that the operator asked for outlives cleaning; one that a tenant made is data.
     let spares_arrays = kind != Kind::Whole || wants_software_raid(node);
     let mut protected = Vec::new();
     for (disk, looked) in root_disk::look(shared, wanted).await? {
         match looked {
-            Err(error) => sorted.errors.push(format!("{}: {}", disk.name, transport::client::chain(&error))),
+            Err(error) => match withheld(shared, kind, &disk).await {
+                Some(why) => {
+                    tracing::warn!(disk = disk.name, why, "it cannot be read; its erase goes on from there");
+                    sorted.erasable.push(disk);
+                }
+                None => sorted.failed.push(not_erased(&disk, transport::client::chain(&error))),
+            },
             Ok(Contents { virtual_media: true, .. }) => {
                 sorted.skipped.push(left_alone(&disk, "virtual media: the driver's parameters are on it"));
             }
@@ -45,11 +65,11 @@ pub(super) async fn sort(
             Ok(Contents { read_only: true, .. }) if skip_read_only => {
                 sorted.skipped.push(left_alone(&disk, "it is read-only"));
             }
-            Ok(Contents { read_only: true, .. }) => sorted.errors.push(format!(
-                "{}: it is read-only; make it writable, name it in skip_block_devices of the node, or set \
-                 agent_erase_skip_read_only to have such disks left out",
-                disk.name
-            )),
+            Ok(Contents { read_only: true, .. }) => {
+                let why = "it is read-only; make it writable, name it in skip_block_devices of the node, or set \
+                           agent_erase_skip_read_only to have such disks left out";
+                sorted.failed.push(not_erased(&disk, why.to_owned()));
+            }
             Ok(Contents { shared, .. }) if guarded && !shared.is_empty() => {
                 protected.push(format!("{} ({})", disk.name, shared.join(", ")));
             }
@@ -68,6 +88,28 @@ pub(super) async fn sort(
         protected.join("; ")
     );
     Err(AgentError::new(Class::ProtectedDeviceError, details))
+}
+
+/// Why a disk gives its data to nobody, where an erase of all of it gets it out of that: what protects a disk from being erased is
+/// not to be read there, by this machine or another.
+async fn withheld(shared: &Shared, kind: Kind, disk: &Disk) -> Option<&'static str> {
+    if kind != Kind::Whole {
+        return None;
+    }
+    let asked = disk.clone();
+    let device = shared.on_machine(move |machine| Ok(erase::withheld(machine.observe(&asked)?.as_ref()))).await;
+    match device.map_err(|error| transport::client::chain(&error)) {
+        Ok(Ok(why)) => why,
+        Ok(Err(error)) => {
+            let error = transport::client::chain(&error);
+            tracing::warn!(disk = disk.name, error, "it does not tell why it cannot be read");
+            None
+        }
+        Err(error) => {
+            tracing::warn!(disk = disk.name, error, "it cannot be asked why it cannot be read");
+            None
+        }
+    }
 }
 
 impl Sorted {
@@ -94,6 +136,13 @@ impl Sorted {
 fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
     tracing::info!(disk = disk.name, reason, "not erased");
     let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Skipped { reason: reason.to_owned() });
+    EraseProof { model: disk.model.clone(), ..proof }
+}
+
+/// A disk that was to be erased and is not, or not provably.
+pub(super) fn not_erased(disk: &Disk, error: String) -> EraseProof {
+    tracing::error!(disk = disk.name, error, "not erased");
+    let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Failed { error });
     EraseProof { model: disk.model.clone(), ..proof }
 }
 
@@ -142,7 +191,7 @@ mod tests {
             ..Disk::default()
         };
         let erasable = vec![disk("/dev/md0", &[]), disk("/dev/sda", &["md0"]), disk("/dev/sdb", &[])];
-        let mut sorted = Sorted { erasable, skipped: Vec::new(), errors: Vec::new() };
+        let mut sorted = Sorted { erasable, skipped: Vec::new(), failed: Vec::new() };
         sorted.leave_stacked_out();
         let names: Vec<&str> = sorted.erasable.iter().map(|disk| disk.name.as_str()).collect();
         assert_eq!(names, ["/dev/sda", "/dev/sdb"]);

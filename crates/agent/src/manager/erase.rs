@@ -1,7 +1,7 @@
 //! The erase steps: every disk is marked, erased by the best that it can do, and read back. A disk is erased, left alone with a
 //! reason, or fails the step; there is nothing else.
 
-use super::disks::{Sorted, sort};
+use super::disks::{Sorted, not_erased, sort};
 use super::watch::{Fleet, Stage, Watch};
 use super::{Kind, failure};
 use crate::command::{AgentError, Class};
@@ -9,7 +9,9 @@ use crate::root_disk;
 use crate::state::Shared;
 use erase::{EraseError, Method, Nist, Options};
 use futures::StreamExt as _;
-use hardware::{Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, StepCall, StepError};
+use hardware::{
+    Bus, Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, Reading, StepCall, StepError,
+};
 use proof::{Extent, NotProven};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -84,8 +86,61 @@ struct Job {
     watch: Watch,
 }
 
-/// How one disk ended. `None`: stopped on request.
-type Ended = Option<Result<EraseProof, String>>;
+/// How one disk ended.
+struct Ended {
+    proof: EraseProof,
+    /// It is not erased because it was stopped on request, and for no other reason.
+    stopped: bool,
+}
+
+impl From<EraseProof> for Ended {
+    fn from(proof: EraseProof) -> Self {
+        Self { proof, stopped: false }
+    }
+}
+
+/// The disks of a step that have ended, in the order of its plan; those that were never in it come last.
+#[derive(Default)]
+struct Results {
+    ended: BTreeMap<usize, EraseProof>,
+    others: Vec<EraseProof>,
+    stopped: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Results {
+    fn add(&mut self, number: usize, Ended { proof, stopped }: Ended) {
+        self.note(&proof, stopped);
+        self.ended.insert(number, proof);
+    }
+
+    fn note(&mut self, proof: &EraseProof, stopped: bool) {
+        if let Outcome::Failed { error } = &proof.outcome {
+            let list = if stopped { &mut self.stopped } else { &mut self.errors };
+            list.push(format!("{}: {error}", proof.device.node));
+        }
+    }
+
+    /// The result of the step. What failed or was stopped is in it as well: a disk that nothing is said of is one that nobody
+    /// looked at.
+    fn end(mut self, kind: Kind) -> Result<Value, StepError> {
+        let proofs = self.ended.into_values().chain(self.others);
+        let result = Value::Array(proofs.map(|proof| json!(proof)).collect());
+        if self.errors.is_empty() && self.stopped.is_empty() {
+            return Ok(result);
+        }
+        let (class, words) = match self.errors.is_empty() {
+            true => (Class::CommandCancelled, format!("step {} was stopped on request", kind.step())),
+            false => (Class::BlockDeviceEraseError, kind.complaint().to_owned()),
+        };
+        // All devices are tried before it is said which ones failed.
+        self.errors.append(&mut self.stopped);
+        self.errors.sort();
+        let details = format!("{words}: {}", self.errors.join("; "));
+        let error = Box::new(failure(&AgentError::new(class, details)));
+        Err(StepError::Partly { error, result })
+    }
+}
 
 /// Runs `erase_devices`, `erase_devices_metadata` or `erase_devices_express`.
 pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Result<Value, StepError> {
@@ -95,69 +150,51 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
     shared.devices_ready().await;
     let skip_read_only = kind != Kind::Whole || settings.options.skip_read_only;
     let sorted = sort(shared, &call.node, kind, skip_read_only).await.map_err(failed)?;
-    let Sorted { erasable, skipped, mut errors } = sorted;
+    let Sorted { erasable, skipped, failed: unfit } = sorted;
     let plan = Plan::new(kind.step(), erasable);
     let fleet = Fleet::new(Arc::clone(&call.control), plan.disks());
-    let mut proofs = BTreeMap::new();
-    let mut cancelled = false;
+    let mut results = Results::default();
+    unfit.iter().for_each(|proof| results.note(proof, false));
     let groups = match kind {
         Kind::Metadata => Vec::new(),
-        Kind::Whole | Kind::Express => open(shared, &plan, &fleet, kind, &mut errors).await,
+        Kind::Whole | Kind::Express => open(shared, &plan, &fleet, kind, &mut results).await,
     };
-    let siblings_granted =
-        |group: &[Job]| skipped.iter().all(|other| drive(&other.device.node) != drive(&group[0].disk.name));
     let at_once = settings.at_once;
     let settings = Arc::new(settings);
     let tasks: Vec<_> = groups
         .into_iter()
         .map(|group| {
-            let (settings, granted) = (Arc::clone(&settings), siblings_granted(&group));
-            let names: Vec<String> = group.iter().map(|job| job.disk.name.clone()).collect();
+            let settings = Arc::clone(&settings);
+            let disks: Vec<(usize, Disk)> = group.iter().map(|job| (job.number, job.disk.clone())).collect();
             async move {
-                let done = shared.on_machine(move |machine| Ok(erase_group(machine, group, &settings, granted))).await;
-                (names, done)
+                let done = shared.on_machine(move |machine| Ok(erase_group(machine, group, &settings))).await;
+                (disks, done)
             }
         })
         .collect();
     let mut running = futures::stream::iter(tasks).buffer_unordered(at_once);
-    while let Some((names, done)) = running.next().await {
+    while let Some((disks, done)) = running.next().await {
         match done {
-            Err(error) => errors.push(format!("{}: {}", names.join(", "), chain(&error))),
-            Ok(ended) => {
-                for (number, name, end) in ended {
-                    match end {
-                        None => cancelled = true,
-                        Some(Ok(proof)) => drop(proofs.insert(number, proof)),
-                        Some(Err(error)) => errors.push(format!("{name}: {error}")),
-                    }
-                }
+            Err(error) => {
+                let why = chain(&error);
+                disks.iter().for_each(|(number, disk)| results.add(*number, not_erased(disk, why.clone()).into()));
             }
+            Ok(ended) => ended.into_iter().for_each(|(number, end)| results.add(number, end)),
         }
     }
     // Metadata is a matter of moments, so it is done one disk after the other.
     for (number, disk) in plan.disks().iter().enumerate().filter(|(_, disk)| !kind.takes_commands(disk)) {
         if call.control.is_cancelled() {
-            cancelled = true;
-            break;
+            results.add(number, stopped(disk, "stopped on request before it was begun"));
+            continue;
         }
         Watch::new(&fleet, number).stage(Stage::Erasing("metadata"));
         let end = metadata(shared, &plan, disk).await;
         Watch::new(&fleet, number).stage(if end.is_ok() { Stage::Done } else { Stage::Failed });
-        match end {
-            Ok(proof) => drop(proofs.insert(number, proof)),
-            Err(error) => errors.push(format!("{}: {error}", disk.name)),
-        }
+        results.add(number, end.unwrap_or_else(|error| not_erased(disk, error)).into());
     }
-    if cancelled {
-        return Err(StepError::Cancelled);
-    }
-    if errors.is_empty() {
-        return Ok(Value::Array(proofs.into_values().chain(skipped).map(|proof| json!(proof)).collect()));
-    }
-    // All devices are tried before it is said which ones failed.
-    errors.sort();
-    let details = format!("{}: {}", kind.complaint(), errors.join("; "));
-    Err(failure(&AgentError::new(Class::BlockDeviceEraseError, details)))
+    results.others = skipped.into_iter().chain(unfit).collect();
+    results.end(kind)
 }
 
 /// Opens all disks before the first is touched: what one of them is a part of may be what keeps another one busy. Namespaces of
@@ -167,7 +204,7 @@ async fn open(
     plan: &Plan,
     fleet: &Arc<Fleet>,
     kind: Kind,
-    errors: &mut Vec<String>,
+    results: &mut Results,
 ) -> Vec<Vec<Job>> {
     let mut groups: BTreeMap<String, Vec<Job>> = BTreeMap::new();
     for (number, disk) in plan.disks().iter().enumerate().filter(|(_, disk)| kind.takes_commands(disk)) {
@@ -186,7 +223,7 @@ async fn open(
             }
             Err(error) => {
                 watch.stage(Stage::Failed);
-                errors.push(format!("{}: {error}", disk.name));
+                results.add(number, not_erased(disk, error).into());
             }
         }
     }
@@ -201,19 +238,22 @@ fn drive(name: &str) -> &str {
     }
 }
 
-fn erase_group(
-    machine: &dyn Machine,
-    group: Vec<Job>,
-    settings: &Settings,
-    siblings_granted: bool,
-) -> Vec<(usize, String, Ended)> {
-    let options = Options { sibling_namespaces_granted: siblings_granted, ..settings.options.clone() };
+fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> Vec<(usize, Ended)> {
+    // What is not in the group nobody may erase: it may be left alone, busy, unreadable, or not attached to this machine at all.
+    let namespace = |job: &Job| match job.opened.device.bus() {
+        Bus::Nvme { namespace } => Some(namespace),
+        Bus::Scsi | Bus::Block => None,
+    };
+    let granted_namespaces = group.iter().filter_map(namespace).collect();
+    let options = Options { granted_namespaces, ..settings.options.clone() };
     let mut ended = Vec::new();
     for job in group {
-        let (number, name) = (job.number, job.disk.name.clone());
-        let fleet = Arc::clone(&job.watch.fleet);
-        let end = if fleet.is_cancelled() { None } else { erase_one(machine, job, settings, &options) };
-        ended.push((number, name, end));
+        let (number, fleet) = (job.number, Arc::clone(&job.watch.fleet));
+        let end = match fleet.is_cancelled() {
+            true => stopped(&job.disk, "stopped on request before it was begun"),
+            false => erase_one(machine, job, settings, &options),
+        };
+        ended.push((number, end));
     }
     ended
 }
@@ -224,6 +264,10 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     let Opened { device, mut medium, partitions, released } = opened;
     let started_at = now();
     watch.stage(Stage::Marking);
+    // A drive that is locked takes no marks.
+    if let Err(error) = erase::release(device.as_ref(), &grant) {
+        return failed(&watch, &disk, chain(&error));
+    }
     let extent = Extent { seed: rand::random(), percent: settings.percent, least: LEAST_BLOCKS };
     let before = match proof::plant(medium.as_mut(), &partitions, extent) {
         Ok(before) => before,
@@ -231,19 +275,20 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     };
     let done = match erase::erase(device.as_ref(), &grant, options, &watch) {
         Ok(done) => done,
-        Err(EraseError::Cancelled { .. }) => return None,
+        Err(error @ EraseError::Cancelled { .. }) => return stopped(&disk, &error.to_string()),
         Err(error) if settings.kind == Kind::Express => {
             let reason = chain(&error);
             tracing::warn!(disk = disk.name, reason, "no secure erase: its metadata is erased");
             drop((device, medium));
             let erased = machine.erase_metadata(grant).map_err(|error| format!("{reason}; then {}", chain(&error)));
-            let proof = erased.map(|mut proof| {
-                proof.released.extend(released);
-                proof.passed_over.push(reason.clone());
-                described(proof, &disk, &started_at)
-            });
-            watch.stage(if proof.is_ok() { Stage::Done } else { Stage::Failed });
-            return Some(proof);
+            let mut proof = match erased {
+                Ok(proof) => proof,
+                Err(error) => return failed(&watch, &disk, error),
+            };
+            proof.released.extend(released);
+            proof.passed_over.push(reason);
+            watch.stage(Stage::Done);
+            return described(proof, &disk, &started_at).into();
         }
         Err(error) => return failed(&watch, &disk, chain(&error)),
     };
@@ -265,7 +310,10 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     let look = looks(done.method, options);
     let reading = match proof::check(medium.as_mut(), &before, look, &mut |bytes| watch.read(bytes, total)) {
         Ok(reading) => reading,
-        Err(NotProven::Stopped) => return None,
+        Err(NotProven::Stopped) => {
+            let words = format!("erased by {}, and stopped on request before it was read back", done.method);
+            return stopped(&disk, &words);
+        }
         Err(error) => {
             let device = Box::new(grant.device().clone());
             let (method, found) = (done.method.to_string(), chain(&error));
@@ -276,10 +324,10 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     if let Err(error) = machine.reread_partitions(grant.device()) {
         tracing::warn!(disk = disk.name, error = chain(&error), "the kernel may still show partitions of before");
     }
-    let evidence = format!(
-        "{}; {} marks are gone and {} blocks of 1 MiB read back as {}",
-        done.evidence, reading.marks, reading.blocks, reading.found
-    );
+    let mut evidence = format!("{}; {} marks are gone and {}", done.evidence, reading.marks, read_back(&reading));
+    if hidden.as_ref().is_some_and(|hidden| hidden.unknown) && !done.method.name().contains("sanitize") {
+        evidence.push_str("; whether the disk hides sectors, which this method would not reach, it does not tell");
+    }
     let answer = (!done.answer.is_empty()).then(|| format!("answer {}", done.answer));
     let proof = EraseProof::new(grant.device().clone(), done.method.name(), Outcome::Verified { evidence });
     let proof = EraseProof {
@@ -293,13 +341,17 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     };
     tracing::info!(disk = disk.name, method = proof.method, "erased and proven");
     watch.stage(Stage::Done);
-    Some(Ok(proof))
+    proof.into()
 }
 
 fn failed(watch: &Watch, disk: &Disk, error: String) -> Ended {
-    tracing::error!(disk = disk.name, error, "not erased");
     watch.stage(Stage::Failed);
-    Some(Err(error))
+    not_erased(disk, error).into()
+}
+
+/// A disk at which nothing went wrong but that the step was to stop.
+fn stopped(disk: &Disk, words: &str) -> Ended {
+    Ended { proof: not_erased(disk, words.to_owned()), stopped: true }
 }
 
 /// Erases the metadata of one disk.
@@ -327,6 +379,18 @@ fn standard(nist: Nist) -> &'static str {
         Nist::Clear => "clear",
         Nist::Purge => "purge",
     }
+}
+
+/// What was read of a device, and no more than that.
+fn read_back(reading: &Reading) -> String {
+    let Reading { blocks, compared, unreadable, found, .. } = reading;
+    if reading.expected != Look::Changed {
+        return format!("{blocks} blocks of 1 MiB read back as {found}");
+    }
+    format!(
+        "of {blocks} blocks of 1 MiB the {compared} that were looked at before begin with other bytes than then; {unreadable} of marks \
+         and blocks cannot be read any more"
+    )
 }
 
 /// How a device has to look after a method. Where a drive may throw its key away instead of writing, what it returns afterwards

@@ -204,9 +204,11 @@ impl Driver {
         let settings = http2::Settings {
             tls,
             connections: 64,
+            strangers: 64,
             connections_per_peer: None,
             streams: 16,
             handshake_timeout: Duration::from_secs(5),
+            idle_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_millis(100),
         };
         tokio::spawn(http2::serve(listener, service, settings, stop.clone()));

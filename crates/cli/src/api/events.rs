@@ -13,10 +13,11 @@ pub(crate) struct Lines {
     body: Incoming,
     buffer: Vec<u8>,
     ended: bool,
+    broken: Option<String>,
 }
 
 impl Lines {
-    /// The next line, without its end; `None` when there are no more, or it is longer than may be.
+    /// The next line, without its end; `None` when there are no more. Then [`Self::broken`] tells whether there should be.
     pub(crate) async fn next(&mut self) -> Option<String> {
         let mut searched = 0;
         loop {
@@ -25,9 +26,14 @@ impl Lines {
                 return Some(String::from_utf8_lossy(&line).trim_end_matches(['\r', '\n']).to_owned());
             }
             searched = self.buffer.len();
-            if self.ended || searched > LONGEST {
+            if searched > LONGEST {
+                self.broken = Some(format!("a line has more than {LONGEST} bytes"));
+                self.ended = true;
+            }
+            if self.ended {
                 let rest = std::mem::take(&mut self.buffer);
-                let last = self.ended && !rest.is_empty();
+                // Of what broke off, the last line is a part of one.
+                let last = self.broken.is_none() && !rest.is_empty();
                 return last.then(|| String::from_utf8_lossy(&rest).into_owned());
             }
             match self.body.frame().await {
@@ -36,9 +42,18 @@ impl Lines {
                         self.buffer.extend_from_slice(&data);
                     }
                 }
-                Some(Err(_)) | None => self.ended = true,
+                Some(Err(error)) => {
+                    self.broken = Some(transport::client::chain(&error));
+                    self.ended = true;
+                }
+                None => self.ended = true,
             }
         }
+    }
+
+    /// Why the lines broke off, when it was no end.
+    pub(crate) fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
     }
 }
 
@@ -112,7 +127,7 @@ impl Api {
     /// The lines of a reply.
     pub(crate) async fn lines(&self, path: &str, accept: &'static str) -> Result<Lines, ApiError> {
         let response = self.open(path, accept).await?;
-        Ok(Lines { body: response.into_body(), buffer: Vec::new(), ended: false })
+        Ok(Lines { body: response.into_body(), buffer: Vec::new(), ended: false, broken: None })
     }
 }
 

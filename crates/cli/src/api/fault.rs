@@ -37,6 +37,9 @@ pub(crate) enum ApiError {
     Refused { status: u16, text: String },
     #[error("{url} failed with {status}: {text}")]
     Broken { url: String, status: u16, text: String },
+    /// A reply that goes on broke off.
+    #[error("what {url} sends broke off: {reason}")]
+    CutOff { url: String, reason: String },
     #[error("a dry run was to send {method} {path}, and did not")]
     ReadOnly { method: Method, path: String },
 }
@@ -45,7 +48,9 @@ impl ApiError {
     /// How the program ends.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Unreachable { .. } | Self::Understood { .. } | Self::Broken { .. } => Exit::Service,
+            Self::Unreachable { .. } | Self::Understood { .. } | Self::Broken { .. } | Self::CutOff { .. } => {
+                Exit::Service
+            }
             Self::Trust { .. } | Self::Tls(_) | Self::NoPassword { .. } => Exit::Usage,
             Self::Denied { .. } => Exit::Denied,
             Self::NoNode { .. } | Self::NotFound { .. } => Exit::Missing,
@@ -78,6 +83,7 @@ impl ApiError {
             Self::Refused { status: 403, text } if text.contains("protected") => {
                 "`ferric node set NODE --protected no` allows it".to_owned()
             }
+            Self::CutOff { .. } => "ask again; what was shown is not all".to_owned(),
             Self::Broken { .. } => "the log of the service says more; try again in a moment".to_owned(),
             Self::Tls(_)
             | Self::NotFound { .. }

@@ -8,7 +8,7 @@ use crate::api::{ApiError, Node, path};
 use crate::config_drive::public_key;
 use crate::connect::Connection;
 use crate::consent::{ConsentArgs, Go};
-use crate::destroy::Does;
+use crate::destroy::{self, Does};
 use crate::error::Error;
 use crate::input;
 use crate::watch::{self, Goal, Outcome, WatchArgs};
@@ -49,10 +49,10 @@ pub(crate) enum Act {
     /// Let nodes go on that a step holds
     Unhold(PlainArgs),
     /// Give up what nodes wait for
-    Abort(PlainArgs),
+    Abort(RiskyArgs),
     /// End work that is stuck inside the driver (Ferric only)
-    BreakOut(PlainArgs),
-    /// Switch servers on or off
+    BreakOut(RiskyArgs),
+    /// Switch servers on or off; one that is in use is switched off after a yes
     Power(PowerArgs),
     /// Set nodes aside, or take them back
     Maintenance(MaintenanceArgs),
@@ -158,6 +158,8 @@ pub(crate) struct PowerArgs {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     shutdown_timeout: Option<u64>,
     #[command(flatten)]
+    consent: ConsentArgs,
+    #[command(flatten)]
     watch: WatchArgs,
 }
 
@@ -196,7 +198,10 @@ impl Act {
     fn dry_run(&self) -> bool {
         match self {
             Self::Enroll(args) => args.dry_run(),
-            Self::Provide(args) | Self::Undeploy(args) => args.consent.dry_run,
+            Self::Provide(args) | Self::Undeploy(args) | Self::Abort(args) | Self::BreakOut(args) => {
+                args.consent.dry_run
+            }
+            Self::Power(args) => args.consent.dry_run,
             Self::Clean(args) | Self::Service(args) => args.consent.dry_run,
             Self::Deploy(args) | Self::Rebuild(args) => args.dry_run(),
             Self::Rescue(args) => args.consent.dry_run,
@@ -206,9 +211,6 @@ impl Act {
             | Self::Adopt(_)
             | Self::Unrescue(_)
             | Self::Unhold(_)
-            | Self::Abort(_)
-            | Self::BreakOut(_)
-            | Self::Power(_)
             | Self::Maintenance(_)
             | Self::Watch(_) => false,
         }
@@ -225,8 +227,8 @@ pub(crate) async fn run(act: &Act, connection: &Connection) -> Result<(), Error>
         Act::Adopt(args) => plain(session, args, Verb::Adopt).await,
         Act::Unrescue(args) => plain(session, args, Verb::Unrescue).await,
         Act::Unhold(args) => plain(session, args, Verb::Unhold).await,
-        Act::Abort(args) => plain(session, args, Verb::Abort).await,
-        Act::BreakOut(args) => plain(session, args, Verb::BreakOut).await,
+        Act::Abort(args) => risky(session, args, Verb::Abort).await,
+        Act::BreakOut(args) => risky(session, args, Verb::BreakOut).await,
         Act::Provide(args) => risky(session, args, Verb::Provide).await,
         Act::Undeploy(args) => risky(session, args, Verb::Deleted).await,
         Act::Clean(args) => steps(session, args, Verb::Clean).await,
@@ -325,6 +327,17 @@ async fn power(session: &Session, args: &PowerArgs) -> Result<(), Error> {
         body["timeout"] = json!(timeout);
     }
     let nodes = session.nodes(&args.nodes).await?;
+    let does = match args.target {
+        PowerTarget::On => Does::SwitchesOn,
+        PowerTarget::Off | PowerTarget::Reboot => Does::SwitchesOff { at_once: true },
+        PowerTarget::SoftOff | PowerTarget::SoftReboot => Does::SwitchesOff { at_once: false },
+    };
+    // A dry run tells of all nodes; a person is asked about those on which something ends.
+    let ends = |node: &&Node| args.consent.dry_run || (does != Does::SwitchesOn && destroy::is_in_use(node));
+    let asked: Vec<_> = nodes.iter().filter(ends).map(|node| (node, &does)).collect();
+    if !asked.is_empty() && args.consent.ask_plainly(&session.api, session.output, target, &asked).await? == Go::Home {
+        return Ok(());
+    }
     let mut begun = each(session, nodes, &Method::PUT, "/states/power", Some(&body)).await;
     for outcome in begun.iter_mut().filter(|outcome| outcome.result.is_ok()) {
         if let Ok(node) = session.api.node(outcome.node.uuid()).await {
@@ -347,7 +360,8 @@ async fn maintenance(session: &Session, args: &MaintenanceArgs) -> Result<(), Er
 
 async fn delete(session: &Session, args: &RiskyNodesArgs) -> Result<(), Error> {
     let nodes = session.nodes(&args.nodes).await?;
-    if args.consent.ask_to_forget(&session.api, session.output, &nodes).await? == Go::Home {
+    let asked: Vec<_> = nodes.iter().map(|node| (node, &Does::Forgets)).collect();
+    if args.consent.ask_plainly(&session.api, session.output, "delete", &asked).await? == Go::Home {
         return Ok(());
     }
     let mut done = each(session, nodes, &Method::DELETE, "", None).await;

@@ -29,7 +29,7 @@ pub(crate) struct EnrollArgs {
     name: Option<String>,
     /// File of nodes, YAML or JSON; - for standard input. `ferric enroll --example` shows one
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["name", "driver", "bmc", "bmc_user",
-          "bmc_password_file", "driver_info", "property", "port", "resource_class", "interface"])]
+          "bmc_password_file", "bmc_cacert", "bmc_insecure", "driver_info", "property", "port", "resource_class", "interface"])]
     file: Option<PathBuf>,
     /// Show a file of nodes to begin with
     #[arg(long, exclusive = true)]
@@ -46,6 +46,12 @@ pub(crate) struct EnrollArgs {
     /// File with one line, the password of that user; without it, it is asked for
     #[arg(long, value_name = "FILE", requires = "bmc_user")]
     bmc_password_file: Option<PathBuf>,
+    /// PEM file or folder on the machine of ferricd: the certificates that vouch for the BMC
+    #[arg(long, value_name = "PATH", requires = "bmc")]
+    bmc_cacert: Option<String>,
+    /// Take any certificate of the BMC: whoever is between it and ferricd learns its password
+    #[arg(long, requires = "bmc", conflicts_with = "bmc_cacert")]
+    bmc_insecure: bool,
     /// What else the driver needs; may be given several times
     #[arg(long, value_name = "KEY=VALUE")]
     driver_info: Vec<String>,
@@ -225,6 +231,18 @@ fn draft(args: &EnrollArgs) -> Result<Draft, Error> {
             return Err(Error::usage(format!("--bmc {bmc:?} is no URL"), format!("write https://{bmc}")));
         }
         info.insert("redfish_address".to_owned(), json!(bmc));
+    }
+    if let Some(trusted) = &args.bmc_cacert {
+        if !trusted.starts_with('/') {
+            return Err(Error::usage(
+                format!("--bmc-cacert {trusted:?} is no absolute path"),
+                "ferricd reads it, on its own machine: give the path there, such as /etc/ferric/bmc.pem",
+            ));
+        }
+        info.insert("redfish_verify_ca".to_owned(), json!(trusted));
+    }
+    if args.bmc_insecure {
+        info.insert("redfish_verify_ca".to_owned(), json!(false));
     }
     if let Some(user) = &args.bmc_user {
         info.insert("redfish_username".to_owned(), json!(user));

@@ -1,5 +1,6 @@
 //! The verbs that look: nothing is changed by them.
 
+use super::logs::{LogsArgs, run as logs};
 use super::set::{self, SetArgs};
 use super::{NodesArg, Session, show};
 use crate::api::{Node, path};
@@ -50,19 +51,6 @@ pub(crate) struct ListArgs {
     /// UUIDs, drivers and resource classes too
     #[arg(short, long)]
     long: bool,
-}
-
-/// Arguments of `logs`.
-#[derive(Debug, clap::Args)]
-pub(crate) struct LogsArgs {
-    /// Name or UUID of a node
-    node: String,
-    /// Stay, and show lines as they come
-    #[arg(short, long)]
-    follow: bool,
-    /// Only so many of the newest lines
-    #[arg(long, value_name = "LINES")]
-    tail: Option<u64>,
 }
 
 /// Arguments of `history`.
@@ -263,55 +251,6 @@ fn why_text(ident: &str, why: &Value, width: usize) -> String {
         }
     }
     said
-}
-
-async fn logs(session: &Session, args: &LogsArgs) -> Result<(), Error> {
-    let mut query = form_urlencoded::Serializer::new(String::new());
-    if args.follow {
-        query.append_pair("follow", "true");
-    }
-    if let Some(tail) = args.tail {
-        query.append_pair("tail", &tail.to_string());
-    }
-    let query = query.finish();
-    let part = if query.is_empty() { "logs".to_owned() } else { format!("logs?{query}") };
-    let at = format!("{}/{part}", path(&["v1", "nodes", &args.node]));
-    // The rest is for services that do not have this at all, and then answer in a form of their own.
-    let form = if session.output.format == Format::Table { "text/plain, */*" } else { "application/x-ndjson, */*" };
-    let opened = session.api.lines(&at, form).await;
-    let mut lines = match opened {
-        Ok(lines) => lines,
-        Err(error) => {
-            let instead = "the conductor of an Ironic keeps the logs of ramdisks in its deploy_logs_local_path; \
-                           `ferric node history NODE` shows errors";
-            let error = match error {
-                missing @ (crate::api::ApiError::NotFound { .. }
-                | crate::api::ApiError::NoRoute { .. }
-                | crate::api::ApiError::Refused { status: 400, .. }) => {
-                    session.api.lacking(&args.node, "logs", instead, missing).await
-                }
-                other => other,
-            };
-            return Err(Error::of(&args.node, error));
-        }
-    };
-    let mut any = false;
-    loop {
-        let next = tokio::select! {
-            line = lines.next() => line,
-            _ = tokio::signal::ctrl_c() => None,
-        };
-        let Some(line) = next else { break };
-        any = true;
-        let line = if session.output.format == Format::Table { table::plain(&line) } else { line };
-        if !output::line(&line) {
-            break;
-        }
-    }
-    if !any && session.output.format == Format::Table {
-        output::note(&format!("there are no logs of {:?}: no ramdisk has sent any", args.node));
-    }
-    Ok(())
 }
 
 async fn history(session: &Session, args: &HistoryArgs) -> Result<(), Error> {

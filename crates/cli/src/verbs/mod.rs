@@ -4,6 +4,7 @@ pub(crate) mod act;
 mod deploy;
 mod enroll;
 mod erasures;
+mod logs;
 pub(crate) mod look;
 mod provision;
 mod set;

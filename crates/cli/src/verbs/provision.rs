@@ -5,11 +5,13 @@ use crate::api::{ApiError, Node, path};
 use crate::consent::{ConsentArgs, Go};
 use crate::destroy::Does;
 use crate::error::Error;
+use crate::output;
 use crate::watch::{self, Goal, Outcome, WatchArgs};
 use futures::{StreamExt as _, stream};
 use http::Method;
 use lifecycle::provision::Verb;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// A request for each of some nodes.
 pub(crate) struct Request {
@@ -34,7 +36,7 @@ impl Request {
             Verb::Provide => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: false })),
             Verb::Deleted => (Goal::States(&["available", "manageable"]), Some(Does::CleansUp { instance: true })),
             Verb::Adopt | Verb::Unrescue => (Goal::States(&["active"]), None),
-            Verb::Abort | Verb::BreakOut => (Goal::Still, None),
+            Verb::Abort | Verb::BreakOut => (Goal::Still, Some(Does::GivesUp)),
             _ => (Goal::Rest, None),
         };
         Self { verb, more: json!({}), patch: Vec::new(), forget: &[], goal, does }
@@ -91,6 +93,11 @@ pub(crate) async fn begin(session: &Session, nodes: Vec<Node>, request: &Request
 async fn send(session: &Session, node: &Node, request: &Request) -> Result<(), Error> {
     let api = &session.api;
     let at = path(&["v1", "nodes", node.uuid()]);
+    let sets = !request.patch.is_empty() || !request.forget.is_empty();
+    // A service takes settings in states in which it refuses the verb, and keeps them: a person may have thought for a
+    // while since the node was read.
+    let fresh = if sets { Some(api.node(node.uuid()).await?) } else { None };
+    let node = fresh.as_ref().unwrap_or(node);
     let explained = |error: ApiError| match Error::of(node.title(), error) {
         Error::Node { node: name, source, remedy: None } => {
             let remedy = match *source {
@@ -106,14 +113,62 @@ async fn send(session: &Session, node: &Node, request: &Request) -> Result<(), E
     let gone = gone.map(|key| json!({"op": "remove", "path": format!("/instance_info/{key}")}));
     let patch: Vec<Value> = gone.chain(request.patch.iter().cloned()).collect();
     if !patch.is_empty() {
-        api.change(Method::PATCH, &at, Some(&Value::Array(patch))).await.map_err(explained)?;
+        in_time(node, request.verb)?;
+        api.change(Method::PATCH, &at, Some(&Value::Array(patch.clone()))).await.map_err(explained)?;
     }
     let mut body = json!({"target": request.verb});
     if let (Some(body), Some(more)) = (body.as_object_mut(), request.more.as_object()) {
         body.extend(more.clone());
     }
-    api.change(Method::PUT, &format!("{at}/states/provision"), Some(&body)).await.map_err(explained)?;
-    Ok(())
+    let asked = api.change(Method::PUT, &format!("{at}/states/provision"), Some(&body)).await;
+    if !patch.is_empty() && asked.as_ref().is_err_and(is_refusal) {
+        undo(session, node, &patch).await;
+    }
+    asked.map(drop).map_err(explained)
+}
+
+/// Whether nothing came of a request for certain.
+fn is_refusal(error: &ApiError) -> bool {
+    // Of any other error it may have been taken all the same, and need what was set.
+    matches!(
+        error,
+        ApiError::Refused { .. }
+            | ApiError::Denied { .. }
+            | ApiError::NotFound { .. }
+            | ApiError::NoRoute { .. }
+            | ApiError::TooOld { .. }
+    )
+}
+
+/// Takes back what was set for a request that was refused; says what stays.
+async fn undo(session: &Session, node: &Node, patch: &[Value]) {
+    let (patch, hidden) = undoing(node, patch);
+    let failed = if patch.is_empty() {
+        None
+    } else {
+        let at = path(&["v1", "nodes", node.uuid()]);
+        session.api.change(Method::PATCH, &at, Some(&Value::Array(patch))).await.err()
+    };
+    if let Some(error) = failed {
+        let why = transport::client::chain(&error);
+        output::note(&format!("{}: what was set for this request is still set: {why}", node.title()));
+    } else if !hidden.is_empty() {
+        output::note(&format!("{}: still as this request has set it: {}", node.title(), hidden.join(", ")));
+    }
+}
+
+/// The patch that gives a node back what it had where `patch` has changed it, and the places whose value was not shown.
+fn undoing(node: &Node, patch: &[Value]) -> (Vec<Value>, Vec<String>) {
+    let places: BTreeSet<&str> = patch.iter().filter_map(|change| change.get("path")?.as_str()).collect();
+    let (mut back, mut hidden) = (Vec::new(), Vec::new());
+    for place in places {
+        match node.0.pointer(place) {
+            Some(Value::String(value)) if value == wire::ramdisk::MASK => hidden.push(place.to_owned()),
+            Some(value) => back.push(json!({"op": "add", "path": place, "value": value})),
+            None => back.push(json!({"op": "remove", "path": place})),
+        }
+    }
+    (back, hidden)
 }
 
 /// Watches what was begun, where that is wanted, and says what became of it.
@@ -134,4 +189,31 @@ pub(crate) async fn finish(
         Err(_) => outcome,
     });
     watch::report(session.output, all.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_set_for_a_request_is_taken_back_to_what_it_was() {
+        let node = Node(json!({"instance_info": {"image_source": "old", "image_checksum": "sum", "secret": "******"}}));
+        let patch = [
+            json!({"op": "remove", "path": "/instance_info/image_checksum"}),
+            json!({"op": "add", "path": "/instance_info/image_source", "value": "new"}),
+            json!({"op": "add", "path": "/instance_info/image_checksum", "value": "other"}),
+            json!({"op": "add", "path": "/instance_info/secret", "value": "other"}),
+            json!({"op": "add", "path": "/properties/root_device", "value": {"serial": "A"}}),
+        ];
+        let (back, hidden) = undoing(&node, &patch);
+        assert_eq!(
+            back,
+            [
+                json!({"op": "add", "path": "/instance_info/image_checksum", "value": "sum"}),
+                json!({"op": "add", "path": "/instance_info/image_source", "value": "old"}),
+                json!({"op": "remove", "path": "/properties/root_device"}),
+            ]
+        );
+        assert_eq!(hidden, ["/instance_info/secret"]);
+    }
 }

@@ -12,7 +12,7 @@ use lifecycle::provision::Kind;
 use line::Shown;
 use screen::Screen;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
@@ -28,8 +28,8 @@ const SHORTEST: Duration = Duration::from_millis(300);
 const AWAY: Duration = Duration::from_secs(120);
 /// How long a power request may take to show in the node.
 const POWER_GRACE: Duration = Duration::from_secs(15);
-/// Nodes that are asked for one by one; more are read as a list.
-const ONE_BY_ONE: usize = 8;
+/// Nodes that are asked for at once.
+const AT_ONCE: usize = 8;
 /// What is read of each node.
 const FIELDS: &[&str] = &[
     "uuid",
@@ -116,8 +116,8 @@ fn judge(node: &Node, goal: Goal, waited: Duration) -> Standing {
 
 /// What reaches the watcher.
 enum News {
-    /// Look at the nodes.
-    Look,
+    /// Look at this node; at all when it is not said which.
+    Look(Option<String>),
     /// What a step tells of itself.
     Progress(String, Value),
     /// The events have begun, or ended.
@@ -191,12 +191,18 @@ async fn run(
     let mut away: Option<Instant> = None;
     let late = begun + timeout.map_or(Duration::from_secs(u64::from(u32::MAX)), Duration::from_secs);
     let (mut next, mut looked) = (begun, begun);
+    // All are looked at when that is due, and in between those that something happened to.
+    let (mut every, mut some) = (begun, BTreeSet::new());
     let mut tick = tokio::time::interval(Duration::from_millis(200));
     tokio::pin!(interrupt);
     loop {
         if Instant::now() >= next {
-            match look(api, all).await {
+            let whole = Instant::now() >= every;
+            let due = |uuid: &str| whole || some.contains(uuid);
+            let seen = look(api, all, due).await;
+            match seen {
                 Ok(()) => {
+                    some.clear();
                     if away.take().is_some() {
                         screen.say("the service is back");
                     }
@@ -212,7 +218,10 @@ async fn run(
                 }
             }
             looked = Instant::now();
-            next = looked + if away.is_some() { LOOK } else { between };
+            if whole {
+                every = looked + if away.is_some() { LOOK } else { between };
+            }
+            next = if away.is_some() { every.min(looked + LOOK) } else { every };
             settle(all, screen, begun);
         }
         screen.show(all.values().filter(|one| one.outcome.is_none()).map(shown).collect(), begun.elapsed());
@@ -224,7 +233,13 @@ async fn run(
             () = &mut interrupt => return End::Interrupted,
             () = tokio::time::sleep_until(late) => return End::Late,
             told = news.recv() => match told {
-                Some(News::Look) => next = next.min(looked + SHORTEST),
+                Some(News::Look(Some(uuid))) => {
+                    if all.contains_key(&uuid) {
+                        some.insert(uuid);
+                        next = next.min(looked + SHORTEST);
+                    }
+                }
+                Some(News::Look(None)) => (next, every) = soon(next, every, looked),
                 Some(News::Progress(uuid, progress)) => {
                     if let Some(one) = all.get_mut(&uuid) {
                         one.progress = Some(progress).filter(Value::is_object);
@@ -232,7 +247,7 @@ async fn run(
                 }
                 Some(News::Events(on)) => {
                     between = if on { LOOK_WITH_EVENTS } else { LOOK };
-                    next = next.min(looked + SHORTEST);
+                    (next, every) = soon(next, every, looked);
                 }
                 None => tokio::time::sleep_until(next).await,
             },
@@ -243,6 +258,12 @@ async fn run(
             between = LOOK;
         }
     }
+}
+
+/// When to look again, and when at all nodes, when it is time for that.
+fn soon(next: Instant, every: Instant, looked: Instant) -> (Instant, Instant) {
+    let soon = looked + SHORTEST;
+    (next.min(soon), every.min(soon))
 }
 
 fn shown(one: &Watched) -> Shown<'_> {
@@ -261,24 +282,21 @@ fn settle(all: &mut BTreeMap<String, Watched>, screen: &mut Screen, begun: Insta
     }
 }
 
-/// Reads those nodes anew that have not ended.
-async fn look(api: &Arc<Api>, all: &mut BTreeMap<String, Watched>) -> Result<(), ApiError> {
-    let open: Vec<String> = all.iter().filter(|(_, one)| one.outcome.is_none()).map(|(uuid, _)| uuid.clone()).collect();
-    let nodes: Vec<Node> = if open.len() > ONE_BY_ONE {
-        api.nodes(FIELDS, &[]).await?
-    } else {
-        let ask = |uuid: String| async move {
-            let path = format!("{}?fields={}", path(&["v1", "nodes", &uuid]), api.fields(FIELDS));
-            match api.get(&path).await {
-                Ok(document) => Ok(Some(Node(document))),
-                Err(ApiError::NotFound { .. }) => Ok(None),
-                Err(error) => Err(error),
-            }
-        };
-        let read: Vec<_> = stream::iter(open.clone()).map(ask).buffered(ONE_BY_ONE).collect().await;
-        read.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect()
+/// Reads those nodes anew that are due and have not ended; no others of the site.
+async fn look(api: &Arc<Api>, all: &mut BTreeMap<String, Watched>, due: impl Fn(&str) -> bool) -> Result<(), ApiError> {
+    let open = all.iter().filter(|(uuid, one)| one.outcome.is_none() && due(uuid));
+    let open: Vec<String> = open.map(|(uuid, _)| uuid.clone()).collect();
+    let ask = |uuid: String| async move {
+        let path = format!("{}?fields={}", path(&["v1", "nodes", &uuid]), api.fields(FIELDS));
+        match api.get(&path).await {
+            Ok(document) => Ok(Some(Node(document))),
+            Err(ApiError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     };
-    let found: BTreeMap<String, Node> = nodes.into_iter().map(|node| (node.uuid().to_owned(), node)).collect();
+    let read: Vec<_> = stream::iter(open.clone()).map(ask).buffered(AT_ONCE).collect().await;
+    let nodes = read.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
+    let found: BTreeMap<String, Node> = nodes.map(|node| (node.uuid().to_owned(), node)).collect();
     for uuid in open {
         let Some(one) = all.get_mut(&uuid) else { continue };
         match found.get(&uuid) {
@@ -319,7 +337,7 @@ async fn listen(api: Arc<Api>, node: Option<String>, news: mpsc::Sender<News>) {
                     let uuid = event.data.get("node").and_then(Value::as_str);
                     let told = match (event.kind.as_str(), uuid, event.data.get("progress")) {
                         ("progress", Some(uuid), Some(progress)) => News::Progress(uuid.to_owned(), progress.clone()),
-                        _ => News::Look,
+                        (_, uuid, _) => News::Look(uuid.map(str::to_owned)),
                     };
                     if news.send(told).await.is_err() {
                         return;

@@ -60,6 +60,15 @@ pub trait Agent: Send + Sync {
     fn execute_as(&self, _id: Uuid, command: CommandRequest) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
         self.execute(command, false)
     }
+
+    /// Has it stop a command at its next safe point; the command's end is to be seen in the list. An agent that knows no such
+    /// request refuses it.
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), AgentError>>;
+}
+
+/// The id of a command that an agent told, to ask for it.
+fn uuid_of(id: &str) -> Result<Uuid, AgentError> {
+    Uuid::try_parse(id).map_err(|_| AgentError::Protocol(format!("the id of its command, {id:?}, is no UUID")))
 }
 
 /// Ways to agents.

@@ -1,7 +1,7 @@
 //! The agent's REST API, dialled. The rules are those of Ironic's agent client: 60 s for an answer; 409 or "agent is
 //! busy" in the text means busy; an answer with a `TypeError` means that a parameter is not known.
 
-use super::{Agent, AgentAddress, AgentError, Agents};
+use super::{Agent, AgentAddress, AgentError, Agents, uuid_of};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Method, Request};
@@ -62,10 +62,15 @@ struct RestAgent {
 
 impl RestAgent {
     async fn send(&self, method: Method, wait: Option<bool>, body: Bytes) -> Result<Reply, AgentError> {
+        self.send_to("", method, wait, body).await
+    }
+
+    /// `id`: of a command; empty for all of them.
+    async fn send_to(&self, id: &str, method: Method, wait: Option<bool>, body: Bytes) -> Result<Reply, AgentError> {
         let wait = wait.map(|wait| format!("wait={wait}&")).unwrap_or_default();
         // The token is URL-safe: nobody else has a say in it, since only tokens of our making are accepted.
-        let url =
-            format!("{}/v1/commands/?{wait}agent_token={}", self.address.url.trim_end_matches('/'), self.address.token);
+        let (base, token) = (self.address.url.trim_end_matches('/'), &self.address.token);
+        let url = format!("{base}/v1/commands/{id}?{wait}agent_token={token}");
         let request = Request::builder()
             .method(method)
             .uri(url)
@@ -107,6 +112,13 @@ impl Agent for RestAgent {
             }
         })
     }
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), AgentError>> {
+        Box::pin(async move {
+            let id = uuid_of(id)?.to_string();
+            self.send_to(&id, Method::DELETE, Some(false), Bytes::new()).await.map(drop)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -114,7 +126,7 @@ mod tests {
     use super::*;
     use axum::Router;
     use axum::extract::RawQuery;
-    use axum::routing::get;
+    use axum::routing::{delete, get};
     use serde_json::{Map, json};
     use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::time::SystemTime;
@@ -144,7 +156,12 @@ mod tests {
                 (http::StatusCode::CONFLICT, json!(body).to_string())
             }
         };
-        let router = Router::new().route("/v1/commands/", get(list).post(run));
+        let cancel = async |RawQuery(query): RawQuery| match query.as_deref() {
+            Some("wait=false&agent_token=T") => (http::StatusCode::OK, result("RUNNING").to_string()),
+            _ => (http::StatusCode::UNAUTHORIZED, json!(HttpFault::new(401, "Token invalid.")).to_string()),
+        };
+        let one = "/v1/commands/5c6d1f0e-0000-4000-8000-000000000001";
+        let router = Router::new().route("/v1/commands/", get(list).post(run)).route(one, delete(cancel));
         let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let tls = Some(identity.server_config("1.3").unwrap());
@@ -175,6 +192,9 @@ mod tests {
         assert_eq!(agent.commands().await.unwrap().len(), 1);
         assert!(agent.execute(sync(), true).await.is_ok());
         assert!(matches!(agent.execute(sync(), false).await, Err(AgentError::Busy(text)) if text.contains("busy")));
+        agent.cancel("5c6d1f0e-0000-4000-8000-000000000001").await.unwrap();
+        let path = agent.cancel("../../status").await;
+        assert!(matches!(path, Err(AgentError::Protocol(_))), "{path:?}");
 
         let wrong = reach("U", &own).unwrap().commands().await;
         assert!(matches!(wrong, Err(AgentError::Refused { status: 401, .. })), "{wrong:?}");

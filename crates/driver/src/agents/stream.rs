@@ -4,9 +4,10 @@
 //! over the next ([`wire::session::Link`]). Here is what is remembered of a session between connections, and the
 //! [`Agent`] that flows use; what happens on a connection is in `session/connection.rs`.
 
-use super::{Agent, AgentError};
+use super::{Agent, AgentError, uuid_of};
 use futures::future::BoxFuture;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -24,13 +25,24 @@ const LISTING: Duration = Duration::from_secs(20);
 const WAITING: usize = 64;
 /// Commands that are remembered of a session; the oldest that have ended go first.
 const REMEMBERED: usize = 512;
-/// The longest result that is remembered, in bytes; a longer one is for whoever waits for it, and for nobody else.
+/// The longest command with its result that is remembered, in bytes; a longer one is for whoever waits for it, and for nobody
+/// else. What is remembered of it is [`brief`].
 const RESULT: usize = 256 * 1024;
+/// Bytes of the commands that are remembered of a session; the oldest that have ended become brief first.
+const SESSION_BYTES: usize = 16 << 20;
+/// Bytes of the commands of all sessions; what comes beyond is remembered briefly.
+const ALL_BYTES: usize = 256 << 20;
+/// Longest text of an error that is kept of a command that is remembered briefly, bytes.
+const TEXT: usize = 4096;
+/// Longest name of a command or an error's class then, bytes.
+const NAME: usize = 256;
 
 /// The sessions of all nodes.
 #[derive(Debug, Default)]
 pub struct Sessions {
     nodes: Mutex<HashMap<Uuid, Arc<Session>>>,
+    /// Bytes of the commands that are remembered.
+    held: Arc<AtomicUsize>,
 }
 
 /// The session of a node.
@@ -39,6 +51,7 @@ pub struct Session {
     node: Uuid,
     id: Uuid,
     state: Mutex<State>,
+    held: Arc<AtomicUsize>,
     /// There is something to send, or a newer connection.
     pub(crate) work: Notify,
     changed: watch::Sender<u64>,
@@ -54,13 +67,89 @@ struct State {
     confirmed: bool,
     queue: VecDeque<FromDriver>,
     /// In the order in which they were accepted.
-    commands: Vec<CommandResult>,
+    commands: Vec<Known>,
     /// Whether `commands` are all that the agent has.
     listed: bool,
     refused: HashMap<Uuid, Refused>,
     awaited: HashSet<Uuid>,
     /// Results that are too long to be remembered.
-    long: HashMap<Uuid, CommandResult>,
+    long: HashMap<Uuid, (CommandResult, Share)>,
+}
+
+/// A command that is remembered.
+#[derive(Debug)]
+struct Known {
+    result: CommandResult,
+    /// What it takes; none where it is brief.
+    share: Option<Share>,
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        self.share.as_ref().map_or(0, |share| share.bytes)
+    }
+}
+
+/// Bytes of what all sessions may hold; they are given back with this value.
+#[derive(Debug)]
+struct Share {
+    held: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Share {
+    fn take(held: &Arc<AtomicUsize>, bytes: usize) -> Option<Self> {
+        let more = |now: usize| now.checked_add(bytes).filter(|sum| *sum <= ALL_BYTES);
+        held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Self { held: held.clone(), bytes })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// About how many bytes a command takes in memory that came as this JSON: each value takes more than its text.
+pub(crate) fn weight(document: &[u8]) -> usize {
+    let values = document.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
+    document.len().saturating_add(values.saturating_mul(40))
+}
+
+/// Cuts a text to `limit` bytes, at the border of a character.
+pub(crate) fn cut(text: &mut String, limit: usize) {
+    if text.len() > limit {
+        let end = (0..=limit).rev().find(|&end| text.is_char_boundary(end)).unwrap_or_default();
+        text.truncate(end);
+        text.shrink_to_fit();
+    }
+}
+
+/// Of a command: what it is, how it is, and the beginning of why it failed.
+fn brief(mut result: CommandResult) -> CommandResult {
+    (result.command_result, result.progress) = (None, None);
+    cut(&mut result.command_name, NAME);
+    if let CommandStatus::Other(word) = &mut result.command_status {
+        cut(word, NAME);
+    }
+    if let Some(error) = &mut result.command_error {
+        cut(&mut error.class, NAME);
+        cut(&mut error.message, NAME);
+        cut(&mut error.details, TEXT);
+    }
+    result
+}
+
+/// What was sent over a session and is not acknowledged.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct UnderWay {
+    /// Number of the last frame that is.
+    pub(crate) acknowledged: u64,
+    /// How many frames are not.
+    pub(crate) frames: u64,
+    /// Their bytes.
+    pub(crate) bytes: u64,
 }
 
 /// How a connection begins.
@@ -85,29 +174,31 @@ impl Sessions {
 
     /// Begins a connection of the session that the agent greets for. An older connection of the node ends.
     pub fn attach(&self, hello: &Hello) -> Attached {
-        let (session, older) = {
+        let (attached, older) = {
             let mut nodes = self.lock();
-            match nodes.get(&hello.node) {
+            let (session, older) = match nodes.get(&hello.node) {
                 Some(session) if session.id == hello.session => (session.clone(), None),
                 _ => {
                     let session = Arc::new(Session {
                         node: hello.node,
                         id: hello.session,
                         state: Mutex::default(),
+                        held: self.held.clone(),
                         work: Notify::new(),
                         changed: watch::Sender::new(0),
                     });
                     let older = nodes.insert(hello.node, session.clone());
                     (session, older)
                 }
-            }
+            };
+            // Still under the lock: what is withdrawn meanwhile must not be repeated over this connection.
+            (session.attach(hello), older)
         };
         if let Some(older) = older {
             older.end();
         }
-        let attached = session.attach(hello);
         // The task of the connection that was in use so far learns that it is not any more.
-        session.work.notify_one();
+        attached.session.work.notify_one();
         attached
     }
 
@@ -121,6 +212,35 @@ impl Sessions {
         let session = self.find(node, id)?;
         session.lock().connection?;
         Some(Arc::new(StreamAgent { session }))
+    }
+
+    /// What is known of a command of a node's boot, whether or not its agent is connected.
+    pub fn known(&self, node: Uuid, id: Uuid, command: Uuid) -> Option<CommandResult> {
+        let session = self.find(node, id)?;
+        let text = command.to_string();
+        let state = session.lock();
+        state.commands.iter().find(|known| known.result.id == text).map(|known| known.result.clone())
+    }
+
+    /// Makes sure that nothing that was given over the session of a node's boot arrives from now on, so that it may be given
+    /// another way; `false` when the agent is connected and it may not. Where something was on its way, the session is
+    /// forgotten, and its next connection begins anew.
+    pub fn withdraw(&self, node: Uuid, id: Uuid) -> bool {
+        let mut nodes = self.lock();
+        let Some(session) = nodes.get(&node).filter(|session| session.id == id).cloned() else { return true };
+        let state = session.lock();
+        if state.connection.is_some() {
+            return false;
+        }
+        let is_idle = state.link.outstanding() == 0 && state.queue.is_empty();
+        drop(state);
+        if !is_idle {
+            nodes.remove(&node);
+            drop(nodes);
+            tracing::info!(%node, "what was on its way over the broken session is withdrawn");
+            session.end();
+        }
+        true
     }
 
     /// Forgets a node's session: its agent is gone, or shall not be listened to any more.
@@ -213,9 +333,11 @@ impl Session {
         self.lock().connection == Some(connection)
     }
 
-    /// Whether something that was sent is not acknowledged.
-    pub(crate) fn is_owed(&self) -> bool {
-        self.lock().link.outstanding() > 0
+    /// What of what was sent is not acknowledged.
+    pub(crate) fn under_way(&self) -> UnderWay {
+        let state = self.lock();
+        let link = &state.link;
+        UnderWay { acknowledged: link.acknowledged(), frames: link.outstanding(), bytes: link.bytes() as u64 }
     }
 
     /// Takes a frame that came over this connection.
@@ -249,23 +371,39 @@ impl Session {
         if state.connection == Some(connection) { state.link.acknowledge() } else { None }
     }
 
-    /// A command was accepted, has ended or is listed.
-    pub(crate) fn command(&self, mut result: CommandResult, size: usize) {
+    /// A command was accepted, has ended or is listed. It takes about `size` bytes; see [`weight`].
+    pub(crate) fn command(&self, result: CommandResult, size: usize) {
         let mut state = self.lock();
-        let id = Uuid::try_parse(&result.id).ok();
-        if let Some(id) = id.filter(|_| size > RESULT) {
-            if state.awaited.contains(&id) {
-                state.long.insert(id, result.clone());
-            }
-            result.command_result = None;
+        let share = Share::take(&self.held, size);
+        if share.is_none() {
+            tracing::warn!(node = %self.node, command = result.id, size, "all sessions together hold too much: its result is left out");
         }
-        match state.commands.iter_mut().find(|known| known.id == result.id) {
-            Some(known) => *known = result,
-            None => state.commands.push(result),
+        let known = match share {
+            Some(share) if size <= RESULT => Known { result, share: Some(share) },
+            share => {
+                let awaited = Uuid::try_parse(&result.id).ok().filter(|id| state.awaited.contains(id));
+                if let (Some(share), Some(id)) = (share, awaited) {
+                    state.long.insert(id, (result.clone(), share));
+                }
+                Known { result: brief(result), share: None }
+            }
+        };
+        match state.commands.iter_mut().find(|before| before.result.id == known.result.id) {
+            Some(before) => *before = known,
+            None => state.commands.push(known),
         }
         if state.commands.len() > REMEMBERED {
-            let oldest = state.commands.iter().position(|known| known.command_status != CommandStatus::Running);
+            let has_ended = |known: &Known| known.result.command_status != CommandStatus::Running;
+            let oldest = state.commands.iter().position(has_ended);
             state.commands.remove(oldest.unwrap_or_default());
+        }
+        let mut bytes: usize = state.commands.iter().map(Known::bytes).sum();
+        for known in &mut state.commands {
+            if bytes <= SESSION_BYTES {
+                break;
+            }
+            bytes -= known.bytes();
+            *known = Known { result: brief(known.result.clone()), share: None };
         }
         drop(state);
         self.tell();
@@ -274,8 +412,8 @@ impl Session {
     /// How far a command is.
     pub(crate) fn progress(&self, id: Uuid, progress: Progress) {
         let id = id.to_string();
-        if let Some(known) = self.lock().commands.iter_mut().find(|known| known.id == id) {
-            known.progress = Some(progress);
+        if let Some(known) = self.lock().commands.iter_mut().find(|known| known.result.id == id) {
+            known.result.progress = Some(progress);
         }
     }
 
@@ -309,11 +447,12 @@ impl Session {
             return Some(Err(refusal(refused)));
         }
         let text = id.to_string();
-        let known = state.commands.iter().find(|known| known.id == text)?.clone();
+        let known = &state.commands.iter().find(|known| known.result.id == text)?.result;
         if wait && known.command_status == CommandStatus::Running {
             return None;
         }
-        Some(Ok(state.long.remove(&id).unwrap_or(known)))
+        let known = known.clone();
+        Some(Ok(state.long.remove(&id).map_or(known, |(result, _)| result)))
     }
 }
 
@@ -370,8 +509,12 @@ impl StreamAgent {
             if state.queue.len() >= WAITING {
                 return Err(AgentError::Busy(format!("{WAITING} commands wait on the way to it")));
             }
-            let command = Command { id, name: request.name, params: request.params };
-            state.queue.push_back(FromDriver::Command(command));
+            let is_it = |body: &FromDriver| matches!(body, FromDriver::Command(command) if command.id == id);
+            // One that is on its way already arrives, or is repeated, without a copy behind it.
+            if !state.link.kept().any(is_it) && !state.queue.iter().any(is_it) {
+                let command = Command { id, name: request.name, params: request.params };
+                state.queue.push_back(FromDriver::Command(command));
+            }
         }
         session.work.notify_one();
         let mut changed = session.changed.subscribe();
@@ -404,7 +547,7 @@ impl StreamAgent {
                     return Err(AgentError::Unreachable("its session is broken; it dials again by itself".to_owned()));
                 }
                 if state.listed {
-                    return Ok(state.commands.clone());
+                    return Ok(state.commands.iter().map(|known| known.result.clone()).collect());
                 }
             }
             if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
@@ -436,6 +579,21 @@ impl Agent for StreamAgent {
 
     fn execute_as(&self, id: Uuid, command: CommandRequest) -> BoxFuture<'_, Result<CommandResult, AgentError>> {
         Box::pin(self.run(id, command, false))
+    }
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), AgentError>> {
+        Box::pin(async move {
+            let id = uuid_of(id)?;
+            {
+                let mut state = self.session.lock();
+                if state.queue.len() >= WAITING {
+                    return Err(AgentError::Busy(format!("{WAITING} commands wait on the way to it")));
+                }
+                state.queue.push_back(FromDriver::Cancel(id));
+            }
+            self.session.work.notify_one();
+            Ok(())
+        })
     }
 }
 
@@ -501,6 +659,10 @@ mod tests {
         session.command(result(id, CommandStatus::Succeeded), 100);
         let listed = agent.commands().await.unwrap();
         assert_eq!((listed.len(), &listed[0].command_status), (1, &CommandStatus::Succeeded));
+
+        agent.cancel(&id.to_string()).await.unwrap();
+        assert_eq!(session.next(connection).unwrap().body, FromDriver::Cancel(id));
+        assert!(matches!(agent.cancel("the last one").await, Err(AgentError::Protocol(_))));
     }
 
     #[tokio::test(start_paused = true)]
@@ -545,6 +707,50 @@ mod tests {
         assert!(session.next(connection).is_none());
         let state = session.lock();
         assert!(state.awaited.is_empty() && state.refused.is_empty() && state.long.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_sent_over_a_session_that_broke_is_not_repeated_once_it_was_withdrawn() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let first = connected(&sessions, boot);
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let (silent, ()) = tokio::join!(agent.execute(request("deploy.execute_deploy_step"), false), async {
+            first.session.work.notified().await;
+            first.session.next(first.connection).unwrap();
+        });
+        assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
+        assert!(!sessions.withdraw(Uuid::nil(), boot), "it may arrive at any moment");
+        first.session.detach(first.connection);
+        assert!(sessions.withdraw(Uuid::nil(), boot));
+        let second = sessions.attach(&hello(boot, 0));
+        assert!(!second.resumed && second.again.is_empty());
+        assert!(second.session.next(second.connection).is_none());
+        // One on which nothing is on its way goes on where it was.
+        second.session.receive(second.connection, frame(1, 0, FromAgent::Listed(0))).unwrap();
+        second.session.detach(second.connection);
+        assert!(sessions.withdraw(Uuid::nil(), boot));
+        assert!(sessions.attach(&hello(boot, 0)).resumed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_is_on_its_way_is_not_sent_a_second_time() {
+        let sessions = Sessions::default();
+        let boot = Uuid::new_v4();
+        let Attached { session, connection, .. } = connected(&sessions, boot);
+        let agent = sessions.agent(Uuid::nil(), boot).unwrap();
+        let id = Uuid::new_v4();
+        let (silent, ()) = tokio::join!(agent.execute_as(id, request("a.b")), async {
+            session.work.notified().await;
+            session.next(connection).unwrap();
+        });
+        assert!(matches!(silent, Err(AgentError::Unreachable(_))), "{silent:?}");
+        let (answer, ()) = tokio::join!(agent.execute_as(id, request("a.b")), async {
+            session.work.notified().await;
+            assert!(session.next(connection).is_none());
+            session.command(result(id, CommandStatus::Running), 100);
+        });
+        assert_eq!(answer.unwrap().id, id.to_string());
     }
 
     #[tokio::test(start_paused = true)]
@@ -616,6 +822,54 @@ mod tests {
         }
         let state = session.lock();
         assert_eq!((state.commands.len(), state.refused.len()), (REMEMBERED, 0));
-        assert_eq!(state.commands[0].id, running.to_string());
+        assert_eq!(state.commands[0].result.id, running.to_string());
+    }
+
+    #[test]
+    fn the_results_of_a_session_and_of_all_together_are_bounded() {
+        let sessions = Sessions::default();
+        let session = connected(&sessions, Uuid::new_v4()).session;
+        let held = || sessions.held.load(Ordering::Relaxed);
+        let tell = || {
+            let mut done = result(Uuid::new_v4(), CommandStatus::Succeeded);
+            done.command_result = Some(serde_json::json!("x"));
+            session.command(done, RESULT);
+        };
+        let room = SESSION_BYTES / RESULT;
+        for _ in 0..room + 3 {
+            tell();
+        }
+        let has_result = || {
+            let state = session.lock();
+            state.commands.iter().map(|known| known.result.command_result.is_some()).collect::<Vec<_>>()
+        };
+        assert_eq!(has_result().iter().position(|has| *has), Some(3), "the oldest go first");
+        assert_eq!(held(), SESSION_BYTES);
+        let others = Share::take(&sessions.held, ALL_BYTES - held()).unwrap();
+        tell();
+        assert_eq!(has_result().last(), Some(&false));
+        drop(others);
+        sessions.forget(Uuid::nil());
+        drop(session);
+        assert_eq!(sessions.held.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn of_a_command_that_is_too_long_its_name_its_state_and_the_beginning_of_its_error_are_remembered() {
+        let sessions = Sessions::default();
+        let session = connected(&sessions, Uuid::new_v4()).session;
+        let mut long = result(Uuid::new_v4(), CommandStatus::Failed);
+        let text = || "é".repeat(1 << 20);
+        (long.command_name, long.command_result) = (text(), Some(serde_json::json!(text())));
+        long.command_error =
+            Some(CommandError { class: text(), code: 500, message: text(), details: format!("x{}", text()) });
+        session.command(long, 16 << 20);
+        let state = session.lock();
+        let kept = &state.commands[0].result;
+        let error = kept.command_error.as_ref().unwrap();
+        assert_eq!((kept.command_name.len(), error.class.len(), error.message.len()), (NAME, NAME, NAME));
+        assert_eq!((error.details.len(), &kept.command_status), (TEXT - 1, &CommandStatus::Failed));
+        assert!(kept.command_result.is_none());
+        assert!(weight(b"[1,2,3]") > 120 && weight(b"\"abc\"") == 5);
     }
 }

@@ -12,7 +12,9 @@ use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
 use super::secret::masked;
 use super::session::session_of;
 use super::verbs::abort_service;
+use crate::agents::stream::cut;
 use crate::agents::{Agent, AgentAddress, AgentError};
+use crate::erasure;
 use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind, clean, configdrive, deploy, image, own_steps, reboot_after, steps};
 use hardware::{Step, StepKind};
@@ -26,6 +28,7 @@ use std::time::Duration;
 use store::{Node, Page, Port, PortFilter, Store};
 use transport::client::chain;
 use wire::agent::{CommandRequest, CommandResult, CommandStatus, StepList};
+use wire::session::TEXT_LIMIT;
 
 /// How often an agent that does not answer is asked.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(5);
@@ -87,6 +90,10 @@ impl<S: Store> Conductor<S> {
         };
         if is_session(url) {
             return Err(Trouble::Later("its session is broken; it dials again by itself".to_owned()));
+        }
+        // REST has no ids of the driver's: what went down the session must not arrive beside what is given here.
+        if session_of(node).is_some_and(|session| !self.sessions.withdraw(node.uuid, session)) {
+            return Err(Trouble::Later("it has just dialled in again".to_owned()));
         }
         let certificate = text_of(node, "agent_verify_ca").map(str::to_owned);
         let address = AgentAddress { url: url.to_owned(), token: token.to_owned(), certificate };
@@ -199,29 +206,43 @@ impl<S: Store> Conductor<S> {
                 if let Some(progress) = result.progress {
                     self.told_progress(node, &action.describe(), command, progress);
                 }
+                let may_stop = |step: &Step| erasure::is_expected_of(step) && step.abortable == Some(true);
+                if flow.abort_after && !flow.told_to_stop && action.step().is_some_and(may_stop) {
+                    self.stop_erase(node, flow, command).await?;
+                }
                 Ok(left(self.settings.poll_interval))
             }
             CommandStatus::Succeeded => {
+                let erased = erased();
                 if flow.abort_after {
-                    self.abort_now(node, flow, &erased()).await?;
+                    self.abort_now(node, flow, action, &erased).await?;
                     return Ok(Turn::Again);
+                }
+                if let Some(text) = erased.objection() {
+                    let trouble = Trouble::Final { text, on_agent: true };
+                    return self.trouble_with(node, flow, action, trouble, &erased).await;
                 }
                 let more = match action {
                     Action::ExecuteStep { step, .. } => reboot_after(node, step),
                     _ => Vec::new(),
                 };
-                let erased = erased();
                 let outcome = Outcome { settled: vec![result.id], more, erased, ..Outcome::default() };
                 self.settle(node.uuid, Place::of(flow), action, &outcome).await?;
                 Ok(Turn::Again)
             }
             CommandStatus::VersionMismatch => self.mismatch(node, flow, action, &result.id).await,
+            CommandStatus::Failed if flow.abort_after && was_stopped(&result) => {
+                self.abort_now(node, flow, action, &erased()).await?;
+                Ok(Turn::Again)
+            }
             CommandStatus::Failed | CommandStatus::Other(_) => {
-                let text = match &result.command_error {
+                let mut text = match &result.command_error {
                     Some(error) if !error.details.is_empty() => error.details.clone(),
                     Some(error) => error.message.clone(),
                     None => format!("the agent ended it as {}", String::from(result.command_status.clone())),
                 };
+                // It is told in several places, each of which would keep all that an agent says.
+                cut(&mut text, TEXT_LIMIT);
                 let trouble = Trouble::Final { text, on_agent: true };
                 self.trouble_with(node, flow, action, trouble, &erased()).await
             }
@@ -277,9 +298,47 @@ impl<S: Store> Conductor<S> {
         Ok(Turn::Again)
     }
 
-    async fn abort_now(&self, node: &Node, flow: &Flow, erased: &Erased) -> Result<(), Fault> {
+    /// Has the agent stop an erase at its next safe point: its end is waited for, since a drive that loses power in the middle
+    /// may stay locked. An agent that cannot stop its commands goes on to their end.
+    async fn stop_erase(&self, node: &Node, flow: &Flow, command: &str) -> Result<(), Fault> {
+        let told = match self.reach(node) {
+            Ok(agent) => agent.cancel(command).await,
+            Err(Trouble::Later(reason) | Trouble::Bmc(reason) | Trouble::Final { text: reason, .. }) => {
+                Err(AgentError::Unreachable(reason))
+            }
+        };
+        let (severity, text) = match told {
+            Ok(()) => ("INFO", "the agent was told to stop the erase; its end is waited for".to_owned()),
+            Err(error @ (AgentError::Busy(_) | AgentError::Unreachable(_))) => {
+                tracing::debug!(error = %chain(&error), "the agent is told to stop at the next turn");
+                return Ok(());
+            }
+            Err(error @ (AgentError::Refused { .. } | AgentError::Protocol(_))) => {
+                ("WARNING", format!("the erase cannot be stopped, and its end is waited for: {}", chain(&error)))
+            }
+        };
         let place = Place::of(flow);
-        let text = format!("{} was aborted by request, after the step that could not be.", flow.kind.as_str());
+        self.change(node.uuid, |draft| {
+            if !place.is_in(draft) {
+                return Ok(());
+            }
+            if let Some(flow) = draft.flow.as_mut() {
+                flow.told_to_stop = true;
+            }
+            draft.note(severity, "abort", text.clone());
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn abort_now(&self, node: &Node, flow: &Flow, action: &Action, erased: &Erased) -> Result<(), Fault> {
+        let place = Place::of(flow);
+        let when = match action.step() {
+            Some(step) if erasure::is_expected_of(step) => "after its erase had ended",
+            _ => "after the step that could not be",
+        };
+        let text = format!("{} was aborted by request, {when}.", flow.kind.as_str());
         self.change(node.uuid, |draft: &mut Draft| {
             if !place.is_in(draft) {
                 return Ok(());
@@ -361,6 +420,11 @@ impl<S: Store> Conductor<S> {
         params.insert("ports".to_owned(), json!(ports));
         Ok(params)
     }
+}
+
+/// Whether a command ended because it was told to stop, and for no other reason.
+fn was_stopped(result: &CommandResult) -> bool {
+    result.command_error.as_ref().is_some_and(|error| error.class == "CommandCancelled")
 }
 
 /// What is shown of an agent's steps, under Ironic's names: the steps by interface, when they were asked for, and the

@@ -6,6 +6,7 @@ use crate::command::NodeIdent;
 use crate::erasure::{self, Signer, Statement};
 use crate::fault::Fault;
 use crate::flow::{Action, FlowKind, Purpose, boot_ramdisk};
+use serde_json::Value;
 use store::{Node, Page, Record, RecordChange, RecordFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 use wire::agent::CommandResult;
@@ -16,6 +17,8 @@ pub(super) struct Erased {
     records: Vec<Record>,
     /// For the history, with its severity.
     notes: Vec<(&'static str, String)>,
+    /// Devices that the agent itself does not call erased or left alone, and why.
+    not_erased: Vec<String>,
 }
 
 impl Erased {
@@ -26,6 +29,22 @@ impl Erased {
             draft.note(severity, "erasure", text.clone());
         }
     }
+
+    /// Why the step is no success, whatever its command says of itself.
+    pub(super) fn objection(&self) -> Option<String> {
+        if self.not_erased.is_empty() {
+            return None;
+        }
+        let all = self.not_erased.join("; ");
+        Some(format!("the agent calls the step a success, but its report does not: {}", shortened(&all)))
+    }
+}
+
+/// Longest list of devices in the words of a failure, in characters; the records have it whole.
+const LONGEST: usize = 2048;
+
+fn shortened(text: &str) -> String {
+    if text.chars().count() <= LONGEST { text.to_owned() } else { text.chars().take(LONGEST).chain(['…']).collect() }
 }
 
 /// How often a clean is taken up again.
@@ -53,6 +72,13 @@ impl Draft {
     }
 }
 
+/// Whether a report says that a whole device is erased, and nothing of what was read back of it. Erasing metadata has a check
+/// of its own.
+fn is_unproven(report: &Value) -> bool {
+    let is = |key: &str, value: &str| report.get(key).and_then(Value::as_str) == Some(value);
+    is("outcome", "verified") && !is("method", "metadata") && report.get("reading").is_none_or(Value::is_null)
+}
+
 impl<S: Store> Conductor<S> {
     /// What a command that has ended reports of devices that were erased, or were to be.
     pub(super) fn erased(&self, node: &Node, action: &Action, result: &CommandResult) -> Erased {
@@ -63,23 +89,34 @@ impl<S: Store> Conductor<S> {
         let name = format!("{}.{}", step.interface, step.step);
         let Some(found) = erasure::reports(*kind, result.command_result.as_ref()) else {
             let text = format!("{name}: the agent reports no devices, so there is no record of an erasure.");
-            return Erased { records: Vec::new(), notes: vec![("INFO", text)] };
+            return Erased { notes: vec![("INFO", text)], ..Erased::default() };
         };
         let mut erased = Erased::default();
         if found.reports.is_empty() && found.others == 0 {
             erased.notes.push(("INFO", format!("{name}: the agent found no device to erase.")));
         }
         if found.others > 0 {
-            let text = format!("{name}: {} entries of the agent's result are no reports, or too many.", found.others);
-            erased.notes.push(("ERROR", text));
+            let text = format!("{} entries of the agent's result are no reports, or too many", found.others);
+            erased.notes.push(("ERROR", format!("{name}: {text}.")));
+            erased.not_erased.push(text);
         }
         let conductor = &self.settings.hostname;
         let statement = Statement { node, kind: *kind, step, conductor, now: self.parts.clock.now() };
         for report in found.reports {
+            let why = report.get("error").and_then(Value::as_str).map(|why| format!(" ({why})")).unwrap_or_default();
+            let unproven = is_unproven(&report);
             let record = erasure::record(statement, report, &self.signer);
             let text = |key: &str| record.text(key).unwrap_or_default().to_owned();
             let (device, method, outcome) = (text("device"), text("method"), text("outcome"));
-            let severity = if matches!(outcome.as_str(), "verified" | "skipped") { "INFO" } else { "ERROR" };
+            let severity = match outcome.as_str() {
+                "verified" if unproven => "WARNING",
+                "verified" | "skipped" => "INFO",
+                _ => {
+                    erased.not_erased.push(format!("{device} is {outcome}{why}"));
+                    "ERROR"
+                }
+            };
+            let outcome = if unproven { format!("{outcome}, with nothing read back") } else { outcome };
             let event = format!("{name}: {device} {outcome} ({method}); record of the erasure {}", record.uuid);
             erased.notes.push((severity, event));
             erased.records.push(record);

@@ -110,8 +110,9 @@ fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<
     let info = &draft.node.driver_internal_info;
     let stored = |key: &str| info.get(key).and_then(Value::as_str);
     let invalid = |text: &str| Err(Fault::Invalid(text.to_owned()));
-    // Over its session an agent does not tell whether it listens as well; over REST it does.
-    if stored("agent_url").is_some_and(|url| url != heartbeat.callback_url && !is_session(url)) {
+    // Not even where it is a session: an agent that listens says so before anything else, and whoever has only seen the token
+    // would have the driver call elsewhere once the session breaks.
+    if stored("agent_url").is_some_and(|url| url != heartbeat.callback_url) {
         return invalid("Detected change in ramdisk provided \"callback_url\".");
     }
     let Some(token) = &heartbeat.agent_token else {

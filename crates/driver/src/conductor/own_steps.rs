@@ -79,8 +79,7 @@ impl<S: Store> Conductor<S> {
     pub(super) async fn stage_bios(&self, node: &Node, own: &OwnStep) -> Result<Outcome, Trouble> {
         let machine = self.machine(node).await?;
         let (values, note) = if Own::of(node, &own.step) == Some(Own::ResetBios) {
-            machine.reset_bios().await?;
-            (BiosValues::new(), "BIOS settings are reset at the next start".to_owned())
+            (machine.reset_bios().await?, "BIOS settings are reset at the next start".to_owned())
         } else {
             let wanted = own_steps::bios_values(&own.step).map_err(fatal)?;
             let values = machine.check_bios(&wanted).await?;
@@ -174,7 +173,9 @@ impl<S: Store> Conductor<S> {
     async fn look_at(&self, node: &Node, action: &Action, age: Duration) -> Result<Seen, Trouble> {
         let machine = self.machine(node).await?;
         match action {
-            Action::ConfirmBios { values, .. } => confirm_bios(&*machine, values).await,
+            Action::ConfirmBios { own, values } => {
+                confirm_bios(&*machine, values, Own::of(node, &own.step) == Some(Own::ResetBios)).await
+            }
             Action::FollowFirmware { work } => follow(&*machine, node, work, age).await,
             Action::ConfirmFirmware { work } => {
                 let seen = confirm_firmware(&*machine, work, age).await?;
@@ -213,13 +214,16 @@ fn read_again() -> Vec<Action> {
     vec![Action::ReadSettings]
 }
 
-async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues) -> Result<Seen, Trouble> {
+async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues, reset: bool) -> Result<Seen, Trouble> {
     let (differences, said) = machine.bios_differences(values).await?;
     if differences.is_empty() {
         let names: Vec<&str> = values.keys().map(String::as_str).collect();
-        let note = match names.as_slice() {
-            [] => "BIOS settings were reset".to_owned(),
-            names => format!("BIOS settings are as wanted: {}", names.join(", ")),
+        let note = match (reset, names.len()) {
+            (true, 0) => "the BMC accepted the reset of the BIOS settings; whether it was made cannot be verified, since it tells \
+                          no defaults"
+                .to_owned(),
+            (true, count) => format!("BIOS settings were reset: {count} were compared with their defaults"),
+            (false, _) => format!("BIOS settings are as wanted: {}", names.join(", ")),
         };
         return Ok(Seen::done(Outcome { notes: vec![note], more: read_again(), ..Outcome::default() }));
     }
@@ -240,7 +244,7 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
     let component = &wanted.update.component;
     let state = match &work.task {
         Some(task) => machine.update_state(task).await?,
-        None => UpdateState::Done,
+        None => UpdateState::Unsaid,
     };
     let mut next = work.clone();
     // The BMC starts itself anew; everything else is used from the machine's next start on.
@@ -256,7 +260,8 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
             next.staged.extend(work.task.clone().map(|task| (component.clone(), task)));
         }
         UpdateState::AtRestart => next.staged.extend(work.task.clone().map(|task| (component.clone(), task))),
-        UpdateState::Done => {}
+        UpdateState::Done => next.said.push(component.clone()),
+        UpdateState::Unsaid => {}
     }
     next.at += 1;
     next.task = None;
@@ -276,9 +281,11 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
 }
 
 async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
+    let mut said: Vec<&str> = work.said.iter().map(String::as_str).collect();
     for (component, task) in &work.staged {
         match machine.update_state(task).await? {
-            UpdateState::Done => {}
+            UpdateState::Done => said.push(component),
+            UpdateState::Unsaid => {}
             UpdateState::Failed(words) => return Err(fatal(format!("the BMC did not update {component}: {words}"))),
             UpdateState::AtRestart => {
                 return Ok(Seen::Later(format!("the update of {component} waits for the restart")));
@@ -300,6 +307,12 @@ async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duratio
         if before == after {
             if age < SAME {
                 return Ok(Seen::Later(format!("{part} still has {after}")));
+            }
+            if !said.contains(&part) {
+                return Err(fatal(format!(
+                    "nothing shows that {part} was updated: it has {after} as before, and the BMC does not say that the update \
+                     was completed; look at the BMC's own log"
+                )));
             }
             notes.push(format!("{part} was updated and tells the version that it told before: {after}"));
         } else {

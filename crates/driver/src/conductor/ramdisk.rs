@@ -3,6 +3,7 @@
 use super::Conductor;
 use super::change::RESCUE_HASH;
 use super::runner::{Outcome, Trouble, fatal, make_power};
+use super::session::session_of;
 use crate::agents::AgentError;
 use crate::flow::{Flow, Purpose, boot_ramdisk};
 use crate::logs::Line;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use store::{Node, Store};
 use transport::client::chain;
 use uuid::Uuid;
-use wire::agent::{CommandRequest, CommandStatus};
+use wire::agent::{CommandRequest, CommandResult, CommandStatus};
 
 /// How often the power state is read while an agent shuts its machine down.
 const POWER_POLL: Duration = Duration::from_secs(5);
@@ -63,22 +64,26 @@ impl<S: Store> Conductor<S> {
         }
     }
 
-    /// Gives the agent the hash of the rescue password. An agent that has taken it stops serving, so when a try was
-    /// begun and it is gone afterwards, it has taken it.
+    /// Gives the agent the hash of the rescue password. An agent that has taken it stops serving. Over its session it says
+    /// that it has before it goes, and nothing else counts; one that is reached by REST alone has taken it when a try was
+    /// begun and it is gone afterwards.
     pub(super) async fn finalize_rescue(&self, node: &Node, flow: &Flow) -> Result<Outcome, Trouble> {
+        let session = session_of(node);
+        // A flow has one such command, so the flow's id will do for it: it is saved, and the same at each try.
+        let told = session.and_then(|session| self.sessions.known(node.uuid, session, flow.id));
+        if let Some(told) = told.filter(|told| told.command_status != CommandStatus::Running) {
+            return finalized(told);
+        }
+        let may_be_gone = |begun: bool| begun && session.is_none();
         let begun_before = flow.intent.as_ref().is_some_and(|intent| intent.attempt > 1);
         let hash = node.instance_info.get(RESCUE_HASH).and_then(Value::as_str);
         let hash = hash.ok_or_else(|| fatal("the hash of the password is gone; ask for the rescue again"))?;
-        let agent = match self.reach(node) {
-            // A session ends with the agent.
-            Err(Trouble::Later(_)) if begun_before => return Ok(Outcome::default()),
-            other => other?,
-        };
+        let agent = self.reach(node)?;
         let listed = match agent.commands().await {
-            Err(AgentError::Unreachable(_)) if begun_before => return Ok(Outcome::default()),
+            Err(AgentError::Unreachable(_)) if may_be_gone(begun_before) => return Ok(Outcome::default()),
             other => other?,
         };
-        let taken = |command: &&wire::agent::CommandResult| {
+        let taken = |command: &&CommandResult| {
             command.command_name == "finalize_rescue" && command.command_status == CommandStatus::Succeeded
         };
         if listed.iter().rev().find(taken).is_some_and(|command| !flow.settled.contains(&command.id)) {
@@ -87,23 +92,10 @@ impl<S: Store> Conductor<S> {
         let mut request = request("rescue.finalize_rescue");
         request.params.insert("rescue_password".to_owned(), json!(hash));
         request.params.insert("hashed".to_owned(), json!(true));
-        let result = match agent.execute(request, false).await {
+        match agent.execute_as(flow.id, request).await {
             // It answered a moment ago: the answer was lost because it stopped serving.
-            Err(AgentError::Unreachable(_)) => return Ok(Outcome::default()),
-            other => other?,
-        };
-        match result.command_status {
-            CommandStatus::Succeeded => Ok(Outcome::default()),
-            CommandStatus::Running
-            | CommandStatus::Failed
-            | CommandStatus::VersionMismatch
-            | CommandStatus::Other(_) => {
-                let text = result.command_error.map_or_else(
-                    || format!("finalize_rescue ended as {}", String::from(result.command_status)),
-                    |error| if error.details.is_empty() { error.message } else { error.details },
-                );
-                Err(Trouble::Final { text, on_agent: true })
-            }
+            Err(AgentError::Unreachable(_)) if may_be_gone(true) => Ok(Outcome::default()),
+            other => finalized(other?),
         }
     }
 
@@ -225,6 +217,21 @@ impl<S: Store> Conductor<S> {
                 tracing::warn!(%node, %error, "logs of a node that is there no more stay");
             }
         });
+    }
+}
+
+/// What the end of `finalize_rescue` comes to.
+fn finalized(result: CommandResult) -> Result<Outcome, Trouble> {
+    match result.command_status {
+        CommandStatus::Succeeded => Ok(Outcome::default()),
+        CommandStatus::Running => Err(Trouble::Later("the agent is still taking the password".to_owned())),
+        CommandStatus::Failed | CommandStatus::VersionMismatch | CommandStatus::Other(_) => {
+            let text = result.command_error.map_or_else(
+                || format!("finalize_rescue ended as {}", String::from(result.command_status)),
+                |error| if error.details.is_empty() { error.message } else { error.details },
+            );
+            Err(Trouble::Final { text, on_agent: true })
+        }
     }
 }
 

@@ -614,7 +614,8 @@ fn again_later(draft: &mut Draft, place: Place, action: &Action, reason: &str) -
     let Some(flow) = draft.flow.as_mut() else { return Ok(()) };
     let kind = flow.kind;
     if *action == Action::FinalizeRescue {
-        // Nothing was sent, so that the next try is the first.
+        // To an agent without a session nothing was sent, so that the next try is the first. One with a session knows it by
+        // the id of the flow.
         flow.intent = None;
     }
     draft.enter(kind, false)

@@ -171,3 +171,58 @@ fn take_key(draft: &mut Draft, token: &str, session: Uuid, key: &str) -> Result<
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conductor::{Parts, Settings};
+    use jiff::Timestamp;
+    use serde_json::Map;
+    use std::time::Duration;
+    use store::MemoryStore;
+    use wire::agent::CommandRequest;
+    use wire::session::{Frame, FromAgent};
+
+    #[tokio::test]
+    async fn rest_is_taken_where_nothing_can_arrive_over_the_session_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut settings = Settings::new("here", folder.path(), "http://127.0.0.1");
+        settings.sync_power_state_interval = Duration::ZERO;
+        let conductor = Conductor::start(Arc::new(MemoryStore::new()), settings, Parts::real()).await.unwrap();
+        let boot = Uuid::new_v4();
+        let mut node = Node::new(Uuid::new_v4(), "fake-hardware", Timestamp::UNIX_EPOCH);
+        let told = [
+            ("agent_url", json!("http://127.0.0.1:9")),
+            ("agent_secret_token", json!("T")),
+            (SESSION, json!({"id": boot.to_string(), "key": "k"})),
+        ];
+        for (key, value) in told {
+            node.driver_internal_info.insert(key.to_owned(), value);
+        }
+        let hello = Hello {
+            node: node.uuid,
+            session: boot,
+            last_received: 0,
+            protocol_minor: 0,
+            agent_version: "13.0.0".to_owned(),
+            ferric_version: "0.1.0".to_owned(),
+        };
+        let first = conductor.sessions().attach(&hello);
+        let listed = Frame { seq: 1, ack: 0, body: FromAgent::Listed(0) };
+        first.session.receive(first.connection, listed).unwrap();
+        let agent = conductor.reach(&node).unwrap();
+        let request = CommandRequest { name: "deploy.execute_deploy_step".to_owned(), params: Map::new() };
+        let given = tokio::spawn(async move { agent.execute(request, false).await });
+        first.session.work.notified().await;
+        assert!(first.session.next(first.connection).is_some());
+        given.abort();
+        assert!(given.await.is_err());
+        first.session.detach(first.connection);
+        // The cut is over when REST has been given the step: it must not come a second time.
+        assert!(conductor.reach(&node).is_ok());
+        let second = conductor.sessions().attach(&hello);
+        assert!(!second.resumed && second.again.is_empty());
+        assert!(second.session.next(second.connection).is_none());
+        conductor.stop().await;
+    }
+}

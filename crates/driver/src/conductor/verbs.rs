@@ -5,10 +5,11 @@ use super::change::{Draft, Failure, RESCUE_HASH, locked};
 use super::secret::crypt;
 use crate::command::{NodeIdent, ProvisionArguments};
 use crate::effect::media::MediaError;
+use crate::erasure;
 use crate::fault::Fault;
 use crate::flow::own_steps::{self, Own};
 use crate::flow::{
-    Action, FlowKind, adopt, clean, deploy, inspect, plan_return, rescue, service, steps, undeploy, verify,
+    Action, Flow, FlowKind, adopt, clean, deploy, inspect, plan_return, rescue, service, steps, undeploy, verify,
 };
 use crate::hardware_type::{Interface, interface_of, validate};
 use hardware::{Step, StepKind};
@@ -325,22 +326,44 @@ fn unhold(draft: &mut Draft) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Stops what waits. A step of cleaning or service that says that it must not be interrupted is let finish first.
+/// Whether an abort has to wait for the end of a step: of one of cleaning or service that says that it must not be interrupted,
+/// and of one that erases, which is told to stop. Whoever aborts such an erase a second time has power cut.
+fn outlasts_abort(flow: &Flow) -> Option<&Step> {
+    let Some(Action::ExecuteStep { step, .. }) = flow.current() else { return None };
+    if flow.intent.as_ref().is_none_or(|intent| intent.command.is_none()) {
+        return None;
+    }
+    let firm = matches!(flow.kind, FlowKind::Clean | FlowKind::Service) && step.abortable != Some(true);
+    let erases = erasure::is_expected_of(step) && step.abortable == Some(true) && !flow.abort_after;
+    (firm || erases).then_some(step)
+}
+
+/// Stops what waits, or marks it as to be stopped.
 fn abort(draft: &mut Draft) -> Result<(), Fault> {
     let (state, uuid) = (draft.node.provision_state, draft.node.uuid);
-    if let Some(flow) = draft.flow.as_mut().filter(|flow| matches!(flow.kind, FlowKind::Clean | FlowKind::Service))
-        && let Some(Action::ExecuteStep { step, .. }) = flow.current()
-        && step.abortable != Some(true)
-        && flow.intent.as_ref().is_some_and(|intent| intent.command.is_some())
+    if let Some(flow) = draft.flow.as_mut()
+        && let Some(step) = outlasts_abort(flow)
     {
         let name = format!("{}.{}", step.interface, step.step);
-        let kind = flow.kind;
+        let kind = flow.kind.as_str();
+        let text = if step.abortable == Some(true) {
+            format!(
+                "{name} is told to stop, and \"{kind}\" ends after it; abort again to cut power at once, which may leave a \
+                 drive locked"
+            )
+        } else {
+            format!("{name} cannot be interrupted; \"{kind}\" ends after it")
+        };
         flow.abort_after = true;
-        let shown = if kind == FlowKind::Clean { &mut draft.node.clean_step } else { &mut draft.node.service_step };
+        let shown = match flow.kind {
+            FlowKind::Clean => &mut draft.node.clean_step,
+            FlowKind::Service => &mut draft.node.service_step,
+            _ => &mut draft.node.deploy_step,
+        };
         if let Value::Object(shown) = shown {
             shown.insert("abort_after".to_owned(), Value::from(true));
         }
-        draft.note("INFO", "abort", format!("{name} cannot be interrupted; \"{}\" ends after it", kind.as_str()));
+        draft.note("INFO", "abort", text);
         return Ok(());
     }
     if matches!(state, State::ServiceWait | State::ServiceHold | State::ServiceFailed) {

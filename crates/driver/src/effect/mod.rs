@@ -112,8 +112,8 @@ pub trait OutOfBand: Send + Sync {
         unsupported("apply_configuration")
     }
 
-    /// Makes them all as the maker had them, at the next start.
-    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+    /// Makes them all as the maker had them, at the next start; returns those of which it is known how that is.
+    fn reset_bios(&self) -> BoxFuture<'_, Result<BiosValues, OutOfBandError>> {
         unsupported("factory_reset")
     }
 
@@ -247,7 +247,7 @@ impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + Firmware
         Box::pin(BiosControl::stage_bios(self, wanted))
     }
 
-    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+    fn reset_bios(&self) -> BoxFuture<'_, Result<BiosValues, OutOfBandError>> {
         Box::pin(BiosControl::reset_bios(self))
     }
 

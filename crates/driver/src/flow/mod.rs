@@ -435,9 +435,12 @@ pub struct Flow {
     /// Steps that a request chose, in place of those that run by themselves.
     #[serde(default)]
     pub chosen: Option<Vec<Step>>,
-    /// Stop when the current step, which cannot be aborted, ends.
+    /// Stop when the current step, which cannot be aborted or is told to stop, ends.
     #[serde(default)]
     pub abort_after: bool,
+    /// The agent knows that it is to stop the current step, or cannot.
+    #[serde(default)]
+    pub told_to_stop: bool,
     /// How often the agent's steps had to be asked for, or an erase begun, again.
     #[serde(default)]
     pub mismatches: u32,
@@ -458,6 +461,7 @@ impl Flow {
             versions: BTreeMap::new(),
             partitions: Value::Null,
             abort_after: false,
+            told_to_stop: false,
             mismatches: 0,
         }
     }

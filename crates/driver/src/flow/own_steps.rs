@@ -210,6 +210,9 @@ pub struct Updating {
     pub task: Option<String>,
     /// What is followed again after the restart: component and place.
     pub staged: Vec<(String, String)>,
+    /// Components whose update the BMC called completed.
+    #[serde(default)]
+    pub said: Vec<String>,
     /// Whether the machine has to be started again at the end.
     pub restart: bool,
     /// Versions by component before the step.
@@ -242,7 +245,15 @@ pub fn actions(node: &Node, kind: StepKind, step: &Step, ramdisk: bool) -> Optio
     Some(match Own::of(node, step)? {
         Own::ApplyBios | Own::ResetBios => vec![Action::StageBios { own }],
         Own::UpdateFirmware => vec![Action::UpdateFirmware {
-            work: Updating { own, at: 0, task: None, staged: Vec::new(), restart: false, before: BTreeMap::new() },
+            work: Updating {
+                own,
+                at: 0,
+                task: None,
+                staged: Vec::new(),
+                said: Vec::new(),
+                restart: false,
+                before: BTreeMap::new(),
+            },
         }],
     })
 }

@@ -52,6 +52,21 @@ fn full(step: &Step) -> String {
     format!("{}.{}", step.interface, step.step)
 }
 
+/// Most names of steps or arguments that an error lists.
+const NAMED: usize = 40;
+
+/// Names for an error, in order and not too many.
+fn listed(names: impl Iterator<Item = String>) -> String {
+    let names: BTreeSet<String> = names.collect();
+    let more = names.len().saturating_sub(NAMED);
+    let text = names.into_iter().take(NAMED).collect::<Vec<_>>().join(", ");
+    match (text.is_empty(), more) {
+        (true, _) => "none".to_owned(),
+        (false, 0) => text,
+        (false, more) => format!("{text} and {more} more"),
+    }
+}
+
 fn seconds(step: &Step) -> Result<Option<u64>, String> {
     match step.args.get("seconds") {
         None => Ok(None),
@@ -154,7 +169,8 @@ fn check_reserved(step: &Step, reserved: Reserved, ramdisk: bool, limit: Option<
     let mut errors = Vec::new();
     let known = if reserved == Reserved::Wait { "seconds" } else { "" };
     if let Some(other) = step.args.keys().find(|key| *key != known) {
-        errors.push(format!("step {name} has the unexpected argument {other}"));
+        let takes = if known.is_empty() { "none" } else { known };
+        errors.push(format!("step {name} has the unexpected argument {other}; it takes {takes}"));
     }
     if reserved == Reserved::Wait {
         match (seconds(step), limit) {
@@ -204,7 +220,8 @@ pub fn complete(kind: StepKind, chosen: &[Step], offered: &[Step]) -> Result<Vec
         }
         let Some(known) = offered.iter().find(|known| known.same_as(step)) else {
             let name = full(step);
-            errors.push(format!("node does not support this {} step: {name}", kind.as_str()));
+            let known = listed(offered.iter().map(full));
+            errors.push(format!("node does not support this {} step: {name}; it has {known}", kind.as_str()));
             continue;
         };
         errors.extend(check_arguments(kind, step, known));
@@ -231,7 +248,9 @@ fn check_arguments(kind: StepKind, step: &Step, known: &Step) -> Vec<String> {
     let kind = kind.as_str();
     let mut errors = Vec::new();
     if !unexpected.is_empty() {
-        errors.push(format!("{kind} step {name} has these unexpected arguments: {}", unexpected.join(", ")));
+        let takes = listed(known.keys().cloned());
+        let unexpected = unexpected.join(", ");
+        errors.push(format!("{kind} step {name} has these unexpected arguments: {unexpected}; it takes {takes}"));
     }
     if !missing.is_empty() {
         errors.push(format!("{kind} step {name} is missing these required arguments: {}", missing.join(", ")));

@@ -96,7 +96,7 @@ pub(super) fn act(rule: &str, actions: &[Value], facts: &mut Facts) -> Result<Ve
             _ => vec![None],
         };
         for item in items {
-            let args = Arguments::read(signature, action, facts, item)?;
+            let args = Arguments::read(signature, action, facts, item, true)?;
             calls.extend(one(rule, name, &args, facts)?);
         }
     }

@@ -18,12 +18,14 @@ pub(crate) struct Signature {
 pub(super) struct Arguments(pub(super) Map<String, Value>);
 
 impl Arguments {
-    /// Reads `args` of a condition or an action.
+    /// Reads `args` of a condition or an action. `all`: whether everything that place-holders name has to be there; otherwise
+    /// their first names have to.
     pub(super) fn read(
         signature: &Signature,
         entry: &Value,
         facts: &Facts,
         item: Option<&Value>,
+        all: bool,
     ) -> Result<Self, String> {
         let named = match entry.get("args") {
             Some(Value::Object(args)) => args.clone(),
@@ -44,12 +46,20 @@ impl Arguments {
             return Err(format!("{} has no argument {stranger}", signature.name));
         }
         let context = context(facts, item);
+        let is_formatted = |name: &str| item.is_some() || signature.formatted.contains(&name);
+        for (_, value) in named.iter().filter(|(name, _)| is_formatted(name)) {
+            if let Some(field) = stranger(value, &context, all) {
+                let names: Vec<&str> = context.keys().map(String::as_str).collect();
+                return Err(format!(
+                    "{}: the place-holder {{{field}}} stands for nothing; place-holders begin with {}",
+                    signature.name,
+                    names.join(", ")
+                ));
+            }
+        }
         let fill = |(name, value): (String, Value)| {
-            let filled = if item.is_some() || signature.formatted.contains(&name.as_str()) {
-                fill(&value, &context, item.is_some(), signature.name)
-            } else {
-                value
-            };
+            let filled =
+                if is_formatted(&name) { fill(&value, &context, item.is_some(), signature.name) } else { value };
             (name, filled)
         };
         Ok(Self(named.into_iter().map(fill).collect()))
@@ -64,6 +74,18 @@ impl Arguments {
     pub(super) fn text(&self, name: &str) -> Result<&str, String> {
         let value = self.get(name);
         value.as_str().ok_or_else(|| format!("{name} must be a text, not {}", python::type_name(value)))
+    }
+}
+
+/// The first place-holder at any depth that stands for nothing.
+fn stranger<'a>(value: &'a Value, context: &Map<String, Value>, all: bool) -> Option<&'a str> {
+    match value {
+        Value::String(text) => python::stranger(text, context, all),
+        Value::Array(list) => list.iter().find_map(|value| stranger(value, context, all)),
+        Value::Object(map) => map
+            .iter()
+            .find_map(|(key, value)| python::stranger(key, context, all).or_else(|| stranger(value, context, all))),
+        Value::Null | Value::Bool(_) | Value::Number(_) => None,
     }
 }
 

@@ -108,7 +108,7 @@ fn check(condition: &Value, facts: &Facts, item: Option<&Value>) -> Result<bool,
         let known: Vec<&str> = OPERATORS.iter().map(|known| known.name).collect();
         return Err(format!("Unsupported operator: '{name}'. Supported operators are: {}.", known.join(", ")));
     };
-    let args = Arguments::read(signature, condition, facts, item)?;
+    let args = Arguments::read(signature, condition, facts, item, false)?;
     let holds = evaluate(name, &args, item.is_some())?;
     Ok(holds != turned)
 }

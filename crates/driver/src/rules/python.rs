@@ -191,6 +191,28 @@ pub(super) fn format(template: &str, context: &Map<String, Value>) -> Result<Str
     Ok(filled)
 }
 
+/// The first place-holder that stands for nothing: its name is none of the context's, or, where everything has to be there
+/// (`all`), what follows its name is not there. Braces around anything but a name are no place-holders: texts of JSON and
+/// regular expressions have such.
+pub(super) fn stranger<'a>(template: &'a str, context: &Map<String, Value>, all: bool) -> Option<&'a str> {
+    let mut rest = template;
+    while let Some(start) = rest.find('{') {
+        rest = &rest[start + 1..];
+        if let Some(after) = rest.strip_prefix('{') {
+            rest = after;
+            continue;
+        }
+        let field = &rest[..rest.find('}')?];
+        let name = &field[..field.find(['.', '[', '!']).unwrap_or(field.len())];
+        let is_name = name.starts_with(|letter: char| letter.is_alphabetic() || letter == '_')
+            && name.chars().all(|letter| letter.is_alphanumeric() || letter == '_');
+        if is_name && (!context.contains_key(name) || all && fill(field, context).is_err()) {
+            return Some(field);
+        }
+    }
+    None
+}
+
 fn fill(field: &str, context: &Map<String, Value>) -> Result<String, Unfilled> {
     let (path, conversion) = match field.rsplit_once('!') {
         Some((path, conversion @ ("s" | "r"))) => (path, conversion),
@@ -272,6 +294,21 @@ mod tests {
         ] {
             assert_eq!(filled(template), expected.map(str::to_owned), "{template}");
         }
+    }
+
+    #[test]
+    fn a_place_holder_of_nothing_is_told_from_braces_that_are_none() {
+        let context = json!({"node": {"name": "n1"}, "inventory": {"cpu": {"count": 4}}});
+        let told = |template: &'static str, all| stranger(template, context.as_object().unwrap(), all);
+        for plain in
+            ["plain", "{node.name} {inventory[cpu]!r}", "{{nobody}}", "{\"a\": 1}", "^[0-9]{3}$", "{}", "{", "}"]
+        {
+            assert_eq!((told(plain, false), told(plain, true)), (None, None), "{plain}");
+        }
+        assert_eq!(told("{node.name} {nobody[a]}", false), Some("nobody[a]"));
+        assert_eq!(told("{inventory[nothing]}", false), None);
+        assert_eq!(told("{inventory[nothing]}", true), Some("inventory[nothing]"));
+        assert_eq!(told("{node}", true), Some("node"));
     }
 
     #[test]

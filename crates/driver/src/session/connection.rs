@@ -3,28 +3,38 @@
 
 use super::authority::Presented;
 use super::service::Down;
-use crate::agents::stream::{Attached, Session, superseded};
+use crate::agents::stream::{Attached, Session, UnderWay, superseded, weight};
 use crate::conductor::Conductor;
 use crate::fault::Fault;
 use jiff::Timestamp;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use store::Store;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 use tracing::Instrument as _;
+use uuid::Uuid;
 use wire::agent::CommandResult;
+use wire::json;
 use wire::rpc::{AgentFrame, DriverFrame};
 use wire::session::{
-    Body as _, Frame, FromAgent, FromDriver, Hello, PROTOCOL_MINOR, Reason, Receipt, Violation, Welcome,
+    Body as _, FRAME_LIMIT, Frame, FromAgent, FromDriver, Hello, PROTOCOL_MINOR, Reason, Receipt, Violation, Welcome,
 };
 
 /// How long the first frame may take.
 const HELLO: Duration = Duration::from_secs(20);
-/// How long a frame may wait to be written: a peer that does not read is not waited for any longer.
+/// How long a frame may wait to be written: a peer that does not read is not waited for any longer …
 const WRITE: Duration = Duration::from_secs(60);
-/// How long the agent may take to acknowledge what was sent.
+/// How long the agent may take to acknowledge anything of what was sent …
 const ACKNOWLEDGE: Duration = Duration::from_secs(90);
+/// … and longer for what is under way, and for what arrives meanwhile, at this many bytes a second.
+const SLOWEST: u64 = 16 << 10;
+/// Frames that an agent may send at once …
+const FRAMES: u32 = 1024;
+/// … and how long each further one takes: what is said faster waits at the agent.
+const FRAME_TIME: Duration = Duration::from_millis(50);
 /// Longest text of a driver's own in a frame, in characters.
 const SHORT: usize = 400;
 
@@ -35,6 +45,8 @@ pub(super) struct Connection<S: Store> {
     pub(super) up: Streaming<AgentFrame>,
     pub(super) down: Down<DriverFrame>,
     pub(super) stop: CancellationToken,
+    /// Bytes that have come of `up`, those of a frame that is not complete included.
+    pub(super) arrived: Arc<AtomicU64>,
 }
 
 /// How a connection ended.
@@ -132,33 +144,44 @@ impl<S: Store> Connection<S> {
             driver_version: env!("CARGO_PKG_VERSION").to_owned(),
             heartbeat_timeout: u32::try_from(timeout).unwrap_or(u32::MAX),
         };
-        self.write(Frame { seq: 0, ack: 0, body: FromDriver::Welcome(welcome) }).await?;
+        self.write(&session, Frame { seq: 0, ack: 0, body: FromDriver::Welcome(welcome) }).await?;
         for frame in again {
-            self.write(frame).await?;
+            self.write(&session, frame).await?;
         }
         self.conductor.agent_changed(session.node());
         let silence = Duration::from_secs(timeout.max(60));
         let expiry = self.presented.not_after.duration_since(Timestamp::now());
         let expiry = tokio::time::sleep(Duration::try_from(expiry).unwrap_or_default());
         tokio::pin!(expiry);
+        let arrived = self.arrived.clone();
+        let arrived = || arrived.load(Ordering::Relaxed);
+        let mut pace = Pace::new(Instant::now());
+        let mut patience = Silence::new(silence, Mark::new(arrived()));
         loop {
             while let Some(frame) = session.next(connection) {
-                self.write(frame).await?;
+                self.write(&session, frame).await?;
             }
             if let Some(frame) = session.acknowledge(connection) {
-                self.write(frame).await?;
+                self.write(&session, frame).await?;
             }
             if !session.uses(connection) {
                 // What rang may have been meant for the connection that is in use.
                 session.work.notify_one();
                 return Err(superseded().into());
             }
-            let patience = if session.is_owed() { ACKNOWLEDGE.min(silence) } else { silence };
+            patience.look(session.under_way(), Mark::new(arrived()));
             let frame = tokio::select! {
-                frame = next(&mut self.up) => frame?,
+                frame = async {
+                    tokio::time::sleep_until(pace.ready()).await;
+                    next(&mut self.up).await
+                } => frame?,
                 () = session.work.notified() => continue,
-                () = tokio::time::sleep(patience) => {
-                    let text = format!("nothing came for {} s", patience.as_secs());
+                () = tokio::time::sleep_until(patience.until(arrived())) => {
+                    // Meanwhile a part of a frame may have come.
+                    if patience.until(arrived()) > Instant::now() {
+                        continue;
+                    }
+                    let text = format!("it has said nothing, or acknowledged nothing, for {} s", patience.told().as_secs());
                     return Err(Violation::new(Reason::Silent, text).into());
                 }
                 () = &mut expiry => {
@@ -166,25 +189,31 @@ impl<S: Store> Connection<S> {
                     return Err(Violation::new(Reason::Identity, text).into());
                 }
                 () = self.stop.cancelled() => {
-                    return Err(Violation::new(Reason::GoingAway, "the driver stops; connect again").into());
+                    return Err(going_away().into());
                 }
             };
+            pace.took(Instant::now());
+            patience.hears(Mark::new(arrived()));
             self.take(&session, connection, hello, frame).await?;
         }
     }
 
-    async fn write(&self, frame: Frame<FromDriver>) -> Result<(), End> {
+    async fn write(&self, session: &Session, frame: Frame<FromDriver>) -> Result<(), End> {
         let body = &frame.body;
         if body.size() > 0 {
             tracing::debug!(seq = frame.seq, bytes = body.size(), "sent");
         }
-        match tokio::time::timeout(WRITE, self.down.send(Ok(frame.into()))).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(End::Gone("the stream to it is closed".to_owned())),
-            Err(_) => {
-                let text = format!("it has not read for {} s", WRITE.as_secs());
+        // Behind what is under way.
+        let limit = WRITE + Duration::from_secs(session.under_way().bytes / SLOWEST);
+        tokio::select! {
+            sent = self.down.send(Ok(frame.into())) => {
+                sent.map_err(|_| End::Gone("the stream to it is closed".to_owned()))
+            }
+            () = tokio::time::sleep(limit) => {
+                let text = format!("it has not read for {} s", limit.as_secs());
                 Err(Violation::new(Reason::Silent, text).into())
             }
+            () = self.stop.cancelled() => Err(going_away().into()),
         }
     }
 
@@ -204,14 +233,12 @@ impl<S: Store> Connection<S> {
                 return Err(Violation::new(Reason::Malformed, "Hello came a second time").into());
             }
             FromAgent::Command { document, omitted } => {
-                let result: CommandResult = serde_json::from_slice(&document).map_err(|error| {
-                    Violation::new(Reason::Malformed, short(&format!("CommandState.document: {error}")))
-                })?;
+                let result = state_of(&document)?;
                 if omitted > 0 {
                     tracing::warn!(command = result.id, omitted, "the result is too long for a frame and was left out");
                 }
                 tracing::debug!(command = result.id, name = result.command_name, status = ?result.command_status, "its state");
-                session.command(result, document.len());
+                session.command(result, weight(&document));
                 self.conductor.agent_changed(session.node());
             }
             FromAgent::Refused(refused) => session.refuse(refused),
@@ -239,6 +266,109 @@ impl<S: Store> Connection<S> {
             FromAgent::Ack | FromAgent::Unknown => {}
         }
         Ok(())
+    }
+}
+
+fn going_away() -> Violation {
+    Violation::new(Reason::GoingAway, "the driver stops; connect again")
+}
+
+/// The state of a command, as far as it is one.
+fn state_of(document: &[u8]) -> Result<CommandResult, Violation> {
+    let wrong = |text: String| Violation::new(Reason::Malformed, short(&format!("CommandState.document: {text}")));
+    let result: CommandResult =
+        json::read_within(document, json::COMMAND_LIMITS).map_err(|error| wrong(error.to_string()))?;
+    // Ids are the driver's, or made by the agent as the driver makes them.
+    match Uuid::try_parse(&result.id) {
+        Ok(id) if id.to_string() == result.id => Ok(result),
+        _ => Err(wrong("the id of the command is not a UUID".to_owned())),
+    }
+}
+
+/// When something was heard, and how many bytes had come then.
+#[derive(Debug, Clone, Copy)]
+struct Mark {
+    at: Instant,
+    arrived: u64,
+}
+
+impl Mark {
+    fn new(arrived: u64) -> Self {
+        Self { at: Instant::now(), arrived }
+    }
+
+    /// The end of somebody's patience that began here. What arrives is life, but not faster than time goes, and no more of it
+    /// than one frame has.
+    fn until(&self, patience: Duration, arrived: u64) -> Instant {
+        let since = arrived.saturating_sub(self.arrived).min(FRAME_LIMIT as u64);
+        self.at + patience + Duration::from_secs(since / SLOWEST)
+    }
+}
+
+/// How long nothing was heard of the agent, and how long it has acknowledged nothing while something was under way.
+#[derive(Debug)]
+struct Silence {
+    limit: Duration,
+    heard: Mark,
+    under_way: UnderWay,
+    owed: Option<Mark>,
+}
+
+impl Silence {
+    fn new(limit: Duration, now: Mark) -> Self {
+        Self { limit, heard: now, under_way: UnderWay::default(), owed: None }
+    }
+
+    /// A frame came.
+    fn hears(&mut self, now: Mark) {
+        self.heard = now;
+    }
+
+    fn look(&mut self, under_way: UnderWay, now: Mark) {
+        if under_way.frames == 0 {
+            self.owed = None;
+        } else if self.owed.is_none() || under_way.acknowledged != self.under_way.acknowledged {
+            self.owed = Some(now);
+        }
+        self.under_way = under_way;
+    }
+
+    /// How long an acknowledgement is waited for.
+    fn told(&self) -> Duration {
+        let under_way = Duration::from_secs(self.under_way.bytes / SLOWEST);
+        if self.owed.is_some() { ACKNOWLEDGE.min(self.limit) + under_way } else { self.limit }
+    }
+
+    /// When it has been too long.
+    fn until(&self, arrived: u64) -> Instant {
+        // A long frame on its way down keeps what the agent says from being asked for, but not from being said.
+        let silent = self.heard.until(self.limit, arrived);
+        self.owed.map_or(silent, |owed| silent.min(owed.until(self.told(), arrived)))
+    }
+}
+
+/// How fast frames are read.
+#[derive(Debug)]
+struct Pace {
+    /// Time that the frames so far take, less what has gone by.
+    debt: Duration,
+    at: Instant,
+}
+
+impl Pace {
+    fn new(at: Instant) -> Self {
+        Self { debt: Duration::ZERO, at }
+    }
+
+    /// When the next frame may be read.
+    fn ready(&self) -> Instant {
+        self.at + self.debt.saturating_sub(FRAME_TIME * FRAMES)
+    }
+
+    /// A frame was read.
+    fn took(&mut self, now: Instant) {
+        self.debt = self.debt.saturating_sub(now - self.at) + FRAME_TIME;
+        self.at = now;
     }
 }
 
@@ -278,5 +408,88 @@ pub(super) fn word(reason: Reason) -> &'static str {
         Reason::Superseded => "superseded",
         Reason::Identity => "identity",
         Reason::Other(_) => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(300);
+
+    async fn after(seconds: u64) {
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_talks_and_never_acknowledges_is_silent() {
+        let mut silence = Silence::new(LIMIT, Mark::new(0));
+        let sent = UnderWay { acknowledged: 3, frames: 1, bytes: 100 };
+        silence.look(sent, Mark::new(0));
+        for second in 1..=ACKNOWLEDGE.as_secs() {
+            assert!(silence.until(0) >= Instant::now(), "{second}");
+            after(1).await;
+            silence.hears(Mark::new(0));
+            silence.look(sent, Mark::new(0));
+        }
+        assert!(silence.until(0) <= Instant::now());
+        // One that acknowledges one frame after the other is not.
+        silence.look(UnderWay { acknowledged: 4, ..sent }, Mark::new(0));
+        assert_eq!(silence.until(0), Instant::now() + ACKNOWLEDGE);
+        silence.look(UnderWay { acknowledged: 5, frames: 0, bytes: 0 }, Mark::new(0));
+        assert_eq!(silence.until(0), Instant::now() + LIMIT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_frame_may_take_its_time_in_either_direction() {
+        let mut silence = Silence::new(LIMIT, Mark::new(0));
+        let begun = Instant::now();
+        // Up, at twice the slowest rate.
+        for second in 1..=1000 {
+            after(1).await;
+            assert!(silence.until(second * 2 * SLOWEST) > Instant::now(), "{second}");
+        }
+        assert_eq!(silence.until(u64::MAX), begun + LIMIT + Duration::from_secs(FRAME_LIMIT as u64 / SLOWEST));
+        // Down.
+        silence.hears(Mark::new(0));
+        silence.look(UnderWay { acknowledged: 0, frames: 1, bytes: 100 * SLOWEST }, Mark::new(0));
+        assert_eq!(silence.until(0), Instant::now() + ACKNOWLEDGE + Duration::from_secs(100));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn frames_are_read_at_a_pace_that_a_list_does_not_notice() {
+        let mut pace = Pace::new(Instant::now());
+        for _ in 0..FRAMES {
+            assert_eq!(pace.ready(), Instant::now());
+            pace.took(Instant::now());
+        }
+        let begun = Instant::now();
+        for _ in 0..100 {
+            pace.took(Instant::now());
+            tokio::time::sleep_until(pace.ready()).await;
+        }
+        assert_eq!(begun.elapsed(), 100 * FRAME_TIME);
+        after(3600).await;
+        assert!(pace.ready() <= Instant::now());
+        pace.took(Instant::now());
+        assert_eq!(pace.debt, FRAME_TIME);
+    }
+
+    #[test]
+    fn the_state_of_a_command_is_bounded_before_it_is_read_and_has_an_id() {
+        let state = |id: &str, result: &str| {
+            format!(
+                r#"{{"id": "{id}", "command_name": "a", "command_status": "SUCCEEDED", "command_error": null, "command_result": {result}}}"#
+            )
+        };
+        let id = "5c6d1f0e-0000-4000-8000-000000000001";
+        assert!(state_of(state(id, "[1]").as_bytes()).is_ok());
+        for wrong in ["x", "", "5C6D1F0E-0000-4000-8000-000000000001", "urn:uuid:5c6d1f0e-0000-4000-8000-000000000001"]
+        {
+            assert_eq!(state_of(state(wrong, "1").as_bytes()).unwrap_err().reason, Reason::Malformed, "{wrong}");
+        }
+        for bomb in [format!("[{}0]", "0,".repeat(300_000)), format!("{}{}", "[".repeat(40), "]".repeat(40))] {
+            assert_eq!(state_of(state(id, &bomb).as_bytes()).unwrap_err().reason, Reason::Malformed);
+        }
     }
 }

@@ -2,12 +2,13 @@
 
 use super::authority::{Authority, Presented, RENEW_IN, Request as CertificateRequest};
 use super::connection::Connection;
-use super::telemetry::Log;
+use super::telemetry::{Log, Logs};
 use crate::conductor::{Conductor, EnrolError};
 use futures::Stream;
 use futures::stream::unfold;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 use store::Store;
 use tokio::net::TcpListener;
@@ -15,19 +16,29 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
-use transport::http2::{self, PeerCertificate};
+use tower::ServiceExt as _;
+use transport::http2::{self, Counted, PeerCertificate};
 use transport::server::Peer;
 use uuid::Uuid;
 use wire::rpc::agent_session_server::{AgentSession, AgentSessionServer};
 use wire::rpc::{AgentFrame, DriverFrame, EnrollReply, EnrollRequest, LogBatch, LogCredit};
-use wire::session::FRAME_LIMIT;
+use wire::session::{FRAME_LIMIT, LOG_BYTES};
 
-/// Connections at once. Each agent has one; a few more are of agents whose old one was not given up yet.
+/// Connections at once of enrolled agents. Each agent has one; a few more are of agents whose old one was not given up yet.
 const CONNECTIONS: usize = 8192;
+/// Connections at once of those who have not enrolled, which takes a moment.
+const STRANGERS: usize = 1024;
 /// Calls at once in a connection: a session, a log, an enrolment, and one of each whose end is under way.
 const STREAMS: u32 = 6;
 /// Deadline for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long a connection may be without a call; one without a certificate lasts no longer after its first call.
+const IDLE: Duration = Duration::from_secs(60);
+/// Longest message of Enroll, and of anything that comes without a certificate, bytes: a request for a certificate takes some
+/// hundred.
+const ENROLMENT: usize = 16 << 10;
+/// Longest message of Telemetry, bytes: a batch with what is around its lines.
+const BATCH: usize = 2 * LOG_BYTES;
 /// How long sessions may take to end once the driver stops.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Messages of one connection that wait to be written.
@@ -49,16 +60,35 @@ pub struct Listening<S: Store> {
 pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
     let Listening { listener, conductor, authority, tls } = listening;
     let tasks = TaskTracker::new();
-    let service = SessionService { conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
-    let server =
-        AgentSessionServer::new(service).max_decoding_message_size(FRAME_LIMIT).max_encoding_message_size(FRAME_LIMIT);
+    let logs = Arc::default();
+    let service = SessionService { logs, conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
+    let service = Arc::new(service);
+    let within = |limit| {
+        let server = AgentSessionServer::from_arc(service.clone());
+        server.max_decoding_message_size(limit).max_encoding_message_size(FRAME_LIMIT)
+    };
+    let (enrolments, logs, sessions) = (within(ENROLMENT), within(BATCH), within(FRAME_LIMIT));
+    // What a message may take is decided before its first byte is read.
+    let server = tower::service_fn(move |mut request: http::Request<http2::Incoming>| {
+        let arrived = Arc::new(AtomicU64::new(0));
+        request.extensions_mut().insert(Arrived(arrived.clone()));
+        let is_known = request.extensions().get::<PeerCertificate>().is_some_and(|peer| peer.0.is_some());
+        let server = match request.uri().path().rsplit('/').next() {
+            Some("Session") if is_known => &sessions,
+            Some("Telemetry") if is_known => &logs,
+            _ => &enrolments,
+        };
+        server.clone().oneshot(request.map(|body| Counted::new(body, arrived)))
+    });
     let settings = http2::Settings {
         tls,
         connections: CONNECTIONS,
+        strangers: STRANGERS,
         // Behind a router that translates addresses, all agents of a site have one.
         connections_per_peer: None,
         streams: STREAMS,
         handshake_timeout: HANDSHAKE,
+        idle_timeout: IDLE,
         drain_timeout: DRAIN,
     };
     http2::serve(listener, server, settings, stop).await;
@@ -72,9 +102,14 @@ pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
 struct SessionService<S: Store> {
     conductor: Arc<Conductor<S>>,
     authority: Arc<Authority>,
+    logs: Arc<Logs>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
+
+/// Extension of a call: the bytes that have come of it.
+#[derive(Debug, Clone, Default)]
+struct Arrived(Arc<AtomicU64>);
 
 /// What goes down a connection.
 pub(super) type Down<T> = mpsc::Sender<Result<T, Status>>;
@@ -141,7 +176,9 @@ impl<S: Store> AgentSession for SessionService<S> {
     async fn session(&self, request: Request<Streaming<AgentFrame>>) -> Result<Response<Self::SessionStream>, Status> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
+        let arrived = request.extensions().get::<Arrived>().cloned().unwrap_or_default().0;
         let connection = Connection {
+            arrived,
             conductor: self.conductor.clone(),
             presented,
             up: request.into_inner(),
@@ -159,6 +196,7 @@ impl<S: Store> AgentSession for SessionService<S> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
         let log = Log {
+            logs: self.logs.clone(),
             conductor: self.conductor.clone(),
             presented,
             up: request.into_inner(),

@@ -6,7 +6,9 @@ use super::connection::word;
 use super::service::Down;
 use crate::conductor::Conductor;
 use crate::logs::{Line, printable};
-use std::sync::Arc;
+use jiff::Timestamp;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -24,9 +26,47 @@ const LINES_PER_SECOND: u32 = 2000;
 /// How long a credit may wait to be written.
 const WRITE: Duration = Duration::from_secs(60);
 
+/// The logs that are taken: one of each node.
+#[derive(Debug, Default)]
+pub(super) struct Logs(Mutex<HashMap<Uuid, (u64, CancellationToken)>>);
+
+/// The place of a node's log; free again with this value.
+struct Place {
+    logs: Arc<Logs>,
+    node: Uuid,
+    number: u64,
+    /// A newer call has taken the place.
+    over: CancellationToken,
+}
+
+impl Logs {
+    /// A place for the log of this node. The call that had it ends.
+    fn begin(self: &Arc<Self>, node: Uuid) -> Place {
+        let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = CancellationToken::new();
+        let before = logs.remove(&node);
+        let number = before.as_ref().map_or(0, |(number, _)| number + 1);
+        if let Some((_, before)) = before {
+            before.cancel();
+        }
+        logs.insert(node, (number, over.clone()));
+        Place { logs: self.clone(), node, number, over }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut logs = self.logs.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if logs.get(&self.node).is_some_and(|(number, _)| *number == self.number) {
+            logs.remove(&self.node);
+        }
+    }
+}
+
 /// A call that has been accepted.
 pub(super) struct Log<S: Store> {
     pub(super) conductor: Arc<Conductor<S>>,
+    pub(super) logs: Arc<Logs>,
     pub(super) presented: Presented,
     pub(super) up: Streaming<LogBatch>,
     pub(super) down: Down<LogCredit>,
@@ -54,16 +94,27 @@ impl<S: Store> Log<S> {
             }
         };
         let (node, session) = self.admitted(&first).await?;
+        let place = self.logs.begin(node);
         let boot = session.to_string();
         let mut received = self.conductor.log_received(node, &boot);
-        let mut allowed = received + u64::from(CREDIT);
+        let mut allowed = room_after(received)?;
         self.credit(received).await?;
+        let expiry = self.presented.not_after.duration_since(Timestamp::now());
+        let expiry = tokio::time::sleep(Duration::try_from(expiry).unwrap_or_default());
+        tokio::pin!(expiry);
         loop {
             let batch = tokio::select! {
                 batch = self.up.message() => match batch {
                     Ok(Some(batch)) => batch,
                     Ok(None) | Err(_) => return Ok(()),
                 },
+                () = place.over.cancelled() => {
+                    return Err(Violation::new(Reason::Superseded, "the node has a newer call for its log"));
+                }
+                () = &mut expiry => {
+                    let text = "the certificate is not valid any more; enrol again";
+                    return Err(Violation::new(Reason::Identity, text));
+                }
                 () = self.stop.cancelled() => {
                     return Err(Violation::new(Reason::GoingAway, "the driver stops; connect again"));
                 }
@@ -71,14 +122,25 @@ impl<S: Store> Log<S> {
             // Logging is slowed down by the one who logs: what comes next comes after the next credit.
             let number = u32::try_from(batch.lines.len()).unwrap_or(u32::MAX);
             let lines = check(&batch, received, allowed)?;
+            // What a boot says that is over meanwhile is not the log of the one that there is now.
+            self.known(node, session).await?;
+            if place.over.is_cancelled() {
+                continue;
+            }
             if let Some(last) = batch.lines.last() {
                 received = last.number;
             }
             self.conductor.log_lines(node, &boot, received, lines);
             tokio::time::sleep(Duration::from_secs(1) * number.min(CREDIT) / LINES_PER_SECOND).await;
-            allowed = received + u64::from(CREDIT);
+            allowed = room_after(received)?;
             self.credit(received).await?;
         }
+    }
+
+    /// Whether the session is that of the node's present boot.
+    async fn known(&self, node: Uuid, session: Uuid) -> Result<(), Violation> {
+        let known = self.conductor.knows_session(node, session, &self.presented.key).await;
+        known.map_err(|text| Violation::new(Reason::Identity, text))
     }
 
     /// Who sends, when it may.
@@ -93,8 +155,7 @@ impl<S: Store> Log<S> {
         if node != self.presented.node {
             return Err(Violation::new(Reason::Identity, "LogBatch.node_uuid is not the node of the certificate"));
         }
-        let admitted = self.conductor.knows_session(node, session, &self.presented.key).await;
-        admitted.map_err(|text| Violation::new(Reason::Identity, text))?;
+        self.known(node, session).await?;
         Ok((node, session))
     }
 
@@ -105,6 +166,12 @@ impl<S: Store> Log<S> {
             Err(_) => Err(Violation::new(Reason::Silent, "credits are not read")),
         }
     }
+}
+
+/// The number of the last line for which there is room.
+fn room_after(received: u64) -> Result<u64, Violation> {
+    let none = || Violation::new(Reason::Sequence, "there are no numbers left for lines");
+    received.checked_add(CREDIT.into()).ok_or_else(none)
 }
 
 /// The lines of a batch, when they are what may come now.
@@ -131,6 +198,11 @@ fn check(batch: &LogBatch, received: u64, allowed: u64) -> Result<Vec<Line>, Vio
         }
         last = line.number;
         lines.push(parse(line));
+    }
+    let skipped = last - received - batch.lines.len() as u64;
+    if batch.dropped > skipped {
+        let text = format!("{} lines are said to be dropped, but {skipped} numbers were skipped", batch.dropped);
+        return Err(Violation::new(Reason::Malformed, text));
     }
     // Lines that the agent had no room for have numbers too, which take no room here.
     if last.saturating_sub(batch.dropped) > allowed {
@@ -182,6 +254,12 @@ mod tests {
         let dropped = check(&batch(&[9001], 9000), 0, 512).unwrap();
         assert_eq!(dropped[0].message, "[the ramdisk had no room for 9000 lines]");
         assert_eq!(reason(&batch(&(1..=513).collect::<Vec<_>>(), 0), 0, 1000), Some(Reason::TooLarge));
+        // What was dropped has numbers, and those of all lines end somewhere.
+        assert_eq!(reason(&batch(&[9001], 9001), 0, 512), Some(Reason::Malformed));
+        assert_eq!(reason(&batch(&[], 1), 0, 512), Some(Reason::Malformed));
+        assert_eq!(reason(&batch(&[u64::MAX], u64::MAX), 0, 512), Some(Reason::Malformed));
+        assert!(check(&batch(&[u64::MAX], u64::MAX - 1), 0, 512).is_ok());
+        assert_eq!(room_after(u64::MAX).unwrap_err().reason, Reason::Sequence);
         let mut long = batch(&[1], 0);
         long.lines[0].text = "x".repeat(LOG_BYTES + 1);
         assert_eq!(reason(&long, 0, 1000), Some(Reason::TooLarge));

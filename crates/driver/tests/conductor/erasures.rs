@@ -19,6 +19,13 @@ pub(crate) fn reports() -> Value {
     ])
 }
 
+/// The same without the device that failed.
+pub(crate) fn good_reports() -> Value {
+    let mut reports = reports();
+    reports.as_array_mut().unwrap().truncate(2);
+    reports
+}
+
 pub(crate) async fn erasures(site: &Site) -> Vec<Record> {
     site.conductor().erasures(site.node, &Page::default()).await.unwrap()
 }
@@ -37,12 +44,14 @@ pub(crate) const OUTCOMES: [&str; 3] =
 async fn every_device_of_an_erase_has_a_signed_record_that_outlives_its_node() {
     let site = Site::new().await;
     site.make_manageable().await;
-    site.machine.lock().results.push(("erase_devices".to_owned(), reports()));
+    site.machine.lock().results.push(("erase_devices".to_owned(), good_reports()));
     site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
     site.settle(State::Manageable).await;
     let records = erasures(&site).await;
-    assert_eq!(outcomes(&records), OUTCOMES);
+    assert_eq!(outcomes(&records), OUTCOMES[..2]);
     let history = site.history().await.join("\n");
+    // What an agent calls verified without a word of what it read is called that.
+    assert!(history.contains("/dev/sda (S-/dev/sda) verified, with nothing read back (overwrite)"), "{history}");
     for record in &records {
         assert!(history.contains(&record.uuid.to_string()), "{history}");
         let signed = &record.fields["record"];
@@ -52,7 +61,7 @@ async fn every_device_of_an_erase_has_a_signed_record_that_outlives_its_node() {
         verify(&site, record).unwrap();
     }
     assert_eq!(records[1].fields["record"]["report"], reports()[1]);
-    let mut forged = records[2].clone();
+    let mut forged = records[1].clone();
     forged.fields["record"]["report"]["outcome"] = json!("verified");
     verify(&site, &forged).unwrap_err();
 
@@ -86,6 +95,82 @@ async fn a_failed_erase_is_recorded_as_what_it_was() {
     let node = site.settle(State::CleanFailed).await;
     assert!(node.last_error.unwrap().contains("/dev/sdc"));
     assert_eq!(outcomes(&erasures(&site).await), OUTCOMES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_success_whose_report_has_a_device_that_is_not_erased_is_none() {
+    let odd = |entry: Value| {
+        let mut list = good_reports();
+        list.as_array_mut().unwrap().push(entry);
+        list
+    };
+    let unheard_of = json!({"device": "/dev/sdd", "method": "wish", "outcome": "probably"});
+    for (report, words) in [
+        (reports(), "/dev/sdc (S-/dev/sdc) is failed (a mark is still there)"),
+        (odd(unheard_of), "/dev/sdd is probably"),
+        (odd(json!("/dev/sde is clean, trust me")), "1 entries of the agent's result are no reports, or too many"),
+    ] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        let count = report.as_array().unwrap().iter().filter(|report| report.is_object()).count();
+        site.machine.lock().results.push(("erase_devices".to_owned(), report));
+        site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+        let node = site.settle(State::CleanFailed).await;
+        let error = node.last_error.unwrap();
+        assert!(error.contains("deploy.erase_devices failed") && error.contains(words), "{error}");
+        assert_eq!(erasures(&site).await.len(), count);
+    }
+}
+
+/// Waits until the agent erases and the driver knows.
+async fn begin_erase(site: &Site) {
+    let steps = json!([{"interface": "deploy", "step": "erase_devices"}]);
+    site.machine.lock().step_seconds = 3600;
+    site.machine.lock().results.push(("erase_devices".to_owned(), reports()));
+    site.verb_with(Verb::Clean, clean(steps)).await.unwrap();
+    while site.node().await.clean_step["step"] != "erase_devices" {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erase_that_is_aborted_has_ended_before_power_is_cut() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    begin_erase(&site).await;
+    let node = site.verb(Verb::Abort).await.unwrap();
+    assert_eq!((node.provision_state, &node.clean_step["abort_after"]), (State::CleanWait, &json!(true)));
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    {
+        let machine = site.machine.lock();
+        assert_eq!(machine.cancelled.len(), 1, "the agent was told once");
+        assert_eq!(machine.power, hardware::PowerState::On, "it is not off before the erase has ended");
+    }
+    let node = site.settle(State::CleanFailed).await;
+    assert_eq!(node.last_error.as_deref(), Some("clean was aborted by request, after its erase had ended."));
+    assert_eq!(site.machine.lock().power, hardware::PowerState::Off);
+    assert_eq!(site.machine.lock().cancelled.len(), 1);
+    // Nothing but the end of the command brings these.
+    assert_eq!(outcomes(&erasures(&site).await), OUTCOMES);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erase_that_cannot_be_stopped_is_waited_for_unless_it_is_aborted_again() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().stops_within = None;
+    begin_erase(&site).await;
+    site.verb(Verb::Abort).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(600)).await;
+    assert_eq!(site.node().await.provision_state, State::CleanWait);
+    assert_eq!(site.machine.lock().power, hardware::PowerState::On);
+    let history = site.history().await.join("\n");
+    assert!(history.contains("the erase cannot be stopped, and its end is waited for"), "{history}");
+    site.verb(Verb::Abort).await.unwrap();
+    site.settle(State::CleanFailed).await;
+    assert_eq!(site.machine.lock().power, hardware::PowerState::Off);
+    assert!(erasures(&site).await.is_empty());
 }
 
 #[tokio::test(start_paused = true)]

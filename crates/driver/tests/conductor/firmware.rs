@@ -196,3 +196,57 @@ async fn deploy_steps_set_the_firmware_before_the_image_is_written() {
     assert_eq!(machine.booted, [Booted::Ramdisk, Booted::Ramdisk, Booted::Disk]);
     assert_eq!(machine.image_writes, 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_stays_fails_the_update_unless_the_bmc_says_that_it_was_completed() {
+    for (last, state) in [(UpdateState::Unsaid, State::CleanFailed), (UpdateState::Done, State::Manageable)] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        {
+            let mut machine = site.machine.lock();
+            machine.keeps_versions = true;
+            machine.tasks = vec![UpdateState::Running(Some(10), "writing".to_owned()), last];
+        }
+        site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+        let node = site.settle(state).await;
+        let history = site.history().await.join("\n");
+        match node.last_error {
+            Some(error) => assert!(error.contains("nothing shows that bios was updated: it has 1.1.0"), "{error}"),
+            None => {
+                assert!(history.contains("bios was updated and tells the version that it told before"), "{history}")
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_gone_is_no_failure_where_the_version_is_another() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().tasks = vec![UpdateState::Unsaid];
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    site.settle(State::Manageable).await;
+    assert!(site.history().await.join("\n").contains("bios was updated from 1.1.0 to bios-2.0"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_is_compared_with_the_defaults_or_said_to_be_unverified() {
+    let reset = json!([{"interface": "bios", "step": "factory_reset"}]);
+    for (tells, forgets, state, words) in [
+        (true, false, State::Manageable, "BIOS settings were reset: 2 were compared with their defaults"),
+        (false, false, State::Manageable, "whether it was made cannot be verified"),
+        (true, true, State::CleanFailed, "ProcVirtualization is \"Enabled\" and not \"Disabled\""),
+    ] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        {
+            let mut machine = site.machine.lock();
+            machine.bios.insert("ProcVirtualization".to_owned(), json!("Enabled"));
+            (machine.tells_defaults, machine.bios_forgets) = (tells, forgets);
+        }
+        site.verb_with(Verb::Clean, clean(reset.clone())).await.unwrap();
+        site.settle(state).await;
+        let history = site.history().await.join("\n");
+        assert!(history.contains(words), "{history}");
+    }
+}

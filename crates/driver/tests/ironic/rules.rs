@@ -74,6 +74,45 @@ fn rules_do_to_a_node_what_ironic_s_engine_does() {
     insta::assert_snapshot!("texts_of_failures", texts);
 }
 
+/// Where Ironic takes the text as it is, an action would write it to the node. In a condition a key that is not there stays, as
+/// recorded above.
+#[test]
+fn a_rule_with_a_place_holder_of_nothing_fails_and_says_what_there_is() {
+    let condition = |op: &str, value: &str| json!([{"op": op, "args": {"value": value}}]);
+    let write = |value: &str| json!([{"op": "set-attribute", "args": {"path": "extra/a", "value": value}}]);
+    let fine = write("fine");
+    for (conditions, actions, expected) in [
+        (
+            json!([]),
+            write("{inventory[nothing]}"),
+            Err("set-attribute: the place-holder {inventory[nothing]} stands for nothing"),
+        ),
+        (json!([]), write("{invntory[cpu]}"), Err("place-holders begin with inventory, node, plugin_data")),
+        (condition("is-empty", "{invntory[cpu]}"), fine.clone(), Err("is-empty: the place-holder {invntory[cpu]}")),
+        (condition("is-empty", "{inventory[nothing]}"), fine, Ok("fine")),
+        (json!([]), write("{\"a\": 1}"), Ok("{\"a\": 1}")),
+        (json!([]), write("{inventory[cpu]}"), Ok("4")),
+    ] {
+        let rule = json!({"conditions": conditions, "actions": actions});
+        let rules = [Rule::read("r".to_owned(), rule.as_object().unwrap())];
+        let mut facts = Facts {
+            node: object(&json!({"extra": {}})),
+            fixed: Map::new(),
+            traits: Vec::new(),
+            ports: Vec::new(),
+            inventory: json!({"cpu": 4}),
+            plugin_data: json!({}),
+        };
+        match (run(&rules, &mut facts), expected) {
+            (Ok(_), Ok(value)) => assert_eq!(facts.node["extra"]["a"], value),
+            (Err(ours), Err(words)) => assert!(ours.to_string().contains(words), "{ours}"),
+            (ours, _) => {
+                panic!("{expected:?}: {}", ours.map_or_else(|error| error.to_string(), |_| "taken".to_owned()))
+            }
+        }
+    }
+}
+
 const MAC: &str = "52:54:00:12:34:56";
 
 struct Site(Router);

@@ -2,8 +2,12 @@
 
 use super::Site;
 use super::peer::Boot;
+use driver::fault::Fault;
+use serde_json::Value;
 use tonic::Code;
 use uuid::Uuid;
+use wire::ironic::Version;
+use wire::ramdisk::Heartbeat;
 use wire::session::{Frame, FromAgent, Reason};
 
 #[tokio::test]
@@ -88,4 +92,40 @@ async fn a_boot_that_is_over_has_no_session_any_more() {
     wire.say(Frame { seq: 0, ack: 0, body: FromAgent::Hello(boot.hello()) }).await;
     assert_eq!(boot.ended(&mut wire).await.reason, Reason::Identity);
     assert_eq!(boot.ask(&token).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_stranger_may_say_no_more_than_an_enrolment_takes() {
+    let site = Site::new().await;
+    let boot = Boot::new(site.node, &site.offer);
+    let long = "x".repeat(1 << 20);
+    assert_eq!(boot.ask(&long).await.unwrap_err().code(), Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn whoever_has_only_seen_the_token_cannot_have_the_driver_call_elsewhere() {
+    let site = Site::new().await;
+    site.deploy().await;
+    let token = site.token().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&token).await;
+    let (wire, _) = boot.dial().await;
+    boot.beat(&wire).await;
+    let node = site.until(|node| node.driver_internal_info.contains_key("agent_url")).await;
+    let own = format!("ferric-session:{}", boot.session);
+    assert_eq!(node.driver_internal_info.get("agent_url").and_then(Value::as_str), Some(&*own));
+    let beat = async |url: &str| {
+        let heartbeat = Heartbeat {
+            callback_url: url.to_owned(),
+            agent_version: Some("13.0.0".to_owned()),
+            agent_token: Some(token.clone()),
+            agent_verify_ca: None,
+            agent_status: None,
+            agent_status_message: None,
+        };
+        site.conductor.heartbeat(&site.ident(), Version(68), heartbeat).await
+    };
+    assert!(matches!(beat("https://192.0.2.66:9999").await, Err(Fault::Invalid(_))));
+    assert_eq!(site.get().await.driver_internal_info.get("agent_url").and_then(Value::as_str), Some(&*own));
+    beat(&own).await.unwrap();
 }

@@ -82,3 +82,22 @@ async fn lines_beyond_the_credit_end_the_log_and_not_the_session() {
     let metrics = site.text("/metrics").await;
     assert!(metrics.contains("ferric_telemetry_ends_total{reason=\"flood\"} 1"), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_log_ends_with_the_boot_that_it_is_of_and_a_newer_call_takes_its_place() {
+    let site = Site::new().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    let (_up, mut older, _connection) = boot.log().await;
+    older.message().await.unwrap().unwrap();
+    let (up, mut credits, _other) = boot.log().await;
+    credits.message().await.unwrap().unwrap();
+    assert_eq!(older.message().await.unwrap_err().code(), Code::Aborted);
+    up.send(batch(1, &["of this boot"])).await.unwrap();
+    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 1);
+    // A deployment begins with switching the machine off.
+    site.deploy().await;
+    up.send(batch(2, &["of a boot that is over"])).await.unwrap();
+    assert_eq!(credits.message().await.unwrap_err().code(), Code::PermissionDenied);
+    assert!(!site.conductor.logs().has(site.node));
+}

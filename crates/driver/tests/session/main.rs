@@ -7,6 +7,7 @@ mod deploy;
 mod identity;
 mod log;
 mod peer;
+mod rescue;
 mod rules;
 mod skew;
 
@@ -41,6 +42,11 @@ struct Site {
 impl Site {
     /// A site with a node that an agent may look up.
     async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// The same, with a node that is made otherwise.
+    async fn with(change: impl FnOnce(&mut Node)) -> Self {
         let site = Self::start(MemoryStore::new(), Uuid::new_v4(), Arc::new(tempfile::tempdir().unwrap())).await;
         let mut node = Node::new(site.node, "fake-hardware", jiff::Timestamp::UNIX_EPOCH);
         node.interfaces.insert("deploy".to_owned(), "direct".to_owned());
@@ -51,6 +57,7 @@ impl Site {
             "image_checksum": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
             "image_disk_format": "raw",
         }));
+        change(&mut node);
         site.conductor.create_node(node).await.unwrap();
         site
     }

@@ -96,7 +96,7 @@ async fn a_newer_connection_takes_over_and_the_older_one_is_told() {
 }
 
 /// Waits until everything that was said is acknowledged.
-async fn heard(boot: &mut Boot, wire: &mut Wire) {
+pub(crate) async fn heard(boot: &mut Boot, wire: &mut Wire) {
     while boot.link.outstanding() > 0 {
         let frame = wire.hear().await.unwrap();
         boot.link.receive(frame).unwrap();

@@ -157,7 +157,8 @@ pub(super) async fn operate(world: &mut World, own: bool) -> Result<()> {
     world.console.end("");
 
     world.console.begin("power, maintenance, undeploy, delete");
-    ferric.run(&["power", "off", ALL[0], ALL[1], "--watch"]).await?;
+    ferric.refused(&["power", "off", ALL[0]], 2, "--yes").await?;
+    ferric.run(&["power", "off", ALL[0], ALL[1], "--yes", "--watch"]).await?;
     ferric.run(&["power", "on", ALL[0], "--watch"]).await?;
     ferric.run(&["maintenance", "on", ALL[2], "--reason", "a new fan"]).await?;
     let trouble = ferric.run(&["node", "list", "--trouble"]).await?;

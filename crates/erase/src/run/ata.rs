@@ -21,8 +21,12 @@ const LOCKED: &str = "the drive is locked with a password that is neither ours n
     hdparm --user-master u --security-unlock PASSWORD, or m with the master password; a drive whose passwords are lost \
     may be reverted with the PSID on its label";
 const EXPIRED: &str = "the drive is locked and takes no more passwords until it is switched off and on again";
-const FOREIGN: &str = "the drive has a user password that is neither ours nor ironic-python-agent's, which an erase would need. \
-    Remove it with hdparm --user-master u --security-disable PASSWORD, or in the firmware's setup";
+const FOREIGN: &str = "the drive has a user password that is neither ours nor ironic-python-agent's. Whatever erases it, the drive \
+    locks itself with that password when it is switched off. Remove it with hdparm --user-master u --security-disable PASSWORD, \
+    or in the firmware's setup";
+const FROZEN_WITH_PASSWORD: &str = "the drive has a user password, with which it locks itself when it is switched off, and its security is \
+    frozen, so that no password can be removed. Take the freeze off in the firmware's setup (security freeze lock), or unplug the \
+    drive's power for a moment while the machine runs; then erase again";
 const SANITIZE_FROZEN: &str = "the drive's sanitize commands are frozen (SANITIZE FREEZE LOCK), until it is switched off and on \
     again; the firmware of the machine does that when it starts";
 
@@ -226,15 +230,29 @@ impl Drive {
     }
 }
 
-/// Removes a password that an erase has left, ours or ironic-python-agent's. `false` where the drive has another.
-pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<bool, Failure> {
+/// Why a drive gives no data now, where an erase helps.
+pub(crate) fn withheld(device: &dyn Device) -> Result<Option<&'static str>, Failure> {
+    let identify = identify(device)?.0;
+    if identify.security.locked {
+        return Ok(Some("a password locks it"));
+    }
+    let any = identify.sanitize.crypto || identify.sanitize.block || identify.sanitize.overwrite;
+    Ok(match any.then(|| sanitize_state(device)).transpose()? {
+        Some(Sanitize::Status(SanitizeStatus { running: true, .. })) => Some(super::SANITIZING),
+        Some(Sanitize::Failed) => Some(super::SANITIZE_FAILED),
+        _ => None,
+    })
+}
+
+/// Removes a password that an erase has left, ours or ironic-python-agent's. Fails where it stays, or where the drive has another.
+pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<(), Failure> {
     if security.locked && security.attempts_expired {
         return Err(Failure::Blocked(EXPIRED.to_owned()));
     }
     if security.frozen {
         // Nothing can be given to it now.
-        let why = if security.locked { LOCKED } else { FROZEN };
-        return if security.locked { Err(Failure::Blocked(why.to_owned())) } else { Ok(false) };
+        let why = if security.locked { LOCKED } else { FROZEN_WITH_PASSWORD };
+        return Err(Failure::Blocked(why.to_owned()));
     }
     for (password, name) in [(PASSWORD, PASSWORD), (EMPTY, EMPTY_OF_HDPARM)] {
         if disable(device, security.locked, password).is_err() {
@@ -244,14 +262,14 @@ pub(crate) fn release(device: &dyn Device, security: &Security) -> Result<bool, 
         let why = match identify(device) {
             Ok((identify, _)) if !identify.security.enabled => {
                 tracing::warn!(device = %device.id(), "an interrupted erase had left a password; it is removed");
-                return Ok(true);
+                return Ok(());
             }
             Ok(_) => KEPT.to_owned(),
             Err(problem) => problem.to_string(),
         };
         return Err(Failure::PasswordLeft { password: name, why });
     }
-    if security.locked { Err(Failure::Blocked(LOCKED.to_owned())) } else { Ok(false) }
+    Err(Failure::Blocked(if security.locked { LOCKED } else { FOREIGN }.to_owned()))
 }
 
 /// Why what does not reach all blocks is not done.

@@ -27,8 +27,10 @@ impl Drive {
         Ok(Self { number, namespace: namespace(device, number)?.0, namespaces: namespaces(device)?, controller, log })
     }
 
-    fn siblings(&self) -> usize {
-        self.namespaces.iter().filter(|number| **number != self.number).count()
+    /// Namespaces of the drive that nobody has granted. They need not be attached to be there.
+    fn not_granted(&self, options: &Options) -> Vec<String> {
+        let others = self.namespaces.iter().filter(|number| **number != self.number);
+        others.filter(|number| !options.granted_namespaces.contains(number)).map(u32::to_string).collect()
     }
 
     /// The sanitize that is running.
@@ -43,10 +45,12 @@ impl Drive {
 
     pub(crate) fn offers(&self, options: &Options) -> Vec<Offer> {
         let support = self.controller.sanitize;
-        let alone = self.siblings() == 0 || options.sibling_namespaces_granted;
+        let others = self.not_granted(options);
+        let alone = others.is_empty();
         let with = format!(
-            "the drive has {} namespaces and this would erase all of them; those that are not granted forbid it",
-            self.namespaces.len()
+            "the drive has {} namespaces and this would erase all of them, also those that are not to be erased: {}",
+            self.namespaces.len(),
+            others.join(", ")
         );
         let sanitize = |method, there| match (there, alone) {
             (true, false) => Offer::new(method, false, &with),
@@ -167,6 +171,20 @@ impl Drive {
         let evidence = "Format NVM succeeded; Identify Namespace: no format is running, size and format are the same";
         Ok(Finished { evidence: evidence.to_owned(), answer: answer[..192].to_vec() })
     }
+}
+
+/// Why a drive gives no data now, where an erase helps.
+pub(crate) fn withheld(device: &dyn Device) -> Result<Option<&'static str>, Failure> {
+    let controller = Controller::parse(&receive(device, &nvme::identify_controller(), nvme::IDENTIFY_LENGTH)?);
+    let controller = controller.map_err(|error| Failure::NotDone(error.to_string()))?;
+    if !controller.sanitize.any() {
+        return Ok(None);
+    }
+    Ok(match sanitize_log(device)?.0.state {
+        SanitizeState::InProgress => Some(super::SANITIZING),
+        SanitizeState::Failed => Some(super::SANITIZE_FAILED),
+        _ => None,
+    })
 }
 
 fn method_of(action: SanitizeAction) -> Method {

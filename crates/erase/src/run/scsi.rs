@@ -22,13 +22,7 @@ const ACTIONS: [(SanitizeAction, Method); 3] = [
 
 impl Drive {
     pub(crate) fn look(device: &dyn Device, inquiry: &Inquiry) -> Result<Self, Failure> {
-        // What happened to it since, such as a power cut, is told first, once for each.
-        let mut told = sense(device)?.0;
-        for _ in 0..scsi::ATTENTIONS {
-            if told.is_some_and(|sense| sense.key == Sense::UNIT_ATTENTION) {
-                told = sense(device)?.0;
-            }
-        }
+        let told = told(device)?;
         let sanitizing = told.is_some_and(|sense| sense.is_sanitizing());
         let mut supported = [None; 3];
         for (found, (action, _)) in supported.iter_mut().zip(ACTIONS) {
@@ -142,6 +136,26 @@ fn follow(run: Run<'_>, mut sure: bool) -> Result<Finished, Failure> {
             },
         }
     }
+}
+
+/// What the device says of itself now. What happened to it since, such as a power cut, is told first, once for each.
+fn told(device: &dyn Device) -> Result<Option<Sense>, Failure> {
+    let mut told = sense(device)?.0;
+    for _ in 0..scsi::ATTENTIONS {
+        if told.is_some_and(|sense| sense.key == Sense::UNIT_ATTENTION) {
+            told = sense(device)?.0;
+        }
+    }
+    Ok(told)
+}
+
+/// Why a device gives no data now, where an erase helps.
+pub(crate) fn withheld(device: &dyn Device) -> Result<Option<&'static str>, Failure> {
+    Ok(match told(device)? {
+        Some(sense) if sense.is_sanitizing() => Some(super::SANITIZING),
+        Some(sense) if sense.is_sanitize_failure() => Some(super::SANITIZE_FAILED),
+        _ => None,
+    })
 }
 
 /// Power on, reset, or a device that was exchanged (29h).

@@ -71,6 +71,23 @@ fn no_boot_entries_are_made_without_firmware_variables() {
 }
 
 #[test]
+fn a_disk_that_lost_its_capacity_is_no_disk_of_the_inventory_and_is_not_forgotten() {
+    let root = with_disk("A1");
+    let machine = LinuxMachine::at(root.path());
+    assert!(machine.disks_without_capacity().unwrap().is_empty());
+    let block = root.path().join("sys/block");
+    std::fs::write(block.join("sda/size"), "0\n").unwrap();
+    let names =
+        || -> Vec<String> { machine.disks_without_capacity().unwrap().into_iter().map(|disk| disk.name).collect() };
+    assert_eq!((machine.disks().unwrap().len(), names()), (0, vec!["/dev/sda".to_owned()]));
+    // A slot without a card, and an array that does not run.
+    std::fs::write(block.join("sda/removable"), "1\n").unwrap();
+    std::fs::create_dir_all(block.join("md127")).unwrap();
+    std::fs::write(block.join("md127/size"), "0\n").unwrap();
+    assert!(names().is_empty());
+}
+
+#[test]
 fn holders_of_a_busy_disk_are_named() {
     let root = with_disk("A1");
     let folder = root.path().join("sys/block/sda");

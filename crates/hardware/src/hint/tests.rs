@@ -140,6 +140,36 @@ fn skipped_devices_are_left_out_and_volume_names_are_not_disks() {
     assert!(without_skipped(rack(), Some(&json!(["/dev/sda"]))).is_err());
 }
 
+#[test]
+fn what_a_skipped_device_lies_on_and_what_lies_on_it_are_left_out_with_it() {
+    let on = |name: &str, holders: &[&str]| Disk {
+        holders: holders.iter().map(|holder| (*holder).to_owned()).collect(),
+        ..disk(name, 10 << 30)
+    };
+    let all = vec![on("/dev/sda", &["md0"]), on("/dev/sdb", &["md1"]), on("/dev/md0", &["md2"]), on("/dev/md2", &[])];
+    let left = |skip: Value| {
+        let left = without_skipped(all.clone(), Some(&skip)).unwrap();
+        left.into_iter().map(|disk| disk.name).collect::<Vec<_>>()
+    };
+    assert_eq!(left(json!([{"name": "/dev/md0"}])), ["/dev/sdb"]);
+    assert_eq!(left(json!([{"name": "/dev/md2"}])), ["/dev/sdb"]);
+    assert_eq!(left(json!([{"name": "/dev/sda"}])), ["/dev/sdb"]);
+    assert_eq!(left(json!([{"name": "/dev/sdb"}])), ["/dev/sda", "/dev/md0", "/dev/md2"]);
+    // The other disks of an array are not kept for the sake of one.
+    let all = [on("/dev/sda", &["md0"]), on("/dev/sdb", &["md0"]), on("/dev/md0", &[])];
+    let left = without_skipped(all.to_vec(), Some(&json!([{"name": "/dev/sda"}]))).unwrap();
+    assert_eq!(left.iter().map(|disk| disk.name.as_str()).collect::<Vec<_>>(), ["/dev/sdb"]);
+}
+
+#[test]
+fn an_entry_that_describes_no_disk_is_named_with_the_disks_that_there_are() {
+    assert_eq!(check_skipped(&rack(), Some(&json!([{"name": "/dev/sdc"}, {}, {"volume_name": "data"}]))), Ok(()));
+    assert_eq!(check_skipped(&rack(), None), Ok(()));
+    let error = check_skipped(&rack(), Some(&json!([{"name": "/dev/sdc"}, {"name": "/dev/sdd1"}]))).unwrap_err();
+    let error = error.to_string();
+    assert!(error.contains(r#"{"name":"/dev/sdd1"}"#) && error.contains("/dev/sda ("), "{error}");
+}
+
 fn some_disk() -> impl Strategy<Value = Disk> {
     ("[a-z]{1,3}", 0_u64..1 << 45, any::<bool>(), proptest::option::of("[ -~]{0,12}"))
         .prop_map(|(name, size, rotational, model)| Disk { rotational, model, ..disk(&format!("/dev/{name}"), size) })

@@ -50,6 +50,11 @@ impl<B: Body> Link<B> {
         self.kept.is_empty() || (self.outstanding() < WINDOW && self.bytes.saturating_add(size) <= WINDOW_BYTES)
     }
 
+    /// What is under way, unacknowledged, oldest first.
+    pub fn kept(&self) -> impl Iterator<Item = &B> {
+        self.kept.iter()
+    }
+
     /// Bodies that are under way, unacknowledged.
     pub fn outstanding(&self) -> u64 {
         self.kept.len() as u64

@@ -5,6 +5,7 @@ use super::talk::{PROGRESS_INTERVAL, Talk};
 use super::work::{Taken, Work};
 use crate::command::Dispatcher;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use uuid::Uuid;
 use wire::rpc::{AgentFrame, DriverFrame};
-use wire::session::{Frame, FromAgent, FromDriver, Reason, Refused, Violation, Welcome};
+use wire::session::{FRAME_LIMIT, Frame, FromAgent, FromDriver, Reason, Refused, Violation, Welcome};
 
 /// How long the driver may take for its welcome.
 const WELCOME: Duration = Duration::from_secs(10);
@@ -20,7 +21,7 @@ const WELCOME: Duration = Duration::from_secs(10);
 const ACKNOWLEDGE: Duration = Duration::from_millis(100);
 /// How long the driver may take to acknowledge anything at all …
 const SILENCE: Duration = Duration::from_secs(60);
-/// … and longer for what is under way, at this many bytes a second.
+/// … and longer for what is under way, and for what arrives meanwhile, at this many bytes a second.
 const SLOWEST: usize = 16 << 10;
 /// How long the end of a session waits for the driver to have heard everything.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -62,6 +63,8 @@ pub(super) struct Parts<'a> {
     pub(super) work: &'a mut Work,
     /// Rings when a heartbeat is due.
     pub(super) beat: &'a Notify,
+    /// Bytes that have come of the driver, those of a frame that is not complete included.
+    pub(super) arrived: &'a Arc<AtomicU64>,
     /// Is told when the driver has welcomed the agent.
     pub(super) up: &'a watch::Sender<bool>,
 }
@@ -155,7 +158,7 @@ impl Connection<'_> {
     async fn talk(&mut self, repeated: Vec<Frame<FromAgent>>, stop: &CancellationToken) -> End {
         let mut repeated = repeated.into_iter();
         let mut news = self.parts.dispatcher.news();
-        let mut silence = Silence::new(self.parts.talk);
+        let mut silence = Silence::new(self.parts.talk, Arc::clone(self.parts.arrived));
         let mut owed_since = None;
         let mut leaving: Option<Instant> = None;
         loop {
@@ -218,6 +221,8 @@ impl Connection<'_> {
                         permit.send(frame.into());
                     }
                 }
+                // Meanwhile a part of a frame may have come.
+                Happened::Silence if silence.until().is_some_and(|until| until > Instant::now()) => {}
                 Happened::Silence => {
                     let text = format!("nothing was acknowledged for {} s", silence.patience.as_secs());
                     return End::Violated(Violation::new(Reason::Silent, text));
@@ -271,31 +276,39 @@ enum Happened {
     Look,
 }
 
-/// How long the driver has acknowledged nothing while something was under way.
+/// How long the driver has acknowledged nothing while something was under way. A long frame of its own holds its
+/// acknowledgements up, so what arrives is life, but no more of it than one frame has.
 struct Silence {
     acknowledged: u64,
-    since: Option<Instant>,
+    /// Since when, and how many bytes had come then.
+    since: Option<(Instant, u64)>,
     patience: Duration,
+    arrived: Arc<AtomicU64>,
 }
 
 impl Silence {
-    fn new(talk: &Talk) -> Self {
-        Self { acknowledged: talk.acknowledged(), since: None, patience: SILENCE }
+    fn new(talk: &Talk, arrived: Arc<AtomicU64>) -> Self {
+        Self { acknowledged: talk.acknowledged(), since: None, patience: SILENCE, arrived }
     }
 
     fn look(&mut self, talk: &Talk) {
-        let (frames, bytes) = talk.outstanding();
+        self.see(talk.acknowledged(), talk.outstanding());
+    }
+
+    fn see(&mut self, acknowledged: u64, (frames, bytes): (u64, usize)) {
         if frames == 0 {
             self.since = None;
-        } else if self.since.is_none() || talk.acknowledged() != self.acknowledged {
-            self.since = Some(Instant::now());
+        } else if self.since.is_none() || acknowledged != self.acknowledged {
+            self.since = Some((Instant::now(), self.arrived.load(Ordering::Relaxed)));
         }
-        self.acknowledged = talk.acknowledged();
+        self.acknowledged = acknowledged;
         self.patience = SILENCE + Duration::from_secs((bytes / SLOWEST) as u64);
     }
 
     fn until(&self) -> Option<Instant> {
-        self.since.map(|since| since + self.patience)
+        let (since, before) = self.since?;
+        let arrived = self.arrived.load(Ordering::Relaxed).saturating_sub(before).min(FRAME_LIMIT as u64);
+        Some(since + self.patience + Duration::from_secs(arrived / SLOWEST as u64))
     }
 }
 
@@ -304,5 +317,29 @@ async fn sleep(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_acknowledges_nothing_is_silent_but_not_while_a_long_frame_of_it_comes() {
+        let arrived = Arc::new(AtomicU64::new(0));
+        let mut silence = Silence::new(&Talk::default(), Arc::clone(&arrived));
+        assert_eq!(silence.until(), None);
+        let begun = Instant::now();
+        silence.see(0, (1, 100 * SLOWEST));
+        assert_eq!(silence.until(), Some(begun + SILENCE + Duration::from_secs(100)));
+        arrived.store(500 * SLOWEST as u64, Ordering::Relaxed);
+        tokio::time::advance(Duration::from_secs(300)).await;
+        silence.see(0, (1, 0));
+        assert_eq!(silence.until(), Some(begun + SILENCE + Duration::from_secs(500)));
+        arrived.store(u64::MAX, Ordering::Relaxed);
+        let longest = Duration::from_secs((FRAME_LIMIT / SLOWEST) as u64);
+        assert_eq!(silence.until(), Some(begun + SILENCE + longest));
+        silence.see(1, (1, 0));
+        assert_eq!(silence.until(), Some(Instant::now() + SILENCE));
     }
 }

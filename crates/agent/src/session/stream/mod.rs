@@ -185,8 +185,14 @@ impl Session {
             .max_encoding_message_size(FRAME_LIMIT);
         let mut was_welcome = false;
         let mut telemetry = None;
-        let parts =
-            Parts { dispatcher: &self.dispatcher, talk: &mut memory.talk, work, beat: &self.beat, up: &self.up };
+        let parts = Parts {
+            dispatcher: &self.dispatcher,
+            talk: &mut memory.talk,
+            work,
+            beat: &self.beat,
+            arrived: &connection.arrived,
+            up: &self.up,
+        };
         let welcomed = |welcome: &wire::session::Welcome| {
             was_welcome = true;
             if welcome.heartbeat_timeout > 0 {

@@ -177,6 +177,37 @@ impl Agent for Line {
             result
         })
     }
+
+    fn cancel<'a>(&'a self, id: &'a str) -> BoxFuture<'a, AgentReply<()>> {
+        Box::pin(async move {
+            self.fuse.tick("before cancel").await;
+            let stops = self.machine.lock().stops_within;
+            let seconds =
+                stops.ok_or_else(|| AgentError::Refused { status: 405, text: "no such method".to_owned() })?;
+            self.machine.lock().cancelled.push(id.to_owned());
+            let (machine, id, boot) = (self.machine.clone(), id.to_owned(), self.machine.lock().boot);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_secs(seconds)).await;
+                let mut state = machine.lock();
+                if state.boot != boot {
+                    return;
+                }
+                let reported = state.results.first().map(|(_, result)| json!({"clean_result": result}));
+                let Some(agent) = state.agent.as_mut() else { return };
+                let running =
+                    |command: &&mut CommandResult| command.id == id && command.command_status == CommandStatus::Running;
+                let Some(result) = agent.commands.iter_mut().find(running) else { return };
+                let (class, details) = ("CommandCancelled".to_owned(), "stopped on request".to_owned());
+                let message = "The command was stopped".to_owned();
+                result.command_status = CommandStatus::Failed;
+                result.command_error = Some(CommandError { class, code: 500, message, details });
+                result.command_result = reported;
+                agent.forced.notify_one();
+            });
+            self.fuse.tick("after cancel").await;
+            Ok(())
+        })
+    }
 }
 
 impl Line {
@@ -287,7 +318,9 @@ impl Line {
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(seconds)).await;
             let mut state = machine.lock();
-            if state.boot != boot {
+            let stopped =
+                |command: &CommandResult| command.id == id && command.command_status != CommandStatus::Running;
+            if state.boot != boot || state.agent.as_ref().is_some_and(|agent| agent.commands.iter().any(stopped)) {
                 return;
             }
             let failing = state.failing.clone().filter(|(failing, _)| *failing == name);

@@ -74,6 +74,14 @@ pub(crate) struct State {
     pub(crate) manager_version: String,
     /// How long a step takes, seconds.
     pub(crate) step_seconds: u64,
+    /// The BMC tells what settings are after a reset.
+    pub(crate) tells_defaults: bool,
+    /// Versions stay as they are, whatever the BMC says of updates.
+    pub(crate) keeps_versions: bool,
+    /// Seconds that a command takes to stop; an agent that knows no such request when unset.
+    pub(crate) stops_within: Option<u64>,
+    /// Ids of commands that were to stop.
+    pub(crate) cancelled: Vec<String>,
 }
 
 pub(crate) struct Machine {
@@ -128,6 +136,10 @@ impl Machine {
             ]}),
             manager_version: "1.2".to_owned(),
             step_seconds: 60,
+            tells_defaults: true,
+            keeps_versions: false,
+            stops_within: Some(10),
+            cancelled: Vec::new(),
         };
         Arc::new_cyclic(|me| Self {
             state: Mutex::new(state),
@@ -341,11 +353,12 @@ impl OutOfBand for Bmc {
         }))
     }
 
-    fn reset_bios(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+    fn reset_bios(&self) -> BoxFuture<'_, Result<BiosValues, OutOfBandError>> {
         Box::pin(self.call("reset_bios", |machine| {
             let mut state = machine.lock();
             state.bios_changes += 1;
             state.bios_pending = values(serde_json::json!({"ProcVirtualization": "Disabled", "QuietBoot": true}));
+            if state.tells_defaults { state.bios_pending.clone() } else { BiosValues::new() }
         }))
     }
 
@@ -389,6 +402,9 @@ impl OutOfBand for Bmc {
             let mut state = machine.lock();
             state.updates.push(format!("{} {}", update.component, update.url));
             let version = update.url.rsplit('/').next().unwrap_or_default().to_owned();
+            if state.keeps_versions {
+                return Some(format!("/tasks/{}", update.component));
+            }
             let of_bmc = update.component == "bmc";
             let versions = if of_bmc { &mut state.firmware } else { &mut state.firmware_staged };
             versions.insert(update.component.clone(), version);
