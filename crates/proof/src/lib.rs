@@ -27,6 +27,8 @@ const SPREAD_MARKS: u64 = 32;
 const MOST_PARTITIONS: usize = 128;
 /// Blocks that are looked at before the erase, to know afterwards that they changed.
 const MOST_BEFORE: u64 = 4096;
+/// A disk that gives none of so many blocks before its erase gives none at all, and each question may cost it a reset.
+const UNREAD: u32 = 8;
 /// One place in so many may refuse its mark, as a worn disk has bad places. Marks are the proof only where the others are there.
 const PLACES_FOR_A_REFUSAL: usize = 8;
 /// How Linux says that the medium itself has no valid data at a place (`block/blk-core.c`): `ENODATA` for a medium error,
@@ -153,10 +155,18 @@ pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) ->
     let sampled = places::sample_count(total, extent.percent, extent.least);
     let every = usize::try_from(sampled.div_ceil(MOST_BEFORE).max(1)).unwrap_or(usize::MAX);
     let mut head = vec![0_u8; usize::try_from(length).unwrap_or(0)];
+    let mut unread = 0;
     for number in places::samples(extent.seed, total, extent.percent, extent.least).step_by(every) {
         // What cannot be read now has nothing to compare with; it is no reason not to erase.
-        if size - number * BLOCK >= length && disk.read(number * BLOCK, &mut head).is_ok() {
-            blocks.push((number, digest(&head)));
+        if size - number * BLOCK < length {
+            continue;
+        }
+        match disk.read(number * BLOCK, &mut head) {
+            Ok(()) => blocks.push((number, digest(&head))),
+            Err(_) => unread += 1,
+        }
+        if blocks.is_empty() && unread == UNREAD {
+            break;
         }
     }
     let partitions = &partitions[..partitions.len().min(MOST_PARTITIONS)];

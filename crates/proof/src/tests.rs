@@ -225,6 +225,18 @@ fn a_device_that_takes_no_writes_is_proven_by_what_it_holds_or_not_at_all() {
 }
 
 #[test]
+fn a_device_that_gives_nothing_before_its_erase_is_not_asked_for_everything() {
+    let whole = 0..SIZE;
+    let mut disk = Disk { takes_writes: false, unreadable: vec![whole.clone()], reads: Some(1000), ..Disk::used() };
+    let before = plant(&mut disk, &PARTITIONS, extent(100)).unwrap();
+    assert_eq!(disk.reads, Some(1000 - UNREAD));
+    disk.unreadable.clear();
+    disk.fill(whole, 0);
+    let reading = check(&mut disk, &before, Look::Zeros, &mut |_| true).unwrap();
+    assert_eq!((reading.blocks, reading.compared), (301, 0));
+}
+
+#[test]
 fn blocks_that_are_what_they_were_are_no_crypto_erase() {
     let error = proven(Look::Changed, |disk| {
         let old = Disk::used().bytes;

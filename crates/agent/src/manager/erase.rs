@@ -93,6 +93,16 @@ struct Ended {
     stopped: bool,
 }
 
+impl Ended {
+    /// The same of a disk that a method was carried out on.
+    fn after(mut self, method: Method, began: &str) -> Self {
+        self.proof.method = method.name().to_owned();
+        self.proof.started_at = Some(began.to_owned());
+        self.proof.finished_at = Some(now());
+        self
+    }
+}
+
 impl From<EraseProof> for Ended {
     fn from(proof: EraseProof) -> Self {
         Self { proof, stopped: false }
@@ -302,7 +312,7 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
              hdparm --dco-restore) and clean the node again",
             hidden.sectors, hidden.words, done.method
         );
-        return failed(&watch, &disk, error);
+        return failed(&watch, &disk, error).after(done.method, &started_at);
     }
     // Nobody but the proof has the disk from here on.
     drop(device);
@@ -312,12 +322,13 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
         Ok(reading) => reading,
         Err(NotProven::Stopped) => {
             let words = format!("erased by {}, and stopped on request before it was read back", done.method);
-            return stopped(&disk, &words);
+            return stopped(&disk, &words).after(done.method, &started_at);
         }
         Err(error) => {
             let device = Box::new(grant.device().clone());
             let (method, found) = (done.method.to_string(), chain(&error));
-            return failed(&watch, &disk, MachineError::NotErased { device, method, found }.to_string());
+            let error = MachineError::NotErased { device, method, found }.to_string();
+            return failed(&watch, &disk, error).after(done.method, &started_at);
         }
     };
     drop(medium);
