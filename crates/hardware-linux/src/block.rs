@@ -4,8 +4,9 @@
 //! instead (`/sys/block/*/device/vpd_pg*`, `drivers/scsi/scsi_sysfs.c`); values and their form are those that lsblk
 //! and udev give, since root device hints in the field were written against them.
 
+mod id;
 mod path;
-mod vpd;
+pub mod vpd;
 
 use crate::tree::{self, Tree};
 use hardware::Disk;
@@ -88,6 +89,7 @@ fn disk(tree: &Tree, name: &str) -> Option<Disk> {
         wwn_vendor_extension: identity.wwn_vendor_extension,
         hctl: tree::names(&device.join("scsi_device")).into_iter().next(),
         by_path: by_path(&folder).map(|path| format!("/dev/disk/by-path/{path}")),
+        by_id: id::by_id(&folder, name).map(|id| format!("/dev/disk/by-id/{id}")),
         logical_sectors: tree::number(&folder.join("queue/logical_block_size")),
         physical_sectors: tree::number(&folder.join("queue/physical_block_size")),
         tran: transport(&folder, name),
@@ -136,7 +138,7 @@ impl Identity {
 }
 
 /// The folder of the USB device that a disk hangs on.
-fn usb_device(device: &Path) -> Option<PathBuf> {
+pub(crate) fn usb_device(device: &Path) -> Option<PathBuf> {
     let device = fs::canonicalize(device).ok()?;
     device.ancestors().find(|folder| folder.join("idVendor").exists()).map(Path::to_owned)
 }

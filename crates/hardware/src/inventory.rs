@@ -104,6 +104,9 @@ pub struct Disk {
     pub hctl: Option<String>,
     /// `/dev/disk/by-path/…`.
     pub by_path: Option<String>,
+    /// `/dev/disk/by-id/…`: the name that udev gives to the disk by its model and serial number, else by its world wide name.
+    /// `None` where the disk does not tell what udev would make it of. An addition of ours.
+    pub by_id: Option<String>,
     /// Logical sector size in bytes.
     pub logical_sectors: Option<u64>,
     /// Physical sector size in bytes.

@@ -36,7 +36,7 @@ pub(crate) fn by_path(folder: &Path) -> Option<String> {
 }
 
 /// Whether `name` is `host:channel:target:lun`.
-fn is_scsi_address(name: &str) -> bool {
+pub(super) fn is_scsi_address(name: &str) -> bool {
     name.split(':').count() == 4 && name.split(':').all(|part| part.parse::<u64>().is_ok())
 }
 
