@@ -4,14 +4,18 @@ use crate::ramdisk;
 use crate::site::Site;
 use agent::Dispatcher;
 use hardware::PowerAction;
+use rustix::fs::MemfdFlags;
+use std::fs::File;
 use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Bytes of its disk: twice what is the least for a system. A hole in a file, but for what is written.
+/// Bytes of its disk: twice what is the least for a system. A file in memory that has no name, so that it goes with this process
+/// however that ends; a hole, but for what is written.
 const DISK: u64 = 8 << 30;
 /// A machine that is reset by chance is so within this time after its ramdisk was started.
 const RESET_WITHIN: f64 = 6.0;
@@ -52,8 +56,8 @@ struct State {
     stop: CancellationToken,
     /// The commands of the agent that runs.
     commands: Option<Arc<Dispatcher>>,
-    /// Which disk it has; another one when one was lost.
-    disk: u64,
+    /// Its disk, the last one, behind those that were lost.
+    disks: Vec<File>,
     ramdisks: u64,
 }
 
@@ -85,7 +89,7 @@ impl Machine {
                 runs: Runs::Nothing("it was never switched on".to_owned()),
                 stop: CancellationToken::new(),
                 commands: None,
-                disk: 0,
+                disks: Vec::new(),
                 ramdisks: 0,
             }),
             me: me.clone(),
@@ -114,9 +118,10 @@ impl Machine {
         self.lock().runs.clone()
     }
 
-    /// The file that its disk is.
+    /// Where the file can be opened that its disk is (proc_pid_fd(5)).
     pub(crate) fn disk(&self) -> PathBuf {
-        self.site.disks.join(format!("{}-{}", self.name, self.lock().disk))
+        let descriptor = self.lock().disks.last().map_or(-1, |disk| disk.as_raw_fd());
+        PathBuf::from(format!("/proc/self/fd/{descriptor}"))
     }
 
     /// Chooses what it boots.
@@ -184,10 +189,14 @@ impl Machine {
     }
 
     fn new_disk(&self, state: &mut State) -> std::io::Result<()> {
-        let path = |number: u64| self.site.disks.join(format!("{}-{number}", self.name));
-        let _ = std::fs::remove_file(path(state.disk));
-        state.disk += 1;
-        std::fs::File::create_new(path(state.disk))?.set_len(DISK)
+        if let Some(lost) = state.disks.last() {
+            // It stays open: another file under its number would be taken for it by whoever still wants to open it.
+            lost.set_len(0)?;
+        }
+        let disk = File::from(rustix::fs::memfd_create(&*self.name, MemfdFlags::CLOEXEC)?);
+        disk.set_len(DISK)?;
+        state.disks.push(disk);
+        Ok(())
     }
 
     fn start(&self, state: &mut State) {
@@ -232,5 +241,37 @@ impl Machine {
         if state.boots == boot && state.on {
             state.runs = runs;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dice::Dice;
+    use crate::image::Image;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+    use transport::client::{Client, Settings};
+
+    #[test]
+    fn a_disk_that_is_lost_takes_no_memory_and_whoever_still_writes_to_it_meets_no_other() {
+        let dice = Dice::new(1);
+        let site = Site {
+            dice,
+            resets: 0.0,
+            network: 64,
+            agent_port: 9999,
+            callback_port: 9999,
+            image: Image::new(dice).unwrap(),
+            client: Client::new(Settings::default()).unwrap(),
+            reset: 0.into(),
+        };
+        let machine = Machine::new(Arc::new(site), 0).unwrap();
+        let lost = machine.disk();
+        File::options().write(true).open(&lost).unwrap().write_all_at(&[7; 1 << 20], 1 << 30).unwrap();
+        machine.new_disk(&mut machine.lock()).unwrap();
+        assert_eq!(lost.metadata().unwrap().blocks(), 0);
+        File::options().write(true).open(&lost).unwrap().write_all_at(b"late", 0).unwrap();
+        let disk = machine.disk().metadata().unwrap();
+        assert_eq!((disk.len(), disk.blocks()), (DISK, 0));
     }
 }

@@ -43,6 +43,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use transport::client::{Client, Settings};
 use transport::server;
@@ -59,9 +60,6 @@ struct Arguments {
     /// Folder for its files and for logs; made anew
     #[arg(long, default_value = "target/sim")]
     dir: PathBuf,
-    /// Folder for the disks, in memory for the sake of speed; a folder of this run's own is made in it
-    #[arg(long, default_value = "/dev/shm")]
-    disks: PathBuf,
     /// Percent of all connections of agents, and of those to them, that are cut
     #[arg(long, default_value_t = 0.0)]
     loss: f64,
@@ -102,14 +100,6 @@ impl Arguments {
 
 /// Where agents of the protocol listen; other ports follow when it is taken.
 const AGENT_PORT: u16 = 9999;
-/// The folder of the disks; gone at the end.
-struct Disks(PathBuf);
-
-impl Drop for Disks {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -145,10 +135,14 @@ fn tell(arguments: &Arguments, seed: u64) -> Result<Report> {
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(Arc::new(log));
     use tracing_subscriber::prelude::*;
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
-    let disks = Disks(arguments.disks.join(format!("ferric-sim-{}", std::process::id())));
-    std::fs::create_dir_all(&disks.0).with_context(|| format!("make {}", disks.0.display()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let told = runtime.block_on(run(arguments, seed, &dir, &disks.0));
+    let told = runtime.block_on(async {
+        // ferricd ends with what is dropped here.
+        tokio::select! {
+            told = run(arguments, seed, &dir) => told,
+            name = signalled() => Err(name?),
+        }
+    });
     // What agents still do is of no interest any more.
     runtime.shutdown_background();
     told
@@ -161,7 +155,17 @@ fn open_files() -> Result<()> {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).context("open more files")
 }
 
-async fn run(arguments: &Arguments, seed: u64, dir: &Path, disks: &Path) -> Result<Report> {
+/// Returns when this process is told to end, with that as an error.
+async fn signalled() -> Result<anyhow::Error> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    Ok(anyhow::anyhow!("told to end by {name}"))
+}
+
+async fn run(arguments: &Arguments, seed: u64, dir: &Path) -> Result<Report> {
     let dice = Dice::new(seed);
     // Runs beside each other have networks of their own.
     let network = 64 + (std::process::id() % 128) as u8;
@@ -177,7 +181,6 @@ async fn run(arguments: &Arguments, seed: u64, dir: &Path, disks: &Path) -> Resu
         agent_port,
         callback_port,
         image: image::Image::new(dice)?,
-        disks: disks.to_owned(),
         client: client.clone(),
         reset: AtomicU64::new(0),
     });

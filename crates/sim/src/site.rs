@@ -4,7 +4,6 @@ use crate::dice::Dice;
 use crate::image::Image;
 use anyhow::{Context as _, Result};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use transport::client::Client;
 
@@ -19,8 +18,6 @@ pub(crate) struct Site {
     pub(crate) agent_port: u16,
     pub(crate) callback_port: u16,
     pub(crate) image: Image,
-    /// Folder of the disks.
-    pub(crate) disks: PathBuf,
     /// What BMCs fetch CDs with.
     pub(crate) client: Client,
     pub(crate) reset: AtomicU64,
