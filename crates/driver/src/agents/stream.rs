@@ -24,14 +24,14 @@ const LISTING: Duration = Duration::from_secs(20);
 /// Commands of a session that wait for room on the way down.
 const WAITING: usize = 64;
 /// Commands that are remembered of a session; the oldest that have ended go first.
-const REMEMBERED: usize = 512;
+pub const REMEMBERED: usize = 512;
 /// The longest command with its result that is remembered, in bytes; a longer one is for whoever waits for it, and for nobody
 /// else. What is remembered of it is [`brief`].
 const RESULT: usize = 256 * 1024;
 /// Bytes of the commands that are remembered of a session; the oldest that have ended become brief first.
 const SESSION_BYTES: usize = 16 << 20;
 /// Bytes of the commands of all sessions; what comes beyond is remembered briefly.
-const ALL_BYTES: usize = 256 << 20;
+pub const ALL_BYTES: usize = 256 << 20;
 /// Longest text of an error that is kept of a command that is remembered briefly, bytes.
 const TEXT: usize = 4096;
 /// Longest name of a command or an error's class then, bytes.
@@ -112,7 +112,7 @@ impl Drop for Share {
 }
 
 /// About how many bytes a command takes in memory that came as this JSON: each value takes more than its text.
-pub(crate) fn weight(document: &[u8]) -> usize {
+pub fn weight(document: &[u8]) -> usize {
     let values = document.iter().filter(|byte| matches!(byte, b',' | b'[' | b'{')).count();
     document.len().saturating_add(values.saturating_mul(40))
 }
@@ -251,6 +251,11 @@ impl Sessions {
         }
     }
 
+    /// Bytes of the commands that are remembered of all sessions; at most [`ALL_BYTES`].
+    pub fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     /// How many sessions are connected.
     pub fn connected(&self) -> usize {
         self.lock().values().filter(|session| session.lock().connection.is_some()).count()
@@ -312,7 +317,7 @@ impl Session {
     }
 
     /// A connection has ended.
-    pub(crate) fn detach(&self, connection: u64) {
+    pub fn detach(&self, connection: u64) {
         let mut state = self.lock();
         if state.connection == Some(connection) {
             state.connection = None;
@@ -341,7 +346,10 @@ impl Session {
     }
 
     /// Takes a frame that came over this connection.
-    pub(crate) fn receive(&self, connection: u64, frame: Frame<FromAgent>) -> Result<Receipt<FromAgent>, Violation> {
+    ///
+    /// # Errors
+    /// Why the connection has to end.
+    pub fn receive(&self, connection: u64, frame: Frame<FromAgent>) -> Result<Receipt<FromAgent>, Violation> {
         let mut state = self.lock();
         if state.connection != Some(connection) {
             return Err(superseded());
@@ -352,7 +360,7 @@ impl Session {
 
     /// The next frame to send over this connection, when there is one and room for it. A connection that is not in use any
     /// more gets none: what goes down it would be numbered and never arrive.
-    pub(crate) fn next(&self, connection: u64) -> Option<Frame<FromDriver>> {
+    pub fn next(&self, connection: u64) -> Option<Frame<FromDriver>> {
         let mut state = self.lock();
         if state.connection != Some(connection) {
             return None;
@@ -366,13 +374,13 @@ impl Session {
     }
 
     /// An acknowledgement to send over this connection, where one is owed.
-    pub(crate) fn acknowledge(&self, connection: u64) -> Option<Frame<FromDriver>> {
+    pub fn acknowledge(&self, connection: u64) -> Option<Frame<FromDriver>> {
         let mut state = self.lock();
         if state.connection == Some(connection) { state.link.acknowledge() } else { None }
     }
 
     /// A command was accepted, has ended or is listed. It takes about `size` bytes; see [`weight`].
-    pub(crate) fn command(&self, result: CommandResult, size: usize) {
+    pub fn command(&self, result: CommandResult, size: usize) {
         let mut state = self.lock();
         let share = Share::take(&self.held, size);
         if share.is_none() {
@@ -410,7 +418,7 @@ impl Session {
     }
 
     /// How far a command is.
-    pub(crate) fn progress(&self, id: Uuid, progress: Progress) {
+    pub fn progress(&self, id: Uuid, progress: Progress) {
         let id = id.to_string();
         if let Some(known) = self.lock().commands.iter_mut().find(|known| known.result.id == id) {
             known.result.progress = Some(progress);
@@ -418,7 +426,7 @@ impl Session {
     }
 
     /// A command was not accepted.
-    pub(crate) fn refuse(&self, refused: Refused) {
+    pub fn refuse(&self, refused: Refused) {
         let mut state = self.lock();
         if state.awaited.contains(&refused.id) {
             state.refused.insert(refused.id, refused);
@@ -430,7 +438,7 @@ impl Session {
     }
 
     /// The list of its commands is complete.
-    pub(crate) fn list_ends(&self, count: u32) {
+    pub fn list_ends(&self, count: u32) {
         let mut state = self.lock();
         if usize::try_from(count).unwrap_or(usize::MAX) > REMEMBERED.max(state.commands.len()) {
             tracing::warn!(node = %self.node, count, "the agent lists more commands than are remembered");
@@ -829,7 +837,7 @@ mod tests {
     fn the_results_of_a_session_and_of_all_together_are_bounded() {
         let sessions = Sessions::default();
         let session = connected(&sessions, Uuid::new_v4()).session;
-        let held = || sessions.held.load(Ordering::Relaxed);
+        let held = || sessions.held();
         let tell = || {
             let mut done = result(Uuid::new_v4(), CommandStatus::Succeeded);
             done.command_result = Some(serde_json::json!("x"));
@@ -851,7 +859,7 @@ mod tests {
         drop(others);
         sessions.forget(Uuid::nil());
         drop(session);
-        assert_eq!(sessions.held.load(Ordering::Relaxed), 0);
+        assert_eq!(sessions.held(), 0);
     }
 
     #[test]

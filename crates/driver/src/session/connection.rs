@@ -2,6 +2,7 @@
 //! number, and ends with a reason that the other side is told and that is counted.
 
 use super::authority::Presented;
+use super::calls::Place;
 use super::service::Down;
 use crate::agents::stream::{Attached, Session, UnderWay, superseded, weight};
 use crate::conductor::Conductor;
@@ -64,11 +65,11 @@ impl From<Violation> for End {
 }
 
 impl<S: Store> Connection<S> {
-    /// Runs the connection to its end.
-    pub(super) async fn run(mut self) {
+    /// Runs the connection to its end. It has the place among the greetings until its first frame has come.
+    pub(super) async fn run(mut self, greeting: Place<String>) {
         let span = tracing::info_span!("session", node = %self.presented.node);
         async {
-            let end = self.talk().await;
+            let end = self.talk(greeting).await;
             self.conductor.metrics.session_ends(match &end {
                 End::Gone(_) => "gone",
                 End::Ours(violation) => word(violation.reason),
@@ -96,8 +97,8 @@ impl<S: Store> Connection<S> {
         let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
     }
 
-    async fn talk(&mut self) -> End {
-        let hello = match self.greeted().await {
+    async fn talk(&mut self, greeting: Place<String>) -> End {
+        let hello = match self.greeted(greeting).await {
             Ok(hello) => hello,
             Err(end) => return end,
         };
@@ -110,12 +111,14 @@ impl<S: Store> Connection<S> {
     }
 
     /// The first frame, from somebody who may say it.
-    async fn greeted(&mut self) -> Result<Hello, End> {
+    async fn greeted(&mut self, greeting: Place<String>) -> Result<Hello, End> {
         let silent = || Violation::new(Reason::Silent, format!("no Hello came within {} s", HELLO.as_secs()));
-        let frame = match tokio::time::timeout(HELLO, next(&mut self.up)).await {
-            Ok(frame) => frame?,
-            Err(_) => return Err(silent().into()),
+        let frame = tokio::select! {
+            frame = next(&mut self.up) => frame?,
+            () = tokio::time::sleep(HELLO) => return Err(silent().into()),
+            () = greeting.over.cancelled() => return Err(superseded().into()),
         };
+        drop(greeting);
         let hello = match frame {
             Frame { seq: 0, body: FromAgent::Hello(hello), .. } => hello,
             _ => {
@@ -273,8 +276,11 @@ fn going_away() -> Violation {
     Violation::new(Reason::GoingAway, "the driver stops; connect again")
 }
 
-/// The state of a command, as far as it is one.
-fn state_of(document: &[u8]) -> Result<CommandResult, Violation> {
+/// The state of a command, as an agent tells it.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn state_of(document: &[u8]) -> Result<CommandResult, Violation> {
     let wrong = |text: String| Violation::new(Reason::Malformed, short(&format!("CommandState.document: {text}")));
     let result: CommandResult =
         json::read_within(document, json::COMMAND_LIMITS).map_err(|error| wrong(error.to_string()))?;
@@ -412,84 +418,4 @@ pub(super) fn word(reason: Reason) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_secs(300);
-
-    async fn after(seconds: u64) {
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_agent_that_talks_and_never_acknowledges_is_silent() {
-        let mut silence = Silence::new(LIMIT, Mark::new(0));
-        let sent = UnderWay { acknowledged: 3, frames: 1, bytes: 100 };
-        silence.look(sent, Mark::new(0));
-        for second in 1..=ACKNOWLEDGE.as_secs() {
-            assert!(silence.until(0) >= Instant::now(), "{second}");
-            after(1).await;
-            silence.hears(Mark::new(0));
-            silence.look(sent, Mark::new(0));
-        }
-        assert!(silence.until(0) <= Instant::now());
-        // One that acknowledges one frame after the other is not.
-        silence.look(UnderWay { acknowledged: 4, ..sent }, Mark::new(0));
-        assert_eq!(silence.until(0), Instant::now() + ACKNOWLEDGE);
-        silence.look(UnderWay { acknowledged: 5, frames: 0, bytes: 0 }, Mark::new(0));
-        assert_eq!(silence.until(0), Instant::now() + LIMIT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_long_frame_may_take_its_time_in_either_direction() {
-        let mut silence = Silence::new(LIMIT, Mark::new(0));
-        let begun = Instant::now();
-        // Up, at twice the slowest rate.
-        for second in 1..=1000 {
-            after(1).await;
-            assert!(silence.until(second * 2 * SLOWEST) > Instant::now(), "{second}");
-        }
-        assert_eq!(silence.until(u64::MAX), begun + LIMIT + Duration::from_secs(FRAME_LIMIT as u64 / SLOWEST));
-        // Down.
-        silence.hears(Mark::new(0));
-        silence.look(UnderWay { acknowledged: 0, frames: 1, bytes: 100 * SLOWEST }, Mark::new(0));
-        assert_eq!(silence.until(0), Instant::now() + ACKNOWLEDGE + Duration::from_secs(100));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn frames_are_read_at_a_pace_that_a_list_does_not_notice() {
-        let mut pace = Pace::new(Instant::now());
-        for _ in 0..FRAMES {
-            assert_eq!(pace.ready(), Instant::now());
-            pace.took(Instant::now());
-        }
-        let begun = Instant::now();
-        for _ in 0..100 {
-            pace.took(Instant::now());
-            tokio::time::sleep_until(pace.ready()).await;
-        }
-        assert_eq!(begun.elapsed(), 100 * FRAME_TIME);
-        after(3600).await;
-        assert!(pace.ready() <= Instant::now());
-        pace.took(Instant::now());
-        assert_eq!(pace.debt, FRAME_TIME);
-    }
-
-    #[test]
-    fn the_state_of_a_command_is_bounded_before_it_is_read_and_has_an_id() {
-        let state = |id: &str, result: &str| {
-            format!(
-                r#"{{"id": "{id}", "command_name": "a", "command_status": "SUCCEEDED", "command_error": null, "command_result": {result}}}"#
-            )
-        };
-        let id = "5c6d1f0e-0000-4000-8000-000000000001";
-        assert!(state_of(state(id, "[1]").as_bytes()).is_ok());
-        for wrong in ["x", "", "5C6D1F0E-0000-4000-8000-000000000001", "urn:uuid:5c6d1f0e-0000-4000-8000-000000000001"]
-        {
-            assert_eq!(state_of(state(wrong, "1").as_bytes()).unwrap_err().reason, Reason::Malformed, "{wrong}");
-        }
-        for bomb in [format!("[{}0]", "0,".repeat(300_000)), format!("{}{}", "[".repeat(40), "]".repeat(40))] {
-            assert_eq!(state_of(state(id, &bomb).as_bytes()).unwrap_err().reason, Reason::Malformed);
-        }
-    }
-}
+mod tests;

@@ -1,8 +1,9 @@
 //! The three calls of `ferric.agent.v1`, and the listener that takes them.
 
 use super::authority::{Authority, Presented, RENEW_IN, Request as CertificateRequest};
+use super::calls::Calls;
 use super::connection::Connection;
-use super::telemetry::{Log, Logs};
+use super::telemetry::Log;
 use crate::conductor::{Conductor, EnrolError};
 use futures::Stream;
 use futures::stream::unfold;
@@ -60,8 +61,8 @@ pub struct Listening<S: Store> {
 pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
     let Listening { listener, conductor, authority, tls } = listening;
     let tasks = TaskTracker::new();
-    let logs = Arc::default();
-    let service = SessionService { logs, conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
+    let (greetings, logs) = (Arc::default(), Arc::default());
+    let service = SessionService { greetings, logs, conductor, authority, stop: stop.clone(), tasks: tasks.clone() };
     let service = Arc::new(service);
     let within = |limit| {
         let server = AgentSessionServer::from_arc(service.clone());
@@ -102,7 +103,9 @@ pub async fn serve<S: Store>(listening: Listening<S>, stop: CancellationToken) {
 struct SessionService<S: Store> {
     conductor: Arc<Conductor<S>>,
     authority: Arc<Authority>,
-    logs: Arc<Logs>,
+    /// Sessions whose first frame is waited for, by the key of the agent: each frame may be as long as any.
+    greetings: Arc<Calls<String>>,
+    logs: Arc<Calls<Uuid>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -177,6 +180,7 @@ impl<S: Store> AgentSession for SessionService<S> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
         let arrived = request.extensions().get::<Arrived>().cloned().unwrap_or_default().0;
+        let greeting = self.greetings.begin(presented.key.clone());
         let connection = Connection {
             arrived,
             conductor: self.conductor.clone(),
@@ -185,7 +189,7 @@ impl<S: Store> AgentSession for SessionService<S> {
             down: sender,
             stop: self.stop.clone(),
         };
-        self.tasks.spawn(connection.run());
+        self.tasks.spawn(connection.run(greeting));
         Ok(Response::new(stream))
     }
 
@@ -196,7 +200,7 @@ impl<S: Store> AgentSession for SessionService<S> {
         let presented = presented(&request)?;
         let (sender, stream) = down();
         let log = Log {
-            logs: self.logs.clone(),
+            calls: self.logs.clone(),
             conductor: self.conductor.clone(),
             presented,
             up: request.into_inner(),

@@ -2,13 +2,13 @@
 //! allows. Nothing of a session waits for this.
 
 use super::authority::Presented;
+use super::calls::Calls;
 use super::connection::word;
 use super::service::Down;
 use crate::conductor::Conductor;
 use crate::logs::{Line, printable};
 use jiff::Timestamp;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -26,47 +26,10 @@ const LINES_PER_SECOND: u32 = 2000;
 /// How long a credit may wait to be written.
 const WRITE: Duration = Duration::from_secs(60);
 
-/// The logs that are taken: one of each node.
-#[derive(Debug, Default)]
-pub(super) struct Logs(Mutex<HashMap<Uuid, (u64, CancellationToken)>>);
-
-/// The place of a node's log; free again with this value.
-struct Place {
-    logs: Arc<Logs>,
-    node: Uuid,
-    number: u64,
-    /// A newer call has taken the place.
-    over: CancellationToken,
-}
-
-impl Logs {
-    /// A place for the log of this node. The call that had it ends.
-    fn begin(self: &Arc<Self>, node: Uuid) -> Place {
-        let mut logs = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = CancellationToken::new();
-        let before = logs.remove(&node);
-        let number = before.as_ref().map_or(0, |(number, _)| number + 1);
-        if let Some((_, before)) = before {
-            before.cancel();
-        }
-        logs.insert(node, (number, over.clone()));
-        Place { logs: self.clone(), node, number, over }
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut logs = self.logs.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if logs.get(&self.node).is_some_and(|(number, _)| *number == self.number) {
-            logs.remove(&self.node);
-        }
-    }
-}
-
 /// A call that has been accepted.
 pub(super) struct Log<S: Store> {
     pub(super) conductor: Arc<Conductor<S>>,
-    pub(super) logs: Arc<Logs>,
+    pub(super) calls: Arc<Calls<Uuid>>,
     pub(super) presented: Presented,
     pub(super) up: Streaming<LogBatch>,
     pub(super) down: Down<LogCredit>,
@@ -94,7 +57,7 @@ impl<S: Store> Log<S> {
             }
         };
         let (node, session) = self.admitted(&first).await?;
-        let place = self.logs.begin(node);
+        let place = self.calls.begin(node);
         let boot = session.to_string();
         let mut received = self.conductor.log_received(node, &boot);
         let mut allowed = room_after(received)?;
@@ -174,8 +137,11 @@ fn room_after(received: u64) -> Result<u64, Violation> {
     received.checked_add(CREDIT.into()).ok_or_else(none)
 }
 
-/// The lines of a batch, when they are what may come now.
-fn check(batch: &LogBatch, received: u64, allowed: u64) -> Result<Vec<Line>, Violation> {
+/// The lines of a batch, when they are what may come behind line `received` while there is room up to line `allowed`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(batch: &LogBatch, received: u64, allowed: u64) -> Result<Vec<Line>, Violation> {
     if batch.lines.len() > LOG_LINES {
         let text = format!("{} lines in a batch, {LOG_LINES} are the most", batch.lines.len());
         return Err(Violation::new(Reason::TooLarge, text));
