@@ -70,7 +70,7 @@ pub struct DriverFrame {
     /// As in AgentFrame.
     #[prost(uint64, tag = "2")]
     pub ack: u64,
-    #[prost(oneof = "driver_frame::Body", tags = "3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "driver_frame::Body", tags = "3, 4, 5, 7, 8")]
     pub body: ::core::option::Option<driver_frame::Body>,
 }
 /// Nested message and enum types in `DriverFrame`.
@@ -83,8 +83,6 @@ pub mod driver_frame {
         Command(super::Command),
         #[prost(message, tag = "5")]
         Cancel(super::Cancel),
-        #[prost(message, tag = "6")]
-        List(super::List),
         #[prost(message, tag = "7")]
         Acknowledge(super::Ack),
         #[prost(message, tag = "8")]
@@ -154,9 +152,6 @@ pub struct Cancel {
     #[prost(string, tag = "1")]
     pub id: ::prost::alloc::string::String,
 }
-/// Asks for a CommandState of each command, in the order in which they were accepted, and Listed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct List {}
 /// A command was accepted, has ended, or is listed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CommandState {

@@ -127,7 +127,6 @@ impl TryFrom<rpc::DriverFrame> for Frame<FromDriver> {
             }),
             Some(Body::Command(command)) => command_of(command)?,
             Some(Body::Cancel(cancel)) => FromDriver::Cancel(id("Cancel.id", &cancel.id)?),
-            Some(Body::List(rpc::List {})) => FromDriver::List,
             Some(Body::Acknowledge(rpc::Ack {})) => FromDriver::Ack,
             Some(Body::Close(close)) => FromDriver::Close(close.into()),
         };
@@ -148,7 +147,6 @@ impl From<Frame<FromDriver>> for rpc::DriverFrame {
             })),
             FromDriver::Command(command) => Some(Body::Command(command.into())),
             FromDriver::Cancel(id) => Some(Body::Cancel(rpc::Cancel { id: id.to_string() })),
-            FromDriver::List => Some(Body::List(rpc::List {})),
             FromDriver::Ack => Some(Body::Acknowledge(rpc::Ack {})),
             FromDriver::Close(violation) => Some(Body::Close(violation.into())),
             FromDriver::Unreadable(_) | FromDriver::Unknown => None,

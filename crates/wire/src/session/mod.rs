@@ -118,8 +118,6 @@ pub enum FromDriver {
     Unreadable(Refused),
     /// A command is to stop at its next safe point.
     Cancel(Uuid),
-    /// The states of all commands are wanted.
-    List,
     /// Nothing but the acknowledgement of the frame.
     Ack,
     /// It ends the connection.

@@ -248,10 +248,6 @@ impl Connection<'_> {
                 Some(refused) => talk.refuse(refused),
                 None => Ok(()),
             },
-            FromDriver::List => {
-                talk.list();
-                Ok(())
-            }
             FromDriver::Ack => Ok(()),
             FromDriver::Unknown => {
                 tracing::debug!("the driver says something that this version does not know");
