@@ -257,13 +257,15 @@ impl Logs {
         Ok(file)
     }
 
-    /// The lines of the newest file of a node, whether they came as a stream or were handed over. Blocks.
-    pub fn kept(&self, node: Uuid) -> std::io::Result<Vec<Line>> {
-        let newest =
-            files(&self.folder, node, |name| name.ends_with(LIVE) || name.ends_with(COLLECTED))?.into_iter().max();
-        let Some((_, file)) = newest else { return Ok(Vec::new()) };
+    /// The lines of a file of a node, whether they came as a stream or were handed over: of the newest one, or of one of those
+    /// before it. [`None`] when there are not so many. Blocks.
+    pub fn kept(&self, node: Uuid, before: usize) -> std::io::Result<Option<Vec<Line>>> {
+        let mut files = files(&self.folder, node, |name| name.ends_with(LIVE) || name.ends_with(COLLECTED))?;
+        files.sort();
+        let Some((_, file)) = files.into_iter().rev().nth(before) else { return Ok(None) };
         let unpacked = GzDecoder::new(std::fs::File::open(&file)?).take(UNPACKED);
-        if file.to_string_lossy().ends_with(COLLECTED) { from_tar(unpacked) } else { from_lines(unpacked) }
+        let lines = if file.to_string_lossy().ends_with(COLLECTED) { from_tar(unpacked) } else { from_lines(unpacked) };
+        lines.map(Some)
     }
 }
 
@@ -396,16 +398,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let logs = Logs::new(folder.path().join("logs"));
         let node = Uuid::new_v4();
-        assert!(logs.kept(node).unwrap().is_empty());
+        assert!(logs.kept(node, 0).unwrap().is_none());
         for second in 0..FILES as i64 + 3 {
             let kept = [Arc::new(line(&format!("of {second}")))];
             logs.save(node, &kept, Timestamp::from_second(second).unwrap()).unwrap();
         }
         assert_eq!(std::fs::read_dir(folder.path().join("logs")).unwrap().count(), FILES);
-        assert_eq!(logs.kept(node).unwrap()[0].message, format!("of {}", FILES + 2));
-        assert!(logs.kept(Uuid::new_v4()).unwrap().is_empty());
+        for before in 0..FILES {
+            let lines = logs.kept(node, before).unwrap().unwrap();
+            assert_eq!(lines[0].message, format!("of {}", FILES + 2 - before));
+        }
+        assert!(logs.kept(node, FILES).unwrap().is_none());
+        assert!(logs.kept(Uuid::new_v4(), 0).unwrap().is_none());
         logs.forget(node).unwrap();
-        assert!(logs.kept(node).unwrap().is_empty());
+        assert!(logs.kept(node, 0).unwrap().is_none());
     }
 
     #[test]
@@ -423,7 +429,8 @@ mod tests {
         }
         let packed = tar.into_inner().unwrap().finish().unwrap();
         std::fs::write(folder.path().join(format!("{node}_deploy_x.tar.gz")), &packed).unwrap();
-        let text: String = Logs::new(folder.path().to_owned()).kept(node).unwrap().iter().map(Line::text).collect();
+        let lines = Logs::new(folder.path().to_owned()).kept(node, 0).unwrap().unwrap();
+        let text: String = lines.iter().map(Line::text).collect();
         assert_eq!(text, "journal: first\njournal: sec\\u{1b}[31mond\nlsblk: sda\n");
     }
 

@@ -67,34 +67,38 @@ impl<S: Store> Api<S> {
     pub(super) async fn show_logs(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         let mut query = std::mem::take(&mut call.query);
         let follow = query.flag("follow")?.unwrap_or_default();
-        let tail = query.take("tail").map(|text| {
+        let mut number = |name: &str, of: &str| {
+            let Some(text) = query.take(name) else { return Ok(None) };
             let wrong =
-                || Fault::Invalid(format!("Invalid value for tail: \"{}\" is no number of lines.", short(&text)));
-            text.parse::<usize>().map_err(|_| wrong())
-        });
-        let tail = tail.transpose()?;
+                || Fault::Invalid(format!("Invalid value for {name}: \"{}\" is no number of {of}.", short(&text)));
+            text.parse::<usize>().map(Some).map_err(|_| wrong())
+        };
+        let tail = number("tail", "lines")?;
+        let earlier = number("earlier", "ramdisks")?.filter(|earlier| *earlier > 0);
         query.finish()?;
+        if follow && earlier.is_some() {
+            let text = "Nothing is added to the logs of an earlier ramdisk: give either earlier or follow.";
+            return Err(Fault::Invalid(text.to_owned()));
+        }
         let form = Form::of(&call);
         let node = self.node(&call).await?.uuid;
         let logs = self.conductor.logs().clone();
-        let mut first = String::new();
-        if !logs.has(node) {
-            let kept = tokio::task::spawn_blocking({
-                let logs = logs.clone();
-                move || logs.kept(node)
-            });
-            let kept =
-                kept.await.map_err(|error| error.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()));
-            let kept = kept.map_err(|error| {
-                tracing::error!(%node, error, "read the logs that are kept");
-                Fault::Internal("The logs that are kept cannot be read; the log of the driver has details.".to_owned())
+        let is_running = logs.has(node);
+        if let Some(earlier) = earlier {
+            // The newest of all is in no file while it runs.
+            let kept = kept(&logs, node, earlier - usize::from(is_running)).await?.ok_or_else(|| {
+                Fault::NotFound(format!(
+                    "Logs of the ramdisk {earlier} before the last one of node {node} could not be found."
+                ))
             })?;
-            let skip = kept.len().saturating_sub(tail.unwrap_or(usize::MAX));
-            kept.iter().skip(skip).for_each(|line| first.push_str(&form.write(line)));
+            return Ok(answered(form, Body::from(newest(&kept, tail, form))));
         }
+        let mut first = match is_running {
+            true => String::new(),
+            false => newest(&kept(&logs, node, 0).await?.unwrap_or_default(), tail, form),
+        };
         let from = logs.start(node, tail);
-        let mut response = reply::empty(StatusCode::OK);
-        *response.body_mut() = if follow {
+        let body = if follow {
             let seat = self.conductor.events().seat().ok_or_else(no_seat)?;
             let changed = logs.subscribe();
             let lines = Following { logs, changed, node, from, form, first, end: self.access.draining.clone() };
@@ -111,11 +115,36 @@ impl<S: Store> Api<S> {
             }
             Body::from(first)
         };
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        Ok(response)
+        Ok(answered(form, body))
     }
+}
+
+/// The lines of a file of the node; see [`Logs::kept`].
+async fn kept(logs: &Arc<Logs>, node: Uuid, before: usize) -> Result<Option<Vec<Line>>, Fault> {
+    let kept = tokio::task::spawn_blocking({
+        let logs = logs.clone();
+        move || logs.kept(node, before)
+    });
+    let kept = kept.await.map_err(|error| error.to_string()).and_then(|kept| kept.map_err(|error| error.to_string()));
+    kept.map_err(|error| {
+        tracing::error!(%node, error, "read the logs that are kept");
+        Fault::Internal("The logs that are kept cannot be read; the log of the driver has details.".to_owned())
+    })
+}
+
+/// The newest `tail` of these lines; all of them without it.
+fn newest(lines: &[Line], tail: Option<usize>, form: Form) -> String {
+    let skip = lines.len().saturating_sub(tail.unwrap_or(usize::MAX));
+    lines.iter().skip(skip).map(|line| form.write(line)).collect()
+}
+
+fn answered(form: Form, body: Body) -> Response<Body> {
+    let mut response = reply::empty(StatusCode::OK);
+    *response.body_mut() = body;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// A reader who stays.
