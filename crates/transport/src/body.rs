@@ -1,7 +1,12 @@
-//! Reading bodies under a cap.
+//! Reading bodies under a cap, and bodies that tell what becomes of them.
 
 use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 
 /// Why a body was not read.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,75 @@ where
         }
     }
     Ok(whole.freeze())
+}
+
+/// The body of an answer that keeps something as long as it lasts.
+pub(crate) struct Held<B, T> {
+    body: Pin<Box<B>>,
+    _kept: T,
+}
+
+impl<B, T> Held<B, T> {
+    pub(crate) fn new(body: B, kept: T) -> Self {
+        Self { body: Box::pin(body), _kept: kept }
+    }
+}
+
+impl<B: Body, T: Unpin> Body for Held<B, T> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.body.as_mut().poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a request that tells whether something of it was left unread.
+pub(crate) struct Watched<B> {
+    body: B,
+    unread: Arc<AtomicBool>,
+}
+
+impl<B: Body> Watched<B> {
+    pub(crate) fn new(body: B, unread: Arc<AtomicBool>) -> Self {
+        unread.store(!body.is_end_stream(), Ordering::Relaxed);
+        Self { body, unread }
+    }
+}
+
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.unread.store(false, Ordering::Relaxed);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 #[cfg(test)]

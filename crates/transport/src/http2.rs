@@ -1,9 +1,11 @@
 //! HTTP/2 for gRPC, over TLS 1.3: one connection to one server ([`connect`]), and a server that knows the certificate of its
 //! peer ([`serve`]). Peers that fall silent are found by pings.
 
+use crate::body::Held;
 use crate::client::{Trust, tls_config};
+use crate::guests::Guests;
 use crate::impatient::Impatient;
-use crate::server::{Peer, Peers};
+use crate::server::Peer;
 use crate::tls::{Identity, TlsError};
 use http::{Request, Response, Uri};
 use http_body::Body;
@@ -293,7 +295,7 @@ where
         known: Arc::new(Semaphore::new(settings.connections)),
         strangers: Arc::new(Semaphore::new(settings.strangers)),
     };
-    let peers = Arc::new(Peers::default());
+    let guests = Arc::new(Guests::default());
     let acceptor = TlsAcceptor::from(Arc::clone(&settings.tls));
     let open = tokio_util::task::TaskTracker::new();
     loop {
@@ -310,10 +312,12 @@ where
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let Some(place) = peers.admit(peer.ip(), settings.connections_per_peer) else {
+        let Some(guest) = guests.admit(peer.ip(), settings.connections_per_peer) else {
             tracing::debug!(%peer, cap = settings.connections_per_peer, "too many connections of one address");
             continue;
         };
+        // Sessions are not idle, whatever is said on them: none makes room for another one.
+        let staying = Arc::new(guest).call();
         let (acceptor, service, settings) = (acceptor.clone(), service.clone(), settings.clone());
         let (places, stop) = (places.clone(), stop.clone());
         open.spawn(async move {
@@ -322,7 +326,7 @@ where
             if let Some(stream) = accepted {
                 one(stream, peer, service, &settings, &places, stop).await;
             }
-            drop(place);
+            drop(staying);
         });
     }
     drop(listener);
@@ -374,32 +378,6 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         self.0.send_modify(|calls| calls.open -= 1);
-    }
-}
-
-/// The body of an answer. Its call is open as long as there is one.
-struct Answer<B> {
-    body: Pin<Box<B>>,
-    _call: Call,
-}
-
-impl<B: Body> Body for Answer<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        self.body.as_mut().poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -455,7 +433,7 @@ async fn one<S, B>(
         request.extensions_mut().insert(Peer(peer));
         request.extensions_mut().insert(certificate.clone());
         let answer = service.clone().oneshot(request);
-        async move { answer.await.map(|answer| answer.map(|body| Answer { body: Box::pin(body), _call: call })) }
+        async move { answer.await.map(|answer| answer.map(|body| Held::new(body, call))) }
     });
     let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

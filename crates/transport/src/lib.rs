@@ -9,6 +9,7 @@
 
 pub mod body;
 pub mod client;
+mod guests;
 pub mod http2;
 mod impatient;
 pub mod proxy;

@@ -1,14 +1,16 @@
 //! Serving a router: plain or TLS, with caps on connections, deadlines for heads of requests and graceful shutdown.
 
+use crate::body::{Held, Watched};
+use crate::guests::{Guest, Guests};
 use crate::impatient::Impatient;
 use axum::Router;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use std::collections::HashMap;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
@@ -25,10 +27,11 @@ const STREAMS: u32 = 64;
 pub struct Settings {
     /// Present this; plain HTTP without.
     pub tls: Option<Arc<rustls::ServerConfig>>,
-    /// Connections at once; more wait to be accepted.
+    /// Connections at once. One more takes the place of the one that has been idle for the longest time, and waits when
+    /// none is.
     pub connections: usize,
-    /// Connections at once from one address; more are closed as they come. `None` is no cap of its own: behind a proxy all
-    /// clients have one address.
+    /// Connections at once from one address. One more takes the place of an idle one likewise, and is closed as it comes when
+    /// none is. `None` is no cap of its own: behind a proxy all clients have one address.
     pub connections_per_peer: Option<usize>,
     /// Deadline for a TLS handshake, and for the head of the first request after it.
     pub head_timeout: Duration,
@@ -59,41 +62,6 @@ impl Default for Settings {
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
-/// The connections of each address that has any.
-#[derive(Default)]
-pub(crate) struct Peers(Mutex<HashMap<IpAddr, usize>>);
-
-/// One connection of an address; ends with this value.
-pub(crate) struct PeerSlot {
-    peers: Arc<Peers>,
-    address: IpAddr,
-}
-
-impl Peers {
-    /// Counts one more of `address`, unless it has `cap` already.
-    pub(crate) fn admit(self: &Arc<Self>, address: IpAddr, cap: Option<usize>) -> Option<PeerSlot> {
-        // The same IPv4 address looks different on a socket for both families.
-        let address = address.to_canonical();
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.get(&address).copied().unwrap_or_default();
-        if cap.is_some_and(|cap| count >= cap) {
-            return None;
-        }
-        counts.insert(address, count + 1);
-        Some(PeerSlot { peers: Arc::clone(self), address })
-    }
-}
-
-impl Drop for PeerSlot {
-    fn drop(&mut self) {
-        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.address)),
-        }
-    }
-}
-
 /// Serves `router` on `listener` until `stop` is cancelled; then finishes open requests within the drain time.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
     run::<false>(listener, router, settings, stop).await;
@@ -108,15 +76,10 @@ pub async fn serve_both(listener: TcpListener, router: Router, settings: Setting
 
 async fn run<const BOTH: bool>(listener: TcpListener, router: Router, settings: Settings, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(settings.connections));
-    let peers = Arc::new(Peers::default());
+    let guests = Arc::new(Guests::default());
     let graceful = GracefulShutdown::new();
     let acceptor = settings.tls.clone().map(TlsAcceptor::from);
     loop {
-        let slot = tokio::select! {
-            slot = slots.clone().acquire_owned() => slot,
-            () = stop.cancelled() => break,
-        };
-        let Ok(slot) = slot else { break };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
@@ -130,10 +93,19 @@ async fn run<const BOTH: bool>(listener: TcpListener, router: Router, settings: 
                 continue;
             }
         };
-        let Some(peer_slot) = peers.admit(peer.ip(), settings.connections_per_peer) else {
+        if slots.available_permits() == 0 {
+            guests.make_room();
+        }
+        let slot = tokio::select! {
+            slot = slots.clone().acquire_owned() => slot,
+            () = stop.cancelled() => break,
+        };
+        let Ok(slot) = slot else { break };
+        let Some(guest) = guests.admit(peer.ip(), settings.connections_per_peer) else {
             tracing::debug!(%peer, cap = settings.connections_per_peer, "too many connections of one address");
             continue;
         };
+        let guest = Arc::new(guest);
         let connection = Connection {
             router: router.clone(),
             acceptor: acceptor.clone(),
@@ -141,10 +113,14 @@ async fn run<const BOTH: bool>(listener: TcpListener, router: Router, settings: 
             idle_timeout: settings.idle_timeout,
             write_timeout: settings.write_timeout,
             watcher: graceful.watcher(),
+            guest: Arc::clone(&guest),
         };
         tokio::spawn(async move {
-            connection.run::<BOTH>(stream, peer).await;
-            drop((slot, peer_slot));
+            tokio::select! {
+                () = connection.run::<BOTH>(stream, peer) => {}
+                () = guest.dismissed() => tracing::debug!(%peer, "an idle connection made room for another one"),
+            }
+            drop(slot);
         });
     }
     // Whoever connects now is refused and looks elsewhere, in place of waiting for an answer that never comes.
@@ -161,36 +137,39 @@ struct Connection {
     idle_timeout: Duration,
     write_timeout: Duration,
     watcher: hyper_util::server::graceful::Watcher,
+    guest: Arc<Guest>,
 }
 
 impl Connection {
     async fn run<const BOTH: bool>(self, stream: TcpStream, peer: SocketAddr) {
         let _ = stream.set_nodelay(true);
-        let stream = Impatient::new(stream, self.write_timeout);
+        let unread = Arc::new(AtomicBool::new(false));
+        let stream = Impatient::new(stream, self.write_timeout).lingering(Arc::clone(&unread));
         match self.acceptor.clone() {
-            None => self.http::<BOTH, _>(stream, peer).await,
+            None => self.http::<BOTH, _>(stream, peer, unread).await,
             Some(acceptor) => match tokio::time::timeout(self.head_timeout, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) => self.http::<BOTH, _>(stream, peer).await,
+                Ok(Ok(stream)) => self.http::<BOTH, _>(stream, peer, unread).await,
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%peer, "TLS handshake timed out"),
             },
         }
     }
 
-    async fn http<const BOTH: bool, S>(self, stream: S, peer: SocketAddr)
+    /// `unread` tells the stream whether a body was left unread.
+    async fn http<const BOTH: bool, S>(self, stream: S, peer: SocketAddr, unread: Arc<AtomicBool>)
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.router;
+        let (router, guest) = (self.router, self.guest);
         let asked = Arc::new(Notify::new());
         let first = Arc::clone(&asked);
-        let service = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+        let service = hyper::service::service_fn(move |request: http::Request<Incoming>| {
             first.notify_one();
-            let router = router.clone();
-            async move {
-                request.extensions_mut().insert(Peer(peer));
-                router.oneshot(request).await
-            }
+            let call = guest.call();
+            let mut request = request.map(|body| Watched::new(body, Arc::clone(&unread)));
+            request.extensions_mut().insert(Peer(peer));
+            let answer = router.clone().oneshot(request);
+            async move { answer.await.map(|answer| answer.map(|body| Held::new(body, call))) }
         });
         let io = TokioIo::new(stream);
         // hyper counts its time for a head from the end of the answer before: it is the deadline of idle connections as well.
@@ -245,7 +224,7 @@ mod tests {
     use axum::routing::get;
     use bytes::Bytes;
     use http_body_util::Full;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
     use std::time::SystemTime;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpSocket;
@@ -373,22 +352,91 @@ mod tests {
         assert!(ended(&mut kept).await);
     }
 
+    /// Serves `/`, and a page that never comes, `/never`, which tells that it was asked for.
+    async fn waiting(settings: Settings) -> (SocketAddr, Arc<Notify>, tokio_util::sync::DropGuard) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, stop) = (Arc::new(Notify::new()), CancellationToken::new());
+        let tell = Arc::clone(&asked);
+        let never = get(async move || {
+            tell.notify_one();
+            std::future::pending::<()>().await;
+        });
+        let router = Router::new().route("/", get(async || "here")).route("/never", never);
+        tokio::spawn(serve(listener, router, settings, stop.clone()));
+        (address, asked, stop.drop_guard())
+    }
+
     #[tokio::test]
-    async fn one_address_gets_no_more_connections_than_its_share_and_others_get_theirs() {
-        let (address, _stop) = serving(Settings { connections_per_peer: Some(2), ..Settings::default() }).await;
-        let mut own = Vec::new();
-        for _ in 0..2 {
-            let mut stream = TcpStream::connect(address).await.unwrap();
-            assert!(answered(&mut stream).await);
-            own.push(stream);
+    async fn who_comes_takes_the_place_of_the_longest_idle_and_of_nobody_who_is_busy() {
+        let share = Settings { connections_per_peer: Some(2), ..Settings::default() };
+        let all = Settings { connections: 2, ..Settings::default() };
+        for settings in [share, all] {
+            let has_share = settings.connections_per_peer.is_some();
+            let (address, asked, _stop) = waiting(settings).await;
+            let never = async || {
+                let mut busy = TcpStream::connect(address).await.unwrap();
+                busy.write_all(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+                tokio::time::timeout(Duration::from_secs(10), asked.notified()).await.unwrap();
+                busy
+            };
+            let mut busy = vec![never().await];
+            let mut idle = Vec::new();
+            for _ in 0..20 {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                assert!(answered(&mut stream).await);
+                idle.push(stream);
+            }
+            let mut last = idle.pop().unwrap();
+            for stream in &mut idle {
+                assert!(ended(stream).await);
+            }
+            assert!(answered(&mut last).await);
+            busy.push(never().await);
+            assert!(ended(&mut last).await);
+            if has_share {
+                assert!(ended(&mut TcpStream::connect(address).await.unwrap()).await);
+                let socket = TcpSocket::new_v4().unwrap();
+                socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+                assert!(answered(&mut socket.connect(address).await.unwrap()).await);
+            }
+            for stream in &mut busy {
+                let nothing = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0])).await;
+                assert!(nothing.is_err(), "a connection with an open call was ended: {nothing:?}");
+            }
         }
-        assert!(ended(&mut TcpStream::connect(address).await.unwrap()).await);
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-        assert!(answered(&mut socket.connect(address).await.unwrap()).await);
-        for stream in &mut own {
-            assert!(answered(stream).await);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_comes_before_the_body_was_read_reaches_a_client_that_still_sends() {
+        let identity = Identity::generate("node", IpAddr::V4(Ipv4Addr::LOCALHOST), SystemTime::now()).unwrap();
+        for tls in [None, Some(identity.server_config("1.3").unwrap())] {
+            let is_tls = tls.is_some();
+            let (address, _stop) = serving(Settings { tls, ..Settings::default() }).await;
+            let stream = TcpStream::connect(address).await.unwrap();
+            let answer = match is_tls {
+                false => sent_whole(stream).await,
+                true => {
+                    let config = client::tls_config(&Trust::Only(identity.certificate.clone()), None).unwrap();
+                    let name = rustls_pki_types::ServerName::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST).into());
+                    sent_whole(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap())
+                        .await
+                }
+            };
+            assert!(answer.starts_with("HTTP/1.1 405"), "TLS: {is_tls}: {answer:?}");
         }
+    }
+
+    /// Sends a request whose body is more than any buffer takes, and reads only then.
+    async fn sent_whole(mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin) -> String {
+        let body = vec![b'x'; 32 << 20];
+        let head = format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.unwrap();
+        stream.flush().await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        answer
     }
 
     #[tokio::test]
@@ -421,18 +469,5 @@ mod tests {
         fn drop(&mut self) {
             self.0.notify_one();
         }
-    }
-
-    #[test]
-    fn a_place_of_an_address_is_free_again_when_its_connection_ends() {
-        let peers = Arc::new(Peers::default());
-        let (v4, mapped): (IpAddr, IpAddr) = ("192.0.2.1".parse().unwrap(), "::ffff:192.0.2.1".parse().unwrap());
-        let (one, other) = (peers.admit(v4, Some(2)).unwrap(), peers.admit(mapped, Some(2)).unwrap());
-        assert!(peers.admit(v4, Some(2)).is_none());
-        assert!(peers.admit(v4, None).is_some());
-        drop(one);
-        assert!(peers.admit(v4, Some(2)).is_some());
-        drop(other);
-        assert!(peers.0.lock().unwrap().is_empty());
     }
 }
