@@ -254,7 +254,7 @@ async fn set_clock(settings: &Settings, network: &NetHandle) {
     }
     let setting = tokio::spawn(async move {
         match clock::set(&servers).await {
-            Ok(_) => {}
+            Ok(_) => drop(tokio::spawn(clock::save())),
             Err(error) if must => {
                 pid1::exit(Exit::Failed(format!("fail_if_clock_not_set: {}", transport::client::chain(&error))));
             }

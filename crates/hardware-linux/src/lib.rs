@@ -5,9 +5,10 @@
 //! a ramdisk has none.
 
 pub mod block;
-mod bmc;
-mod boot;
-mod contents;
+pub mod bmc;
+pub mod boot;
+pub mod clock;
+pub mod contents;
 mod cpu;
 mod device;
 mod erase;

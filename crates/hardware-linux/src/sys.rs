@@ -3,10 +3,12 @@
 mod disk;
 mod ipmi;
 mod release;
+mod rtc;
 
 pub(crate) use disk::{discard, nvme_admin, nvme_namespace, scsi, takes_scsi, zero_out};
 pub(crate) use ipmi::IpmiDevice;
 pub(crate) use release::{remove_map, swap_off};
+pub(crate) use rtc::set_rtc;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;

@@ -1,6 +1,7 @@
 //! The clock, from a time server by SNTP (RFC 4330): asked once, as certificates of the driver and of image servers cannot
 //! be checked by a clock that is years off. Nothing here makes anybody wait longer than the deadlines say.
 
+use hardware_linux::{Tree, clock as saved};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -117,6 +118,17 @@ fn time(packet: &[u8], cookie: [u8; 8]) -> Result<SystemTime, Answer> {
         return Err(Answer::Refused("its time is before 2025 or after 2100"));
     }
     Ok(UNIX_EPOCH + Duration::from_secs(unix) + Duration::from_nanos((fraction * 1_000_000_000) >> 32))
+}
+
+/// Hands the time on to the clock that goes on while the machine is off, for the system that boots next. Takes up to a second.
+pub async fn save() {
+    tokio::time::sleep(saved::until_best(SystemTime::now())).await;
+    match saved::save(&Tree::at("/"), SystemTime::now()) {
+        Ok(()) => tracing::debug!("the clock of the machine is set"),
+        Err(error) => {
+            tracing::warn!(%error, "the clock of the machine is not set; it keeps its own time while it is off")
+        }
+    }
 }
 
 fn step(time: SystemTime, server: &str) -> Result<f64, ClockError> {
