@@ -30,18 +30,18 @@ const MOST_ADDRESSES: u8 = 16;
 
 /// What is known of a machine's BMC.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct Bmc {
+pub struct Bmc {
     /// `0.0.0.0` when it has none set; `None` when there is no BMC.
-    pub(crate) v4: Option<String>,
+    pub v4: Option<String>,
     /// `::/0` when it has none set; `None` when there is no BMC.
-    pub(crate) v6: Option<String>,
+    pub v6: Option<String>,
     /// Of the channel that has an address.
-    pub(crate) mac: Option<String>,
+    pub mac: Option<String>,
 }
 
 /// Somebody who answers IPMI requests.
-pub(crate) trait Ipmi {
-    /// The answer to a request, completion code first.
+pub trait Ipmi {
+    /// The answer to a request, completion code first. An error is one of the way to the BMC.
     fn request(&self, function: u8, command: u8, data: &[u8]) -> io::Result<Vec<u8>>;
 }
 
@@ -67,9 +67,13 @@ pub(crate) fn bmc(tree: &Tree) -> Bmc {
     })
 }
 
-/// Asks for the addresses of all channels. An error is one of the interface, after which nobody answers any more; a BMC
-/// that refuses a request has just not that parameter.
-fn read(ipmi: &impl Ipmi) -> io::Result<Bmc> {
+/// Asks for the addresses of all channels, with some hundred requests at most.
+///
+/// # Errors
+///
+/// An error is one of the interface, after which nobody answers any more; a BMC that refuses a request has just not that
+/// parameter.
+pub fn read(ipmi: &impl Ipmi) -> io::Result<Bmc> {
     let mut bmc = Bmc::default();
     for channel in CHANNELS {
         if !is_lan(ipmi, channel)? {

@@ -65,12 +65,12 @@ pub(crate) fn install(device: &Path, sector: u64, efivars: &Path) -> Result<Vec<
 /// The boot entries, by number.
 pub(crate) fn entries(efivars: &Path) -> Result<Vec<BootEntry>, MachineError> {
     let variables = Variables::at(efivars).ok_or_else(|| absent("reading boot entries"))?;
-    let entry = |(number, option): (u16, Vec<u8>)| BootEntry {
-        number,
-        label: entry::label(&option).unwrap_or_default(),
-        path: path::text(&option),
-    };
-    Ok(variables.options().into_iter().map(entry).collect())
+    Ok(variables.options().into_iter().map(|(number, option)| entry(number, &option)).collect())
+}
+
+/// The boot entry `number` of the contents of its variable. What cannot be read of it is empty.
+pub fn entry(number: u16, option: &[u8]) -> BootEntry {
+    BootEntry { number, label: entry::label(option).unwrap_or_default(), path: path::text(option) }
 }
 
 /// Removes the entries of these numbers.

@@ -8,7 +8,6 @@ use crate::block::Partition;
 use crate::erase::{Area, areas};
 use crate::signature::{self, ReadAt};
 use hardware::Contents;
-use std::fs::File;
 use std::io;
 
 /// `37AFFC90-EF7D-4E96-91C3-2D7AE055B174`, as a GPT stores it (UEFI 2.10, appendix A).
@@ -30,8 +29,8 @@ const ENTRY: u32 = 128;
 const FLOPPY: &[u8] = b"ir-vfd-dev";
 
 /// Looks at `device` of `size` bytes with logical sectors of `sector` bytes. Whether it is read-only is not found here.
-pub(crate) fn look(
-    device: &File,
+pub fn look(
+    device: &impl ReadAt,
     name: &str,
     size: u64,
     sector: u64,
@@ -68,7 +67,7 @@ pub(crate) fn look(
 }
 
 /// Fills `buffer`; `false` where the disk has no such bytes.
-fn read(disk: &Area<'_>, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
+fn read(disk: &Area<'_, impl ReadAt>, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
     let inside = offset.checked_add(buffer.len() as u64).is_some_and(|end| end <= disk.size);
     if inside {
         disk.read_exact_at(buffer, offset)?;
@@ -78,7 +77,7 @@ fn read(disk: &Area<'_>, buffer: &mut [u8], offset: u64) -> io::Result<bool> {
 
 /// Whether the boot sector of a FAT says the label: at byte 43 (FAT12, FAT16) or 71 (FAT32), behind a signature of 0x29
 /// (Microsoft's FAT specification, 3.2 and 3.3).
-fn is_floppy(disk: &Area<'_>) -> io::Result<bool> {
+fn is_floppy(disk: &Area<'_, impl ReadAt>) -> io::Result<bool> {
     let mut sector = [0_u8; MBR];
     if !read(disk, &mut sector, 0)? || !sector.ends_with(b"\x55\xaa") {
         return Ok(false);
@@ -91,7 +90,7 @@ fn is_floppy(disk: &Area<'_>) -> io::Result<bool> {
 }
 
 /// Partitions of an MBR, with those inside an extended one.
-fn mbr(disk: &Area<'_>, unit: u64, found: &mut Vec<&'static str>) -> io::Result<()> {
+fn mbr(disk: &Area<'_, impl ReadAt>, unit: u64, found: &mut Vec<&'static str>) -> io::Result<()> {
     let (mut at, mut extended) = (0_u64, None);
     for _ in 0..MOST_LOGICAL {
         let mut sector = [0_u8; MBR];
@@ -120,7 +119,7 @@ fn mbr(disk: &Area<'_>, unit: u64, found: &mut Vec<&'static str>) -> io::Result<
 }
 
 /// Partitions of the GPT whose header is at the byte `header` (UEFI 2.10, 5.3.2 and 5.3.3).
-fn gpt(disk: &Area<'_>, header: u64, sector: u64, found: &mut Vec<&'static str>) -> io::Result<()> {
+fn gpt(disk: &Area<'_, impl ReadAt>, header: u64, sector: u64, found: &mut Vec<&'static str>) -> io::Result<()> {
     let mut head = [0_u8; 92];
     if !read(disk, &mut head, header)? || !head.starts_with(b"EFI PART") {
         return Ok(());

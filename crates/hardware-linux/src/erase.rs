@@ -35,21 +35,21 @@ pub(crate) struct Erased {
 }
 
 /// A part of a device: the whole of it or a partition.
-pub(crate) struct Area<'a> {
-    device: &'a File,
+pub(crate) struct Area<'a, D> {
+    device: &'a D,
     pub(crate) name: String,
     start: u64,
     pub(crate) size: u64,
 }
 
-impl ReadAt for Area<'_> {
+impl<D: ReadAt> ReadAt for Area<'_, D> {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        FileExt::read_exact_at(self.device, buffer, self.start + offset)
+        self.device.read_exact_at(buffer, self.start + offset)
     }
 }
 
 /// The whole of `device`, and those of its `partitions` that lie inside: a partition table may claim more than there is.
-pub(crate) fn areas<'a>(device: &'a File, name: &str, size: u64, partitions: &[Partition]) -> Vec<Area<'a>> {
+pub(crate) fn areas<'a, D>(device: &'a D, name: &str, size: u64, partitions: &[Partition]) -> Vec<Area<'a, D>> {
     let mut areas = vec![Area { device, name: name.to_owned(), start: 0, size }];
     let inside = partitions.iter().filter(|part| part.start.checked_add(part.size).is_some_and(|end| end <= size));
     areas.extend(inside.map(|part| Area { device, name: part.name.clone(), start: part.start, size: part.size }));
@@ -99,7 +99,7 @@ pub(crate) fn erase(
     Ok(erased)
 }
 
-fn names(area: &Area<'_>, found: &[Signature]) -> Vec<String> {
+fn names(area: &Area<'_, File>, found: &[Signature]) -> Vec<String> {
     let mut kinds: Vec<&str> = found.iter().map(|signature| signature.kind).collect();
     kinds.sort_unstable();
     kinds.dedup();

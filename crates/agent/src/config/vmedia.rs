@@ -7,11 +7,11 @@
 use super::cmdline::MAX_TEXT;
 use super::{Words, files};
 use crate::pid1;
+use hardware_linux::signature::ReadAt;
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 /// Label of the floppy with `parameters.txt`.
@@ -183,7 +183,7 @@ fn media(root: &Path) -> Vec<(Medium, bool)> {
                 tracing::trace!(name, reason, "not virtual media");
                 return None;
             }
-            let (label, file_system) = label(&device)?;
+            let (label, file_system) = label(&File::open(&device).ok()?)?;
             let model = fs::read_to_string(sys.join("device/model")).unwrap_or_default().to_ascii_lowercase();
             Some((Medium { device, label, file_system }, model.contains(MODEL)))
         })
@@ -211,14 +211,13 @@ fn believe(name: &str, sys: &Path) -> Result<(), &'static str> {
 
 /// Label and file system of a device: ISO 9660 (ECMA-119, 8.4.7: the volume identifier in the primary descriptor at byte
 /// 32768) or FAT (the volume label in the boot sector).
-fn label(device: &Path) -> Option<(String, &'static str)> {
-    let file = File::open(device).ok()?;
+pub fn label(device: &impl ReadAt) -> Option<(String, &'static str)> {
     let mut descriptor = [0; 72];
-    if file.read_exact_at(&mut descriptor, 32_768).is_ok() && descriptor.starts_with(b"\x01CD001") {
+    if device.read_exact_at(&mut descriptor, 32_768).is_ok() && descriptor.starts_with(b"\x01CD001") {
         return Some((trimmed(&descriptor[40..72]), "iso9660"));
     }
     let mut sector = [0; 512];
-    file.read_exact_at(&mut sector, 0).ok()?;
+    device.read_exact_at(&mut sector, 0).ok()?;
     if sector[510..] != [0x55, 0xaa] {
         return None;
     }
@@ -331,7 +330,7 @@ mod tests {
         sector[54..62].copy_from_slice(b"FAT12   ");
         sector[510..].copy_from_slice(&[0x55, 0xaa]);
         fs::write(&path, sector).unwrap();
-        assert_eq!(label(&path), Some(("ir-vfd-dev".to_owned(), "vfat")));
+        assert_eq!(label(&File::open(&path).unwrap()), Some(("ir-vfd-dev".to_owned(), "vfat")));
     }
 
     fn medium(paths: &[(&str, &str)]) -> tempfile::TempDir {
