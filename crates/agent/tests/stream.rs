@@ -15,12 +15,14 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use support::stream::{Conn, Driver, NODE, PATIENCE, Ruled, Session, given, session, welcome};
+use support::stream::{
+    Conn, Driver, NODE, OtherCommand, OtherFrame, OtherWelcome, PATIENCE, Ruled, Session, given, session, welcome,
+};
 use support::{Rig, TOKEN, settings};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use wire::rpc::{self, LogCredit};
-use wire::session::{Frame, FromAgent, FromDriver, Reason, Violation};
+use wire::session::{Frame, FromAgent, FromDriver, PROTOCOL_MINOR, Reason, Violation};
 
 /// A manager whose step goes through stages, and counts how often it was run.
 struct Stages(Arc<AtomicUsize>);
@@ -244,6 +246,9 @@ async fn closes(driver: impl AsyncFnOnce(&mut Conn)) -> Violation {
     why
 }
 
+/// Something that has a number.
+const CANCEL: FromDriver = FromDriver::Cancel(Uuid::nil());
+
 fn unnumbered(body: FromDriver) -> Frame<FromDriver> {
     Frame { seq: 0, ack: 0, body }
 }
@@ -255,19 +260,19 @@ fn numbered(seq: u64, body: FromDriver) -> Frame<FromDriver> {
 #[tokio::test]
 async fn a_driver_that_does_not_keep_the_rules_is_told_so_and_nothing_is_lost() {
     let greet = async |conn: &mut Conn| conn.say(unnumbered(welcome(false, 0))).await;
-    let early = closes(async |conn| conn.say(numbered(1, FromDriver::List)).await);
+    let early = closes(async |conn| conn.say(numbered(1, CANCEL)).await);
     let twice = closes(async |conn| {
         greet(conn).await;
         greet(conn).await;
     });
     let skipped = closes(async |conn| {
         greet(conn).await;
-        conn.say(numbered(2, FromDriver::List)).await;
+        conn.say(numbered(2, CANCEL)).await;
     });
     let reordered = closes(async |conn| {
         greet(conn).await;
         for seq in [1, 3, 2] {
-            conn.say(numbered(seq, FromDriver::List)).await;
+            conn.say(numbered(seq, CANCEL)).await;
         }
     });
     let unsent = closes(async |conn| {
@@ -276,7 +281,7 @@ async fn a_driver_that_does_not_keep_the_rules_is_told_so_and_nothing_is_lost() 
     });
     let no_number = closes(async |conn| {
         greet(conn).await;
-        conn.say(unnumbered(FromDriver::List)).await;
+        conn.say(unnumbered(CANCEL)).await;
     });
     let no_uuid = closes(async |conn| {
         greet(conn).await;
@@ -437,4 +442,62 @@ async fn an_agent_that_may_not_listen_needs_a_driver_that_takes_sessions() {
     let error = session::run(&rig.agent, &rig.dispatcher, &CancellationToken::new()).await.unwrap_err();
     assert!(matches!(error, SessionError::Unreachable { .. }), "{error}");
     assert!(error.to_string().contains("boot it without ferric.listen=no"), "{error}");
+}
+
+/// What an agent says to a driver of another version that welcomes it like this and gives it two commands, up to the state of the
+/// second one.
+async fn under_another(welcome: OtherWelcome, between: Option<OtherFrame>) -> Vec<Frame<FromAgent>> {
+    let (rig, _) = staged(settings());
+    let extra = welcome.features.len() as u64;
+    let (first, last) = (Uuid::new_v4(), Uuid::new_v4());
+    let command = |id: Uuid| {
+        Some(OtherCommand {
+            id: id.to_string(),
+            name: "standby.sync".to_owned(),
+            params: b"{}".to_vec(),
+            deadline: extra,
+        })
+    };
+    let mut sayings = vec![
+        OtherFrame { welcome: Some(welcome), ..OtherFrame::default() },
+        OtherFrame {
+            seq: 1,
+            command: command(first),
+            trace: "x".repeat(100 * extra as usize),
+            ..OtherFrame::default()
+        },
+    ];
+    sayings.extend(between);
+    let seq = sayings.len() as u64;
+    sayings.push(OtherFrame { seq, command: command(last), ..OtherFrame::default() });
+    let (driver, mut hears) = Driver::start_other(sayings).await;
+    let stop = CancellationToken::new();
+    let _stream = session(&rig.agent, &rig.dispatcher, &driver, &stop).await;
+    let mut heard = Vec::new();
+    loop {
+        let frame = tokio::time::timeout(PATIENCE, hears.recv()).await.unwrap().unwrap();
+        assert!(!matches!(frame.body, FromAgent::Close(_)), "{frame:?}");
+        let is_last = document(&frame.body)
+            .is_some_and(|state| state["id"] == last.to_string() && state["command_status"] == "SUCCEEDED");
+        heard.push(frame);
+        if is_last {
+            let bodies: Vec<FromAgent> = heard.iter().map(|frame| frame.body.clone()).collect();
+            assert_eq!(told(&bodies, first).last().unwrap(), "SUCCEEDED");
+            assert_eq!(rig.dispatcher.list().len(), 2);
+            return heard;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_driver_of_the_next_minor_version_is_obeyed_and_what_it_adds_is_passed_over() {
+    let welcome = OtherWelcome { protocol_minor: PROTOCOL_MINOR + 7, features: vec!["advice".to_owned(); 3] };
+    let advice = Some(OtherCommand { id: "how".to_owned(), ..OtherCommand::default() });
+    let heard = under_another(welcome, Some(OtherFrame { seq: 2, advice, ..OtherFrame::default() })).await;
+    assert_eq!(heard.last().unwrap().ack, 3, "what is not known is acknowledged as well");
+}
+
+#[tokio::test]
+async fn a_driver_that_says_less_is_obeyed() {
+    under_another(OtherWelcome::default(), None).await;
 }

@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+use tower::ServiceExt as _;
 use transport::http2::{self, PeerCertificate};
 use transport::tls::Identity;
 use uuid::Uuid;
@@ -182,8 +184,80 @@ pub struct Driver {
     _stop: tokio_util::sync::DropGuard,
 }
 
+/// Frames of a driver that is not of this version, said behind whatever the agent says first.
+pub type Sayings = Vec<OtherFrame>;
+
+/// A frame as another version has it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OtherFrame {
+    #[prost(uint64, tag = "1")]
+    pub seq: u64,
+    #[prost(uint64, tag = "2")]
+    pub ack: u64,
+    #[prost(message, optional, tag = "3")]
+    pub welcome: Option<OtherWelcome>,
+    #[prost(message, optional, tag = "4")]
+    pub command: Option<OtherCommand>,
+    /// A body that this agent does not know.
+    #[prost(message, optional, tag = "40")]
+    pub advice: Option<OtherCommand>,
+    /// A field beside the bodies.
+    #[prost(string, tag = "41")]
+    pub trace: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OtherWelcome {
+    #[prost(uint32, tag = "3")]
+    pub protocol_minor: u32,
+    #[prost(string, repeated, tag = "30")]
+    pub features: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct OtherCommand {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "2")]
+    pub name: String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub params: Vec<u8>,
+    #[prost(uint64, tag = "25")]
+    pub deadline: u64,
+}
+
+/// Answers Session as a driver of another version does, and passes on what the agent says.
+async fn said_by_another(
+    request: Request<Streaming<AgentFrame>>,
+    sayings: Sayings,
+    heard: mpsc::UnboundedSender<Frame<FromAgent>>,
+) -> Result<Response<Outgoing<OtherFrame>>, Status> {
+    let mut incoming = request.into_inner();
+    let (sender, receiver) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut sayings = Some(sayings);
+        while let Ok(Some(frame)) = incoming.message().await {
+            let _ = heard.send(frame.try_into().expect("an agent's frame is well-formed"));
+            for frame in sayings.take().into_iter().flatten() {
+                let _ = sender.send(Ok(frame)).await;
+            }
+        }
+    });
+    Ok(Response::new(outgoing(receiver)))
+}
+
 impl Driver {
     pub async fn start() -> Self {
+        Self::start_as(None).await
+    }
+
+    /// A driver of another version, and what its agent says.
+    pub async fn start_other(sayings: Sayings) -> (Self, mpsc::UnboundedReceiver<Frame<FromAgent>>) {
+        let (heard, hears) = mpsc::unbounded_channel();
+        (Self::start_as(Some((sayings, heard))).await, hears)
+    }
+
+    async fn start_as(other: Option<(Sayings, mpsc::UnboundedSender<Frame<FromAgent>>)>) -> Self {
         let authority = Authority::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let offer = Offer { url: format!("https://{}", listener.local_addr().unwrap()), ca: authority.pem.clone() };
@@ -199,7 +273,18 @@ impl Driver {
             connections,
             logs,
         });
-        let service = AgentSessionServer::new(Service(Arc::clone(&script))).max_decoding_message_size(FRAME_LIMIT);
+        let ours = AgentSessionServer::new(Service(Arc::clone(&script))).max_decoding_message_size(FRAME_LIMIT);
+        let service = tower::service_fn(move |request: http::Request<http2::Incoming>| {
+            let (ours, other) = (ours.clone(), other.clone());
+            async move {
+                let Some((sayings, heard)) = other.filter(|_| request.uri().path().ends_with("/Session")) else {
+                    return ours.oneshot(request).await;
+                };
+                let mut grpc = tonic::server::Grpc::new(ProstCodec::default());
+                let answer = tower::service_fn(move |request| said_by_another(request, sayings.clone(), heard.clone()));
+                Ok(grpc.streaming(answer, request).await)
+            }
+        });
         let stop = CancellationToken::new();
         let settings = http2::Settings {
             tls,
@@ -373,20 +458,18 @@ impl Ruled {
         self.outcome(id).await
     }
 
-    /// All commands, as a list.
-    pub async fn list(&mut self) -> Vec<Value> {
-        self.say(FromDriver::List).await;
-        let mut listed = Vec::new();
-        loop {
-            match self.hear().await {
-                FromAgent::Command { document, .. } => listed.push(serde_json::from_slice(&document).unwrap()),
-                FromAgent::Listed(count) => {
-                    assert_eq!(count as usize, listed.len());
-                    return listed;
-                }
-                _ => {}
+    /// All commands that this side was told of, each as it was told last.
+    pub fn list(&self) -> Vec<Value> {
+        let mut listed: Vec<Value> = Vec::new();
+        for said in &self.heard {
+            let FromAgent::Command { document, .. } = said else { continue };
+            let command: Value = serde_json::from_slice(document).unwrap();
+            match listed.iter_mut().find(|known| known["id"] == command["id"]) {
+                Some(known) => *known = command,
+                None => listed.push(command),
             }
         }
+        listed
     }
 }
 
@@ -422,6 +505,6 @@ impl Session {
     }
 
     pub async fn list(&self) -> Vec<Value> {
-        self.ruled.lock().await.list().await
+        self.ruled.lock().await.list()
     }
 }
