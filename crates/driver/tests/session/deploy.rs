@@ -8,7 +8,7 @@ use wire::agent::CommandStatus;
 use wire::session::Command;
 
 /// An agent that has been looked up, has enrolled, dialled in and called.
-async fn deploying(site: &Site) -> (Boot, Wire) {
+pub(crate) async fn deploying(site: &Site) -> (Boot, Wire) {
     site.deploy().await;
     let mut boot = Boot::new(site.node, &site.offer);
     boot.enrol(&site.token().await).await;
@@ -18,18 +18,23 @@ async fn deploying(site: &Site) -> (Boot, Wire) {
     (boot, wire)
 }
 
+/// What commands that are over at once come to.
+pub(crate) fn answer_to(command: &str) -> Option<Value> {
+    match command {
+        "deploy.get_deploy_steps" => Some(json!({
+            "deploy_steps": {"GenericHardwareManager": [{"step": "write_image", "interface": "deploy", "priority": 0}]},
+            "hardware_manager_version": {"generic_hardware_manager": "1.2"},
+        })),
+        "standby.get_partition_uuids" => Some(json!({"root uuid": "0x01020304"})),
+        _ => None,
+    }
+}
+
 /// Answers commands that are over at once until one of the name comes, which is begun.
-async fn until(boot: &mut Boot, wire: &mut Wire, name: &str) -> Command {
+pub(crate) async fn until(boot: &mut Boot, wire: &mut Wire, name: &str) -> Command {
     loop {
         let command = boot.command(wire).await.unwrap();
-        let value = match command.name.as_str() {
-            "deploy.get_deploy_steps" => Some(json!({
-                "deploy_steps": {"GenericHardwareManager": [{"step": "write_image", "interface": "deploy", "priority": 0}]},
-                "hardware_manager_version": {"generic_hardware_manager": "1.2"},
-            })),
-            "standby.get_partition_uuids" => Some(json!({"root uuid": "0x01020304"})),
-            _ => None,
-        };
+        let value = answer_to(&command.name);
         if command.name == name {
             boot.set(wire, result(&command, CommandStatus::Running, None)).await;
             return command;
@@ -38,13 +43,13 @@ async fn until(boot: &mut Boot, wire: &mut Wire, name: &str) -> Command {
     }
 }
 
-async fn finish(boot: &mut Boot, wire: &mut Wire, command: &Command) {
+pub(crate) async fn finish(boot: &mut Boot, wire: &mut Wire, command: &Command) {
     let step = json!({"deploy_result": null, "deploy_step": command.params.get("step")});
     boot.set(wire, result(command, CommandStatus::Succeeded, Some(step))).await;
 }
 
 /// Answers everything until the ramdisk is told to end.
-async fn rest(boot: &mut Boot, wire: &mut Wire) {
+pub(crate) async fn rest(boot: &mut Boot, wire: &mut Wire) {
     let loader = until(boot, wire, "image.install_bootloader").await;
     boot.set(wire, result(&loader, CommandStatus::Succeeded, None)).await;
     let off = until(boot, wire, "standby.power_off").await;

@@ -1,7 +1,7 @@
 //! Logs of ramdisks, as they happen and as they are kept.
 
 use super::Site;
-use super::peer::Boot;
+use super::peer::{Boot, LIMIT};
 use std::time::Duration;
 use tonic::Code;
 use wire::rpc::{LogBatch, LogLine};
@@ -52,6 +52,21 @@ async fn lines_are_served_as_they_come_and_kept_when_the_ramdisk_ends() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(kept, text);
+
+    // While the next ramdisk runs, that is the one before.
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    let (up, mut credits, _connection) = boot.log().await;
+    credits.message().await.unwrap().unwrap();
+    up.send(batch(1, &["another boot"])).await.unwrap();
+    credits.message().await.unwrap().unwrap();
+    assert_eq!(site.text(&path).await, "another boot\n");
+    assert_eq!(site.text(&format!("{path}?earlier=0")).await, "another boot\n");
+    assert_eq!(site.text(&format!("{path}?earlier=1")).await, text);
+    assert_eq!(site.text(&format!("{path}?earlier=1&tail=1")).await, "[ 1.0] usb\\u{1b}[2J\n");
+    for (query, status) in [("earlier=2", 404), ("earlier=x", 400), ("earlier=-1", 400), ("earlier=1&follow=1", 400)] {
+        assert_eq!(site.answer(&format!("{path}?{query}")).await.0, status, "{query}");
+    }
 }
 
 #[tokio::test]
@@ -100,4 +115,23 @@ async fn a_log_ends_with_the_boot_that_it_is_of_and_a_newer_call_takes_its_place
     up.send(batch(2, &["of a boot that is over"])).await.unwrap();
     assert_eq!(credits.message().await.unwrap_err().code(), Code::PermissionDenied);
     assert!(!site.conductor.logs().has(site.node));
+}
+
+#[tokio::test]
+async fn a_log_does_not_outlive_the_certificate_with_which_it_began() {
+    let site = Site::new().await;
+    let mut boot = Boot::new(site.node, &site.offer);
+    boot.enrol(&site.token().await).await;
+    boot.expires(&site.authority, Duration::from_secs(8));
+    let (_up, mut credits, _connection) = boot.log().await;
+    credits.message().await.unwrap().unwrap();
+    let ended = tokio::time::timeout(LIMIT, credits.message()).await.expect("it goes on");
+    assert_eq!(ended.unwrap_err().code(), Code::PermissionDenied);
+    // With that it cannot come again either, once its last second is over.
+    let refused = tokio::time::timeout(LIMIT, async {
+        while boot.open().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    refused.await.unwrap();
 }

@@ -4,8 +4,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod deploy;
+mod fallback;
 mod identity;
 mod log;
+mod paths;
 mod peer;
 mod rescue;
 mod rules;
@@ -34,6 +36,9 @@ struct Site {
     store: MemoryStore,
     node: Uuid,
     offer: Offer,
+    authority: Arc<Authority>,
+    /// The way to its agent beside the session.
+    listener: fallback::Listener,
     stop: CancellationToken,
     _guard: DropGuard,
     folder: Arc<tempfile::TempDir>,
@@ -64,6 +69,7 @@ impl Site {
 
     async fn start(store: MemoryStore, node: Uuid, folder: Arc<tempfile::TempDir>) -> Self {
         let authority = Authority::open(&folder.path().join("session-ca.pem"), SystemTime::now()).unwrap();
+        let authority = Arc::new(authority);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("https://{}", listener.local_addr().unwrap());
         let offer = Offer { url, ca: authority.certificate().to_owned() };
@@ -73,12 +79,24 @@ impl Site {
         settings.sync_power_state_interval = Duration::ZERO;
         settings.poll_interval = Duration::from_millis(50);
         settings.session = Some(offer.clone());
-        let conductor = Conductor::start(Arc::new(store.clone()), settings, Parts::real()).await.unwrap();
+        let way = fallback::Listener::default();
+        let parts = Parts { agents: Arc::new(way.clone()), ..Parts::real() };
+        let conductor = Conductor::start(Arc::new(store.clone()), settings, parts).await.unwrap();
         let tls = authority.server("127.0.0.1", SystemTime::now()).unwrap();
         let stop = CancellationToken::new();
-        let listening = Listening { listener, conductor: conductor.clone(), authority: Arc::new(authority), tls };
+        let listening = Listening { listener, conductor: conductor.clone(), authority: authority.clone(), tls };
         tokio::spawn(serve(listening, stop.clone()));
-        Self { conductor, store, node, offer, _guard: stop.clone().drop_guard(), stop, folder }
+        Self {
+            conductor,
+            store,
+            node,
+            offer,
+            authority,
+            listener: way,
+            _guard: stop.clone().drop_guard(),
+            stop,
+            folder,
+        }
     }
 
     /// A driver on the same database, as after a kill: what the one before had in memory is gone.
@@ -132,12 +150,19 @@ impl Site {
     }
 
     async fn text(&self, path: &str) -> String {
+        let (status, text) = self.answer(path).await;
+        assert_eq!(status, 200, "{path}: {text}");
+        text
+    }
+
+    /// Status and body of an answer of the API.
+    async fn answer(&self, path: &str) -> (u16, String) {
         let router = api::router(self.conductor.clone(), Audience::Everybody);
         let request = http::Request::get(path).header("x-openstack-ironic-api-version", "1.95");
         let response = router.oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
-        assert_eq!(response.status(), 200, "{path}");
+        let status = response.status().as_u16();
         let body = transport::body::read(response.into_body(), 1 << 24).await.unwrap();
-        String::from_utf8(body.to_vec()).unwrap()
+        (status, String::from_utf8(body.to_vec()).unwrap())
     }
 }
 

@@ -1,8 +1,9 @@
 //! An agent as far as its session goes: the generated client, the numbering of `wire`, and nothing of `agent`.
 
+use driver::session::authority::{Authority, NODE_VALIDITY, Request};
 use futures::StreamExt as _;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tonic::{Code, Status, Streaming};
 use transport::http2::{self, Channel, Connection};
@@ -70,6 +71,14 @@ impl Boot {
         let reply = self.ask(token).await.unwrap();
         assert!(reply.renew_in > 0 && reply.not_after > 0);
         self.identity = Some(Identity::from_pem(reply.certificate, self.key.serialize_pem()));
+    }
+
+    /// Presents a certificate from now on that is valid for `left` and no longer.
+    pub(crate) fn expires(&mut self, authority: &Authority, left: Duration) {
+        let csr = CertificateParams::default().serialize_request(&self.key).unwrap();
+        let request = Request::read(csr.der()).unwrap();
+        let issued = authority.issue(&request, self.node, SystemTime::now() + left - NODE_VALIDITY).unwrap();
+        self.identity = Some(Identity::from_pem(issued.certificate, self.key.serialize_pem()));
     }
 
     pub(crate) fn hello(&self) -> Hello {

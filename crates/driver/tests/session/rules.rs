@@ -141,3 +141,13 @@ async fn an_agent_that_does_not_read_costs_a_window_and_no_more() {
     });
     told.await.unwrap();
 }
+
+#[tokio::test]
+async fn an_agent_has_one_connection_at_a_time_whose_first_frame_is_waited_for() {
+    let site = Site::new().await;
+    let mut boot = enrolled(&site).await;
+    let mut first = boot.open().await.unwrap();
+    let _second = boot.open().await.unwrap();
+    assert_eq!(boot.ended(&mut first).await.reason, Reason::Superseded);
+    boot.dial().await;
+}
