@@ -20,18 +20,6 @@ const SERVER: &str = "usr/sbin/dropbear";
 const MARKER: &str = "etc/.rescued";
 /// Lives in memory only, and anew in each rescue.
 const HOST_KEY: &str = "/run/rescue-host-key";
-/// Keys that may be given, and bytes that each may have.
-const MOST_KEYS: usize = 64;
-const LONGEST_KEY: usize = 16 << 10;
-/// Kinds of keys that the SSH server understands.
-const KINDS: [&str; 6] = [
-    "ssh-ed25519",
-    "sk-ssh-ed25519@openssh.com",
-    "sk-ecdsa-sha2-nistp256@openssh.com",
-    "ecdsa-sha2-nistp256",
-    "ecdsa-sha2-nistp384",
-    "ssh-rsa",
-];
 /// When to ask for addresses again, counted from the time before: a driver moves the machine to its owner's network after
 /// the agent has answered, and the link need not go down for that.
 const MOVES: [u64; 7] = [0, 5, 10, 15, 30, 60, 120];
@@ -47,37 +35,8 @@ const LONGEST_MESSAGE: usize = 512;
 pub struct Access {
     /// The password as crypt(5) has it; none lets nobody in by password.
     pub password: Option<String>,
-    /// Public keys, one line each, as [`keys`] has checked them.
+    /// Public keys, one line each, as [`wire::authorized_keys`] has checked them.
     pub keys: Vec<String>,
-}
-
-/// Checks public keys as they stand in an `authorized_keys` file: lines of a text, or a list of such texts.
-///
-/// # Errors
-///
-/// The first one that is no key, in words.
-pub fn keys<'a>(texts: impl IntoIterator<Item = &'a str>) -> Result<Vec<String>, String> {
-    let lines = texts.into_iter().flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty());
-    let keys: Vec<String> = lines.map(key).collect::<Result<_, _>>()?;
-    if keys.len() > MOST_KEYS {
-        return Err(format!("there are {} keys, and at most {MOST_KEYS} are taken", keys.len()));
-    }
-    Ok(keys)
-}
-
-/// One key without options: a forced command or an environment has no place here.
-fn key(line: &str) -> Result<String, String> {
-    let start: String = line.chars().take(30).collect();
-    let mut words = line.split(' ');
-    let (kind, blob) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    if !KINDS.contains(&kind) {
-        return Err(format!("{start:?} does not begin with a kind of key; known are {}", KINDS.join(", ")));
-    }
-    let base64 = |c: u8| c.is_ascii_alphanumeric() || b"+/=".contains(&c);
-    if blob.len() < 32 || line.len() > LONGEST_KEY || !blob.bytes().all(base64) || line.chars().any(char::is_control) {
-        return Err(format!("{start:?} is not a public key as ssh-keygen writes it"));
-    }
-    Ok(line.to_owned())
 }
 
 /// Lets the owner in: writes accounts and keys below `root`.
@@ -256,19 +215,6 @@ mod tests {
             assert!(error.to_string().contains("profile rescue"), "{error}");
             assert!(!root.path().join("etc/shadow").exists());
         }
-    }
-
-    #[test]
-    fn only_plain_public_keys_are_taken() {
-        assert_eq!(keys([KEY, "\n", KEY]).unwrap().len(), 2);
-        let private = "-----BEGIN OPENSSH PRIVATE KEY-----";
-        let forced = format!("command=\"/bin/sh\" {KEY}");
-        let dss = KEY.replace("ssh-ed25519", "ssh-dss");
-        let broken = KEY.replace("AAAAC3", "AAAA\u{7}C3");
-        for wrong in [private, &forced, &dss, &broken, "ssh-ed25519", "ssh-ed25519 short", "rescue::0:0"] {
-            assert!(keys([wrong]).is_err(), "{wrong}");
-        }
-        assert!(keys(std::iter::repeat_n(KEY, MOST_KEYS + 1)).unwrap_err().contains("65"));
     }
 
     #[test]

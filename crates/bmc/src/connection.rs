@@ -6,15 +6,20 @@ use crate::resource::{Resource, complaint};
 use crate::settings::{AuthType, Credentials, Origin, Settings, Verify};
 use base64::Engine as _;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION, RETRY_AFTER};
+use futures::TryStreamExt as _;
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_MATCH, LOCATION, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::Mutex;
-use transport::client::{Client, ClientError, Reply, Trust};
+use tokio_util::io::ReaderStream;
+use transport::client::{Client, ClientError, Reply, Streamed, Trust};
 
 /// The only path that the Redfish standard fixes (DSP0266, "Service root request").
 pub(crate) const ROOT: &str = "/redfish/v1/";
@@ -22,6 +27,8 @@ const TOKEN: HeaderName = HeaderName::from_static("x-auth-token");
 /// Members of a collection that are read; no chassis has more systems, managers, media or network cards.
 const MOST_MEMBERS: usize = 256;
 const MOST_REDIRECTS: usize = 3;
+/// Bytes of a file that are in memory while it is sent.
+const PIECE: usize = 64 << 10;
 
 pub(crate) struct Connection {
     client: Client,
@@ -47,17 +54,64 @@ enum Login {
 /// The body of a request.
 struct Payload {
     kind: HeaderValue,
-    bytes: Bytes,
-    is_file: bool,
+    content: Content,
+}
+
+enum Content {
+    Whole(Bytes),
+    Form(Form),
 }
 
 impl Payload {
     fn json(value: &Value) -> Self {
-        Self {
-            kind: HeaderValue::from_static("application/json"),
-            bytes: Bytes::from(value.to_string()),
-            is_file: false,
+        let kind = HeaderValue::from_static("application/json");
+        Self { kind, content: Content::Whole(Bytes::from(value.to_string())) }
+    }
+
+    /// The body to be sent now, and its length.
+    async fn body(&self) -> std::io::Result<(Streamed, u64)> {
+        match &self.content {
+            Content::Whole(bytes) => {
+                let body = Full::new(bytes.clone()).map_err(|never| match never {});
+                Ok((body.boxed_unsync(), bytes.len() as u64))
+            }
+            Content::Form(form) => form.body().await,
         }
+    }
+}
+
+/// A file between the head and the tail of a form.
+struct Form {
+    head: String,
+    file: PathBuf,
+    size: u64,
+    tail: String,
+}
+
+impl Form {
+    /// The two parts of an update, and the content type (RFC 7578). The boundary is chosen by chance, and so long that no file
+    /// has it in it by chance (RFC 2046, 5.1.1).
+    async fn of_update(parameters: &Value, file: &Path) -> std::io::Result<(String, Self)> {
+        let random: [u8; 24] = rand::random();
+        let random: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let boundary = format!("ferric-update-{random}");
+        let head = format!(
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"UpdateParameters\"\r\n\
+             Content-Type: application/json\r\n\r\n{parameters}\r\n\
+             --{boundary}\r\nContent-Disposition: form-data; name=\"UpdateFile\"; filename=\"firmware.bin\"\r\n\
+             Content-Type: application/octet-stream\r\n\r\n"
+        );
+        let tail = format!("\r\n--{boundary}--\r\n");
+        let size = tokio::fs::metadata(file).await?.len();
+        Ok((format!("multipart/form-data; boundary={boundary}"), Self { head, file: file.to_owned(), size, tail }))
+    }
+
+    async fn body(&self) -> std::io::Result<(Streamed, u64)> {
+        let file = tokio::fs::File::open(&self.file).await?;
+        let (head, tail) = (Cursor::new(self.head.clone()), Cursor::new(self.tail.clone()));
+        let stream = ReaderStream::with_capacity(head.chain(file.take(self.size)).chain(tail), PIECE);
+        let length = (self.head.len() + self.tail.len()) as u64 + self.size;
+        Ok((StreamBody::new(stream.map_ok(Frame::data)).boxed_unsync(), length))
     }
 }
 
@@ -190,12 +244,13 @@ impl Connection {
         from: &str,
         link: &str,
         parameters: &Value,
-        file: Vec<u8>,
+        file: &Path,
     ) -> Result<Option<String>, RedfishError> {
         let path = self.path(from, link)?;
-        let (kind, bytes) = multipart(parameters, &file);
+        let unread = |source| RedfishError::Image { path: file.display().to_string(), source };
+        let (kind, form) = Form::of_update(parameters, file).await.map_err(unread)?;
         let kind = HeaderValue::from_str(&kind).map_err(|_| self.malformed(&path, "its upload has no boundary"))?;
-        let payload = Payload { kind, bytes, is_file: true };
+        let payload = Payload { kind, content: Content::Form(form) };
         let (path, reply) = self.send(Method::POST, path, Some(&payload), None, true).await?;
         Ok(self.task_of(&path, &reply))
     }
@@ -342,14 +397,21 @@ impl Connection {
         if let Some(etag) = if_match {
             request = request.header(IF_MATCH, etag);
         }
+        let mut streamed = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let mut client = &self.client;
         if let Some(payload) = body {
-            request = request.header(CONTENT_TYPE, payload.kind.clone());
+            let (content, length) = payload.body().await.map_err(|source| match &payload.content {
+                Content::Form(form) => RedfishError::Image { path: form.file.display().to_string(), source },
+                Content::Whole(_) => self.malformed(path, &source.to_string()),
+            })?;
+            streamed = content;
+            request = request.header(CONTENT_TYPE, payload.kind.clone()).header(CONTENT_LENGTH, length);
+            if matches!(payload.content, Content::Form(_)) {
+                client = &self.pushes;
+            }
         }
-        let bytes = body.map_or_else(Bytes::new, |payload| payload.bytes.clone());
-        let request =
-            request.body(Full::new(bytes)).map_err(|_| self.malformed(path, "its ETag cannot be sent back"))?;
-        let client = if body.is_some_and(|payload| payload.is_file) { &self.pushes } else { &self.client };
-        let outcome = client.send(request).await;
+        let request = request.body(streamed).map_err(|_| self.malformed(path, "its ETag cannot be sent back"))?;
+        let outcome = client.send_streamed(request).await;
         match &outcome {
             Ok(reply) => tracing::trace!(bmc = %self.origin, %method, path, status = reply.status.as_u16()),
             Err(error) => tracing::trace!(bmc = %self.origin, %method, path, %error),
@@ -448,24 +510,6 @@ fn basic(credentials: &Credentials) -> Ticket {
         (AUTHORIZATION, value)
     });
     Ticket { header, session: false }
-}
-
-/// A form with the two parts of an update, and its content type (RFC 7578).
-fn multipart(parameters: &Value, file: &[u8]) -> (String, Bytes) {
-    let mut boundary = "ferric-update".to_owned();
-    // A boundary must not be in what it bounds.
-    while file.windows(boundary.len()).any(|window| window == boundary.as_bytes()) {
-        boundary.push('-');
-    }
-    let head = format!(
-        "--{boundary}\r\nContent-Disposition: form-data; name=\"UpdateParameters\"\r\n\
-         Content-Type: application/json\r\n\r\n{parameters}\r\n\
-         --{boundary}\r\nContent-Disposition: form-data; name=\"UpdateFile\"; filename=\"firmware.bin\"\r\n\
-         Content-Type: application/octet-stream\r\n\r\n"
-    );
-    let tail = format!("\r\n--{boundary}--\r\n");
-    let bytes = [head.as_bytes(), file, tail.as_bytes()].concat();
-    (format!("multipart/form-data; boundary={boundary}"), Bytes::from(bytes))
 }
 
 fn is_transient(status: StatusCode) -> bool {

@@ -25,6 +25,15 @@ pub enum RedfishError {
     /// `redfish_verify_ca` holds no usable certificate.
     #[error("driver_info.redfish_verify_ca holds no usable certificate")]
     Trust(#[source] TlsError),
+    /// The image that is to be given to the BMC cannot be read.
+    #[error("the image of the firmware, {path}, cannot be read")]
+    Image {
+        /// The file.
+        path: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// No answer. Trying again may help.
     #[error("BMC {bmc} does not answer; check redfish_address, redfish_verify_ca and the network")]
     Unreachable {
@@ -167,7 +176,8 @@ impl From<RedfishError> for OutOfBandError {
             RedfishError::Unreachable { .. } => OutOfBandError::Unreachable(text),
             RedfishError::Denied { .. } => OutOfBandError::Denied(text),
             RedfishError::Unsupported { .. } => OutOfBandError::Unsupported(text),
-            RedfishError::Refused { .. }
+            RedfishError::Image { .. }
+            | RedfishError::Refused { .. }
             | RedfishError::Malformed { .. }
             | RedfishError::Elsewhere { .. }
             | RedfishError::Late { .. } => OutOfBandError::Failed(text),

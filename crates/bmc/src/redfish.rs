@@ -10,6 +10,7 @@ use hardware::{
     BiosControl, BiosDifference, BiosSetting, BiosValues, BootControl, BootDevice, FirmwareComponent, FirmwareControl,
     FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState, VirtualMedia,
 };
+use std::path::Path;
 use std::time::Duration;
 use tokio::sync::OnceCell;
 
@@ -262,9 +263,17 @@ impl FirmwareControl for Redfish {
     async fn start_update(
         &self,
         update: &FirmwareUpdate,
-        image: Option<Vec<u8>>,
+        image: Option<&Path>,
     ) -> Result<Option<String>, OutOfBandError> {
         Ok(self.begin_update(update, image).await?)
+    }
+
+    async fn tasks(&self) -> Result<Option<Vec<String>>, OutOfBandError> {
+        Ok(self.list_tasks().await?)
+    }
+
+    async fn updates_since(&self, known: &[String]) -> Result<Option<Vec<String>>, OutOfBandError> {
+        Ok(self.list_updates_since(known).await?)
     }
 
     async fn update_state(&self, task: &str) -> Result<UpdateState, OutOfBandError> {

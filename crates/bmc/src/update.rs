@@ -5,6 +5,7 @@ use crate::redfish::Redfish;
 use crate::resource::Resource;
 use hardware::{FirmwareUpdate, UpdateState};
 use serde_json::{Map, Value, json};
+use std::path::Path;
 
 /// The update service of a BMC.
 pub(crate) struct UpdateService(Resource);
@@ -80,14 +81,14 @@ impl Redfish {
         Err(RedfishError::Wish { bmc: self.connection.bmc(), problem })
     }
 
-    /// Starts an update: has the BMC fetch the image, or pushes its bytes. Returns the path at which it can be followed.
+    /// Starts an update: has the BMC fetch the image, or pushes that in a file. Returns the path at which it can be followed.
     ///
     /// # Errors
-    /// What the BMC says; [`RedfishError::Unsupported`] when it fetches nothing and there are no bytes.
+    /// What the BMC says; [`RedfishError::Unsupported`] when it fetches nothing and there is no file.
     pub async fn begin_update(
         &self,
         update: &FirmwareUpdate,
-        image: Option<Vec<u8>>,
+        image: Option<&Path>,
     ) -> Result<Option<String>, RedfishError> {
         let service = self.update_service().await?;
         let target = self.part_of(&update.component).await?;
@@ -96,7 +97,7 @@ impl Redfish {
             let (Some(link), Some(image)) = (link, image) else {
                 return Err(service.0.unsupported("it fetches no images and takes none"));
             };
-            tracing::info!(bmc = service.0.bmc, component = update.component, bytes = image.len(), "pushing firmware");
+            tracing::info!(bmc = service.0.bmc, component = update.component, "pushing firmware");
             return self.connection.push(&service.0.path, link, &json!({"Targets": [target]}), image).await;
         };
         let mut body = json!({
@@ -118,6 +119,58 @@ impl Redfish {
             }
             other => other,
         }
+    }
+
+    /// The paths of all tasks that the BMC lists (DSP0268, TaskService); `None` where it has no list that can be read.
+    ///
+    /// # Errors
+    /// When the BMC does not answer.
+    pub async fn list_tasks(&self) -> Result<Option<Vec<String>>, RedfishError> {
+        let root = self.connection.root().await?;
+        let Some(link) = root.link(&["Tasks"]) else { return Ok(None) };
+        let list = async {
+            let service = self.connection.get(&root.path, link).await?;
+            match service.link(&["Tasks"]) {
+                Some(link) => self.connection.members(&service.path, link).await.map(Some),
+                None => Ok(None),
+            }
+        };
+        match list.await {
+            // A list of more than anybody reads, or that is not for us.
+            Err(RedfishError::Malformed { .. } | RedfishError::Denied { .. }) => Ok(None),
+            Err(error) if error.is_missing() => Ok(None),
+            other => other,
+        }
+    }
+
+    /// The tasks that came since `known` and may be updates: a task that tells by which request it was begun (DSP0268, Task,
+    /// `Payload`) has to tell one of ours.
+    ///
+    /// # Errors
+    /// When the BMC does not answer.
+    pub async fn list_updates_since(&self, known: &[String]) -> Result<Option<Vec<String>>, RedfishError> {
+        let Some(all) = self.list_tasks().await? else { return Ok(None) };
+        let service = self.update_service().await?;
+        let ours = [service.action(), service.0.text(&["MultipartHttpPushUri"])];
+        let ours: Vec<String> = ours
+            .into_iter()
+            .flatten()
+            .map(|link| self.connection.path(&service.0.path, link))
+            .collect::<Result<_, _>>()?;
+        let mut found = Vec::new();
+        for task in all.into_iter().filter(|task| !known.contains(task)) {
+            let told = match self.connection.look(&task).await {
+                Ok(told) => told.unwrap_or_default(),
+                Err(error) if error.is_missing() => continue,
+                Err(error) => return Err(error),
+            };
+            let begun_by = told.get("Payload").and_then(|payload| payload.get("TargetUri")).and_then(Value::as_str);
+            let begun_by = begun_by.map(|link| self.connection.path(&task, link)).transpose()?;
+            if begun_by.is_none_or(|begun_by| ours.contains(&begun_by)) {
+                found.push(task);
+            }
+        }
+        Ok(Some(found))
     }
 
     /// How an update goes on.

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use axum::body::Bytes;
-use axum::extract::State as Shared;
+use axum::extract::{DefaultBodyLimit, State as Shared};
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bmc::{Limits, Redfish, Settings};
@@ -22,6 +22,10 @@ struct Bmc {
     /// What tasks answer: status and body.
     task: Option<(u16, Value)>,
     refuses_targets: bool,
+    /// The tasks that it lists; no list when unset.
+    tasks: Option<Vec<&'static str>>,
+    /// `Content-Length` of each file that it was given.
+    lengths: Vec<u64>,
     /// Method, path and body of each change.
     sent: Vec<(String, String, String)>,
 }
@@ -35,10 +39,26 @@ async fn answer(Shared(bmc): Shared<Place>, method: Method, uri: Uri, headers: H
         let kind = headers.get("content-type").map(|kind| kind.to_str().unwrap().to_owned()).unwrap_or_default();
         bmc.sent.push((format!("{method} {kind}"), uri.path().to_owned(), text.clone()));
     }
+    if uri.path() == "/u/push" {
+        let length: u64 = headers["content-length"].to_str().unwrap().parse().unwrap();
+        assert_eq!(length, body.len() as u64);
+        bmc.lengths.push(length);
+    }
     let at = |path: &str| json!({"@odata.id": path});
     let json = |value: Value| axum::Json(value).into_response();
     match (method.as_str(), uri.path()) {
-        ("GET", "/redfish/v1/") => json(json!({"Systems": at("/s"), "UpdateService": at("/u"), "Managers": at("/m")})),
+        ("GET", "/redfish/v1/") => {
+            let mut root = json!({"Systems": at("/s"), "UpdateService": at("/u"), "Managers": at("/m")});
+            if bmc.tasks.is_some() {
+                root["Tasks"] = at("/ts");
+            }
+            json(root)
+        }
+        ("GET", "/ts") => json(json!({"Tasks": at("/t")})),
+        ("GET", "/t") => {
+            let members = bmc.tasks.iter().flatten().map(|path| at(path)).collect::<Vec<_>>();
+            json(json!({"Members": members}))
+        }
         ("GET", "/s") => json(json!({"Members": [at("/s/1")]})),
         ("GET", "/s/1") => json(json!({
             "BiosVersion": "1.0", "Bios": at("/s/1/b"), "Links": {"ManagedBy": [at("/m/1")], "Chassis": [at("/c/1")]},
@@ -76,7 +96,7 @@ async fn answer(Shared(bmc): Shared<Place>, method: Method, uri: Uri, headers: H
 
 async fn start(bmc: Bmc) -> (Place, Redfish) {
     let bmc = Arc::new(Mutex::new(bmc));
-    let app = axum::Router::new().fallback(answer).with_state(bmc.clone());
+    let app = axum::Router::new().fallback(answer).layer(DefaultBodyLimit::disable()).with_state(bmc.clone());
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let info = json!({"redfish_address": format!("http://{}", listener.local_addr().unwrap())});
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -166,13 +186,44 @@ async fn a_bmc_that_fetches_nothing_is_given_the_image_with_what_it_is_for() {
     let service = json!({"MultipartHttpPushUri": "/u/push"});
     let (bmc, redfish) = start(Bmc { update_service: service, ..Bmc::default() }).await;
     assert!(!redfish.fetches_images().await.unwrap());
-    let image = b"firmware --ferric-update".to_vec();
-    assert_eq!(redfish.start_update(&of("bios"), Some(image)).await.unwrap().as_deref(), Some("/t/1"));
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image");
+    std::fs::write(&image, "firmware --ferric-update").unwrap();
+    assert_eq!(redfish.start_update(&of("bios"), Some(&image)).await.unwrap().as_deref(), Some("/t/1"));
     let (what, path, body) = bmc.lock().unwrap().sent.pop().unwrap();
-    assert_eq!((&*what, &*path), ("POST multipart/form-data; boundary=ferric-update-", "/u/push"));
-    insta::assert_snapshot!(body.replace("\r\n", "\n"));
+    let boundary = what.strip_prefix("POST multipart/form-data; boundary=").unwrap();
+    assert!(boundary.len() > 40 && boundary.len() <= 70, "{boundary}");
+    assert_eq!(path, "/u/push");
+    insta::assert_snapshot!(body.replace(boundary, "ferric-update-").replace("\r\n", "\n"));
+    // As large as it is, it goes out in pieces.
+    let large: u64 = 40 << 20;
+    std::fs::File::create(&image).unwrap().set_len(large).unwrap();
+    redfish.start_update(&of("bios"), Some(&image)).await.unwrap();
+    let sent = bmc.lock().unwrap().lengths.pop().unwrap();
+    assert!(sent > large && sent < large + 1024, "{sent}");
+    let gone = redfish.start_update(&of("bios"), Some(&folder.path().join("gone"))).await.unwrap_err().to_string();
+    assert!(gone.contains("gone, cannot be read"), "{gone}");
     let error = redfish.start_update(&of("bios"), None).await.unwrap_err().to_string();
     assert!(error.contains("fetches no images and takes none"), "{error}");
+}
+
+#[tokio::test]
+async fn new_tasks_are_found_and_those_of_other_requests_are_told_from_updates() {
+    let (bmc, redfish) = start(Bmc { update_service: fetching(), ..Bmc::default() }).await;
+    assert_eq!(redfish.tasks().await.unwrap(), None, "there is no list");
+    assert_eq!(redfish.updates_since(&[]).await.unwrap(), None);
+    bmc.lock().unwrap().tasks = Some(vec!["/t/0"]);
+    let known = redfish.tasks().await.unwrap().unwrap();
+    assert_eq!(known, ["/t/0"]);
+    bmc.lock().unwrap().tasks = Some(vec!["/t/0", "/t/1", "/t/gone"]);
+    for (task, found) in [
+        (json!({"TaskState": "Running"}), vec!["/t/1"]),
+        (json!({"TaskState": "Running", "Payload": {"TargetUri": "/u/simple"}}), vec!["/t/1"]),
+        (json!({"TaskState": "Running", "Payload": {"TargetUri": "/s/1/b/reset"}}), vec![]),
+    ] {
+        bmc.lock().unwrap().task = Some((200, task));
+        assert_eq!(redfish.updates_since(&known).await.unwrap().unwrap(), found);
+    }
 }
 
 #[tokio::test]

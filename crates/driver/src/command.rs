@@ -102,8 +102,10 @@ pub struct ProvisionArguments {
     pub service_steps: Option<Vec<Map<String, Value>>>,
     /// Runbook whose steps `clean` and `service` take: its UUID or name.
     pub runbook: Option<String>,
-    /// Password of `rescue`.
+    /// Password of `rescue`; without one nobody logs in by password.
     pub rescue_password: Option<String>,
+    /// Public keys of `rescue`, checked, in the place of those of the node.
+    pub rescue_authorized_keys: Option<Vec<String>>,
     /// Do not boot a ramdisk for `clean` and `service`.
     pub disable_ramdisk: Option<bool>,
 }

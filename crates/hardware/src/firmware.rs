@@ -4,6 +4,7 @@ use crate::outofband::OutOfBandError;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::future::Future;
+use std::path::Path;
 
 /// Settings of a machine's firmware, by name, with the values that they are to have.
 pub type BiosValues = Map<String, Value>;
@@ -75,16 +76,25 @@ pub trait FirmwareControl: Send + Sync {
     /// updates at all.
     fn check_updates(&self, components: &[String]) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
 
-    /// Whether the BMC fetches images by itself; otherwise [`Self::start_update`] wants the bytes.
+    /// Whether the BMC fetches images by itself; otherwise [`Self::start_update`] wants a file.
     fn fetches_images(&self) -> impl Future<Output = Result<bool, OutOfBandError>> + Send;
 
-    /// Has the BMC fetch an image, or gives it the image's bytes where it fetches none. Returns where it tells how the
+    /// Has the BMC fetch an image, or gives it the image in a file where it fetches none. Returns where it tells how the
     /// update goes on; unset where it does not, and the update is done when it has answered.
     fn start_update(
         &self,
         update: &FirmwareUpdate,
-        image: Option<Vec<u8>>,
+        image: Option<&Path>,
     ) -> impl Future<Output = Result<Option<String>, OutOfBandError>> + Send;
+
+    /// All tasks that the BMC lists; unset where it has no such list.
+    fn tasks(&self) -> impl Future<Output = Result<Option<Vec<String>>, OutOfBandError>> + Send;
+
+    /// Those that came since `known` and may be updates, as far as they tell; unset where the BMC has no such list.
+    fn updates_since(
+        &self,
+        known: &[String],
+    ) -> impl Future<Output = Result<Option<Vec<String>>, OutOfBandError>> + Send;
 
     /// How an update goes on. A task that the BMC does not know any more is [`UpdateState::Unsaid`].
     fn update_state(&self, task: &str) -> impl Future<Output = Result<UpdateState, OutOfBandError>> + Send;

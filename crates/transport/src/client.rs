@@ -5,7 +5,8 @@ use crate::proxy::{Connector, Proxies};
 use crate::tls::{self, Identity, TlsError};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -134,10 +135,13 @@ impl Default for Settings {
     }
 }
 
+/// A body that is made while it is sent, so that it is never held whole.
+pub type Streamed = UnsyncBoxBody<Bytes, std::io::Error>;
+
 /// A client. Cheap to clone; connections are kept for reuse.
 #[derive(Debug, Clone)]
 pub struct Client {
-    inner: hyper_util::client::legacy::Client<HttpsConnector<Connector>, Full<Bytes>>,
+    inner: hyper_util::client::legacy::Client<HttpsConnector<Connector>, Streamed>,
     connector: Connector,
     settings: Arc<Settings>,
 }
@@ -163,7 +167,12 @@ impl Client {
     }
 
     /// Sends a request and returns the head; the body streams, without a deadline of its own.
-    pub async fn open(&self, mut request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+    pub async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        self.open_streamed(request.map(|body| body.map_err(|never| match never {}).boxed_unsync())).await
+    }
+
+    /// The same with a body that streams; the deadline of the reply's head is that of the request's body, too.
+    pub async fn open_streamed(&self, mut request: Request<Streamed>) -> Result<Response<Incoming>, ClientError> {
         let method = request.method().clone();
         let url = without_query(request.uri());
         if request.uri().authority().is_none() || !matches!(request.uri().scheme_str(), Some("http" | "https")) {
@@ -184,9 +193,21 @@ impl Client {
 
     /// Sends a request and reads the whole reply, within the deadline and the cap of the settings.
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Reply, ClientError> {
-        let method = request.method().clone();
         let url = without_query(request.uri());
+        let method = request.method().clone();
         let response = self.open(request).await?;
+        self.read(method, url, response).await
+    }
+
+    /// The same with a body that streams.
+    pub async fn send_streamed(&self, request: Request<Streamed>) -> Result<Reply, ClientError> {
+        let url = without_query(request.uri());
+        let method = request.method().clone();
+        let response = self.open_streamed(request).await?;
+        self.read(method, url, response).await
+    }
+
+    async fn read(&self, method: Method, url: String, response: Response<Incoming>) -> Result<Reply, ClientError> {
         let (head, incoming) = response.into_parts();
         let reading = body::read(incoming, self.settings.body_limit);
         match tokio::time::timeout(self.settings.timeout, reading).await {

@@ -3,6 +3,7 @@
 //! reader with caps ([`json`]). No sockets here.
 
 pub mod agent;
+pub mod authorized_keys;
 pub mod ironic;
 pub mod jcs;
 pub mod json;

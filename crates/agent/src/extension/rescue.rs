@@ -9,6 +9,7 @@ use crate::state::Closing;
 use serde_json::Value;
 use sha_crypt::{PasswordHasher as _, ShaCrypt};
 use std::path::Path;
+use wire::authorized_keys;
 
 /// The extension.
 pub static EXTENSION: Extension = Extension {
@@ -26,8 +27,6 @@ pub static EXTENSION: Extension = Extension {
 
 /// Bytes of a password that is hashed here: the work grows with the square of the length.
 const LONGEST_PASSWORD: usize = 256;
-/// Where a node has public keys for its rescues, beside the password: a text of lines, or a list of such.
-const KEYS: &str = "rescue_authorized_keys";
 
 /// Lets the machine's owner in to the ramdisk's rescue system, and closes the API: what comes next is the owner's.
 async fn finalize_rescue(mut call: Call) -> Result<Value, AgentError> {
@@ -35,7 +34,9 @@ async fn finalize_rescue(mut call: Call) -> Result<Value, AgentError> {
     let password = call.take_text("rescue_password").unwrap_or_default();
     let hashed = call.take("hashed").as_bool().unwrap_or_default();
     let node = call.agent.shared.node();
-    let keys = keys(node.as_deref().and_then(|node| node.pointer("/instance_info")?.get(KEYS)))?;
+    let keys = node.as_deref().and_then(|node| node.pointer("/instance_info")?.get(authorized_keys::KEY));
+    let keys = authorized_keys::read(keys);
+    let keys = keys.map_err(|why| failed(&format!("instance_info.{}: {why}", authorized_keys::KEY)))?;
     // Without keys there has to be a password.
     let password = (keys.is_empty() || !password.is_empty()).then(|| crypted(&password, hashed)).transpose()?;
     let access = Access { password, keys };
@@ -47,19 +48,6 @@ async fn finalize_rescue(mut call: Call) -> Result<Value, AgentError> {
     tracing::info!(host_key = key, "this machine is a rescue system now; its API closes");
     call.agent.close(Closing::Rescue);
     Ok(Value::Null)
-}
-
-/// The keys of a node, checked.
-fn keys(given: Option<&Value>) -> Result<Vec<String>, AgentError> {
-    let wrong = |why: String| failed(&format!("instance_info.{KEYS}: {why}"));
-    let texts: Option<Vec<&str>> = match given {
-        None | Some(Value::Null) => Some(Vec::new()),
-        Some(Value::String(text)) => Some(vec![text]),
-        Some(Value::Array(texts)) => texts.iter().map(Value::as_str).collect(),
-        Some(_) => None,
-    };
-    let texts = texts.ok_or_else(|| wrong("it is neither a text nor a list of texts".to_owned()))?;
-    rescue::keys(texts).map_err(wrong)
 }
 
 fn failed(reason: &str) -> AgentError {
@@ -86,19 +74,6 @@ fn crypted(password: &str, hashed: bool) -> Result<String, AgentError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn keys_of_a_node_are_a_text_or_a_list() {
-        let key = format!("ssh-ed25519 {}", "A".repeat(68));
-        assert!(keys(None).unwrap().is_empty() && keys(Some(&Value::Null)).unwrap().is_empty());
-        assert_eq!(keys(Some(&json!(format!("{key}\n{key}\n")))).unwrap().len(), 2);
-        assert_eq!(keys(Some(&json!([key]))).unwrap(), [key]);
-        for wrong in [json!(7), json!([7]), json!({}), json!("no key")] {
-            let error = keys(Some(&wrong)).unwrap_err();
-            assert!(error.details.contains("rescue_authorized_keys"), "{}", error.details);
-        }
-    }
 
     #[test]
     fn a_password_that_would_change_the_shadow_file_is_refused() {

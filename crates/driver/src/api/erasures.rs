@@ -3,28 +3,13 @@
 use super::document::{links, time};
 use super::readings::wanted;
 use super::request::{Call, short};
-use super::resource::{Resource, anything};
 use super::{Api, list, reply};
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
-use store::{Record, RecordKind, Store};
+use store::{Record, Store};
 use uuid::Uuid;
-
-/// How records of erasures are stored; nobody but the conductor makes, changes or removes any.
-pub(super) const RESOURCE: Resource = Resource {
-    kind: RecordKind::Erasure,
-    path: "",
-    list: "",
-    fields: &[],
-    short: &[],
-    detail: None,
-    filters: &[],
-    named: false,
-    defaults: || json!({}),
-    check: anything,
-};
 
 /// Fields of a record; the first seven are those of a list without details. `record` is what is signed.
 const FIELDS: &[&str] =

@@ -46,7 +46,7 @@ pub(crate) fn read_rules(text: &[u8]) -> Result<Vec<Rule>, String> {
         let wrong = |reason: String| format!("rule {number}: {reason}");
         let Value::Object(mut fields) = rule else { return Err(wrong("it is not an object".to_owned())) };
         if let Some(stranger) = fields.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(wrong(format!("'{}' is unexpected", short(stranger))));
+            return Err(wrong(format!("'{}' is unexpected; a rule has {}", short(stranger), KEYS.join(", "))));
         }
         let uuid = match fields.remove("uuid") {
             Some(Value::String(uuid)) => uuid,
@@ -93,7 +93,8 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &
         let place = format!("{what}[{number}]");
         let Value::Object(entry) = entry else { return Err(invalid(format_args!("{place} must be an object"))) };
         if let Some(stranger) = entry.keys().find(|key| !keys.contains(&key.as_str())) {
-            return Err(invalid(format_args!("'{}' of {place} is unexpected", short(stranger))));
+            let (stranger, keys) = (short(stranger), keys.join(", "));
+            return Err(invalid(format_args!("'{stranger}' of {place} is unexpected; it has {keys}")));
         }
         let Some(op) = entry.get("op").and_then(Value::as_str) else {
             return Err(invalid(format_args!("'op' of {place} is required and must be a string")));
@@ -109,12 +110,18 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &
             // Without names the arguments stand in the order of the operator; what they mean is told when it runs.
             Some(Value::Array(_)) => {}
             Some(Value::Object(args)) => {
+                let takes = [*required, *optional].concat();
                 if let Some(missing) = required.iter().find(|name| !args.contains_key(**name)) {
-                    return Err(invalid(format_args!("missing required argument {missing} of {place}")));
+                    let takes = takes.join(", ");
+                    return Err(invalid(format_args!(
+                        "missing required argument {missing} of {place}; {bare} takes {takes}"
+                    )));
                 }
-                let fits = |name: &String| required.contains(&name.as_str()) || optional.contains(&name.as_str());
-                if let Some(stranger) = args.keys().find(|name| !fits(name)) {
-                    return Err(invalid(format_args!("unexpected argument {} of {place}", short(stranger))));
+                if let Some(stranger) = args.keys().find(|name| !takes.contains(&name.as_str())) {
+                    let (stranger, takes) = (short(stranger), takes.join(", "));
+                    return Err(invalid(format_args!(
+                        "unexpected argument {stranger} of {place}; {bare} takes {takes}"
+                    )));
                 }
             }
             _ => return Err(invalid(format_args!("'args' of {place} is required and must be a list or an object"))),

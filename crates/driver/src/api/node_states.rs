@@ -14,6 +14,7 @@ use http::{Response, StatusCode};
 use lifecycle::provision::{State, Verb};
 use serde_json::{Map, Value, json};
 use store::{Node, Store};
+use wire::authorized_keys;
 
 /// Boot devices that can be set.
 const BOOT_DEVICES: &[&str] = &["pxe", "disk", "cdrom"];
@@ -47,6 +48,7 @@ impl<S: Store> Api<S> {
         body.finish()?;
         let node = self.conductor.find(&ident).await?;
         check_abort(&call, verb, &node)?;
+        check_rescue(verb, &arguments, &node)?;
         self.conductor.command(&ident, Command::Provision { verb, arguments }).await?;
         Ok(accepted(&call))
     }
@@ -179,6 +181,11 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
     }
     let rescue_password = body.text("rescue_password")?;
     only("rescue_password", rescue_password.is_some(), verb == Verb::Rescue, "rescue")?;
+    let keys = body.take(authorized_keys::KEY);
+    only(authorized_keys::KEY, keys.is_some(), verb == Verb::Rescue, "rescue")?;
+    let keys = keys.map(|keys| authorized_keys::read(Some(&keys))).transpose();
+    let rescue_authorized_keys =
+        keys.map_err(|why| Fault::Invalid(format!("{}: {why}", authorized_keys::KEY)))?.filter(|keys| !keys.is_empty());
     let disable_ramdisk = body.flag("disable_ramdisk")?;
     only(
         "disable_ramdisk",
@@ -196,14 +203,12 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
         Verb::Service if runbook.is_none() && service_steps.as_ref().is_none_or(Vec::is_empty) => {
             Some("\"service_steps\" is")
         }
-        Verb::Rescue if rescue_password.as_ref().is_none_or(|text| text.trim().is_empty()) => {
-            Some("A non-empty \"rescue_password\" is")
-        }
         _ => None,
     };
     if let Some(missing) = missing {
         return Err(Fault::Invalid(format!("{missing} required when setting target provision state to {verb}")));
     }
+    let rescue_password = rescue_password.filter(|text| !text.trim().is_empty());
     Ok(ProvisionArguments {
         configdrive,
         clean_steps,
@@ -211,6 +216,7 @@ fn provision_arguments(call: &Call, verb: Verb, body: &mut Arguments) -> Result<
         service_steps,
         runbook,
         rescue_password,
+        rescue_authorized_keys,
         disable_ramdisk,
     })
 }
@@ -282,14 +288,29 @@ fn steps(body: &mut Arguments, key: &str, deploy: bool) -> Result<Option<Vec<Map
         if deploy && !priority.is_some_and(Value::is_u64) {
             return Err(invalid(format!("'priority' of step {number} must be a whole number, not negative")));
         }
-        let known = ["interface", "step", "args", "execute_on_child_nodes", "limit_child_node_execution"];
-        let stranger = step.keys().find(|name| !(known.contains(&name.as_str()) || deploy && *name == "priority"));
-        if let Some(stranger) = stranger {
-            return Err(invalid(format!("'{}' of step {number} is unexpected", short(stranger))));
+        let mut known = vec!["interface", "step", "args", "execute_on_child_nodes", "limit_child_node_execution"];
+        known.extend(deploy.then_some("priority"));
+        if let Some(stranger) = step.keys().find(|name| !known.contains(&name.as_str())) {
+            let (stranger, known) = (short(stranger), known.join(", "));
+            return Err(invalid(format!("'{stranger}' of step {number} is unexpected; a step has {known}")));
         }
         steps.push(step);
     }
     Ok(Some(steps))
+}
+
+/// Whether somebody could log in to a rescue: by a password, as Ironic wants it, or by public keys, which are an addition of ours.
+fn check_rescue(verb: Verb, arguments: &ProvisionArguments, node: &Node) -> Result<(), Fault> {
+    let by_request = arguments.rescue_password.is_some() || arguments.rescue_authorized_keys.is_some();
+    if verb != Verb::Rescue || by_request {
+        return Ok(());
+    }
+    let keys = node.instance_info.get(authorized_keys::KEY);
+    if keys.is_some_and(|keys| !keys.is_null()) {
+        return Ok(());
+    }
+    let text = format!("A non-empty \"rescue_password\" is required when setting target provision state to {verb}");
+    Err(Fault::Invalid(text))
 }
 
 /// Whether the version may abort what the node waits for.

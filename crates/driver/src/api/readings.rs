@@ -2,7 +2,6 @@
 
 use super::document::{links, maybe_time, time};
 use super::request::{Call, Query, short};
-use super::resource::{Resource, anything};
 use super::versions::{BIOS_FIELDS, FIRMWARE_IDENTITY};
 use super::{Api, list, reply};
 use crate::conductor::{KeptComponent, KeptSetting};
@@ -10,22 +9,8 @@ use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Map, Value, json};
-use store::{RecordKind, Store};
+use store::Store;
 use uuid::Uuid;
-
-/// How readings are stored; no route leads to them as records.
-pub(super) const RESOURCE: Resource = Resource {
-    kind: RecordKind::Reading,
-    path: "",
-    list: "",
-    fields: &[],
-    short: &[],
-    detail: None,
-    filters: &[],
-    named: false,
-    defaults: || json!({}),
-    check: anything,
-};
 
 /// Fields of a setting; the first two are those of a list without details, the others came with 1.74.
 const SETTING: &[&str] = &[

@@ -5,8 +5,7 @@ use super::document::{self, Wanted};
 use super::request::{self, Call, Query, node_ident, short};
 use super::versions::{Field, NODE_NAMES};
 use super::{
-    Api, allocations, chassis, deploy_templates, erasures, inspection_rules, list, patch, portgroups, readings, reply,
-    runbooks, volumes,
+    Api, allocations, chassis, deploy_templates, inspection_rules, list, patch, portgroups, reply, runbooks, volumes,
 };
 use crate::fault::Fault;
 use axum::body::Body;
@@ -57,11 +56,28 @@ pub(super) fn of(kind: RecordKind) -> &'static Resource {
         RecordKind::DeployTemplate => &deploy_templates::RESOURCE,
         RecordKind::InspectionRule => &inspection_rules::RESOURCE,
         RecordKind::Portgroup => &portgroups::RESOURCE,
-        RecordKind::Erasure => &erasures::RESOURCE,
-        RecordKind::Reading => &readings::RESOURCE,
+        RecordKind::Erasure => const { &unrouted(RecordKind::Erasure) },
+        RecordKind::Reading => const { &unrouted(RecordKind::Reading) },
         RecordKind::Runbook => &runbooks::RESOURCE,
         RecordKind::VolumeConnector => &volumes::CONNECTOR,
         RecordKind::VolumeTarget => &volumes::TARGET,
+    }
+}
+
+/// A kind of record that no route of this file leads to: the conductor alone makes, changes and removes such records, and
+/// a file of their own serves them.
+const fn unrouted(kind: RecordKind) -> Resource {
+    Resource {
+        kind,
+        path: "",
+        list: "",
+        fields: &[],
+        short: &[],
+        detail: None,
+        filters: &[],
+        named: false,
+        defaults: || json!({}),
+        check: anything,
     }
 }
 

@@ -20,15 +20,20 @@ pub(super) fn check(what: &str, steps: Option<&Value>, rank: &str) -> Result<(),
     let mut seen = BTreeSet::new();
     for (number, step) in steps.iter().enumerate() {
         let Value::Object(step) = step else { return invalid(format!("step {number} must be an object")) };
-        if let Some(stranger) = step.keys().find(|key| !["interface", "step", "args", rank].contains(&key.as_str())) {
-            return invalid(format!("'{}' of step {number} is unexpected", short(stranger)));
+        let known = ["interface", "step", "args", rank];
+        if let Some(stranger) = step.keys().find(|key| !known.contains(&key.as_str())) {
+            let (stranger, known) = (short(stranger), known.join(", "));
+            return invalid(format!("'{stranger}' of step {number} is unexpected; a step has {known}"));
         }
         let text = |key: &str| step.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
         let (Some(interface), Some(name)) = (text("interface"), text("step")) else {
             return invalid(format!("'interface' and 'step' of step {number} are required and must be strings"));
         };
         if !INTERFACES.contains(&interface) {
-            return invalid(format!("'{}' of step {number} is no interface that has steps", short(interface)));
+            let (interface, known) = (short(interface), INTERFACES.join(", "));
+            return invalid(format!(
+                "'{interface}' of step {number} is no interface that has steps; those are {known}"
+            ));
         }
         let args = step.get("args");
         if !args.map_or(rank == "order", Value::is_object) {

@@ -200,7 +200,6 @@ impl<S: Store> Conductor<S> {
             }
             return self.trouble(node, flow, action, fatal(text)).await;
         };
-        let erased = || self.erased(node, action, &result);
         match &result.command_status {
             CommandStatus::Running => {
                 if let Some(progress) = result.progress {
@@ -213,7 +212,7 @@ impl<S: Store> Conductor<S> {
                 Ok(left(self.settings.poll_interval))
             }
             CommandStatus::Succeeded => {
-                let erased = erased();
+                let erased = self.erased(node, action, &result).await?;
                 if flow.abort_after {
                     self.abort_now(node, flow, action, &erased).await?;
                     return Ok(Turn::Again);
@@ -232,7 +231,7 @@ impl<S: Store> Conductor<S> {
             }
             CommandStatus::VersionMismatch => self.mismatch(node, flow, action, &result.id).await,
             CommandStatus::Failed if flow.abort_after && was_stopped(&result) => {
-                self.abort_now(node, flow, action, &erased()).await?;
+                self.abort_now(node, flow, action, &self.erased(node, action, &result).await?).await?;
                 Ok(Turn::Again)
             }
             CommandStatus::Failed | CommandStatus::Other(_) => {
@@ -244,7 +243,7 @@ impl<S: Store> Conductor<S> {
                 // It is told in several places, each of which would keep all that an agent says.
                 cut(&mut text, TEXT_LIMIT);
                 let trouble = Trouble::Final { text, on_agent: true };
-                self.trouble_with(node, flow, action, trouble, &erased()).await
+                self.trouble_with(node, flow, action, trouble, &self.erased(node, action, &result).await?).await
             }
         }
     }
@@ -280,11 +279,12 @@ impl<S: Store> Conductor<S> {
                 Action::ExecuteStep { kind: StepKind::Clean, .. } if flow.chosen.is_none() => {
                     let is_start = |action: &Action| matches!(action, Action::GetSteps { .. });
                     let start = flow.actions.iter().position(is_start).unwrap_or(flow.cursor);
-                    flow.cursor = start;
-                    let mut index = 0;
+                    let cursor = std::mem::replace(&mut flow.cursor, start);
+                    // What was done since, and the steps that were still to come, come anew.
+                    let mut places = 0..;
                     flow.actions.retain(|action| {
-                        index += 1;
-                        index <= start || !matches!(action, Action::ExecuteStep { .. })
+                        let place = places.next().unwrap_or_default();
+                        place <= start || (place > cursor && action.step().is_none())
                     });
                 }
                 Action::ExecuteStep { kind, .. } => {
@@ -390,7 +390,7 @@ impl<S: Store> Conductor<S> {
             _ if !insert => rest,
             (StepKind::Deploy, chosen) => deploy::with_steps(node, rest, offered, chosen.unwrap_or_default()),
             (StepKind::Clean, None) => {
-                let mut plan = clean::automated_steps(offered, &self.settings.clean_step_priorities);
+                let mut plan = clean::automated_steps(node, offered, &self.settings.clean_step_priorities);
                 plan.extend(rest);
                 plan
             }

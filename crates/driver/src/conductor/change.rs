@@ -41,6 +41,9 @@ pub(super) const BOOT_MEDIA: &str = "boot_media_secret";
 /// itself is not kept.
 pub(super) const RESCUE_HASH: &str = "hashed_rescue_password";
 
+/// Key of the public keys that a request for a rescue brought, in `driver_internal_info`; there until the rescue is over.
+pub(super) const RESCUE_KEYS: &str = "rescue_authorized_keys";
+
 /// Why a flow ended badly.
 #[derive(Debug, Clone)]
 pub(super) struct Failure {
@@ -218,12 +221,18 @@ impl Draft {
             self.node.driver_internal_info.remove(key);
         }
         if self.flow.take().is_some_and(|flow| flow.kind == FlowKind::Rescue) {
-            self.node.instance_info.remove(RESCUE_HASH);
+            self.forget_rescue();
         }
         self.node.clean_step = Value::Object(Map::new());
         self.node.deploy_step = Value::Object(Map::new());
         self.node.service_step = Value::Object(Map::new());
         self.node.target_power_state = None;
+    }
+
+    /// Forgets who may log in to a rescue.
+    pub(super) fn forget_rescue(&mut self) {
+        self.node.instance_info.remove(RESCUE_HASH);
+        self.node.driver_internal_info.remove(RESCUE_KEYS);
     }
 
     /// Ends a flow that cannot be read, from whatever state the node is in.

@@ -3,11 +3,11 @@
 use super::Conductor;
 use super::change::Draft;
 use crate::command::NodeIdent;
-use crate::erasure::{self, Signer, Statement};
+use crate::erasure::{self, Known, Reports, Signer, Statement};
 use crate::fault::Fault;
 use crate::flow::{Action, FlowKind, Purpose, boot_ramdisk};
 use serde_json::Value;
-use store::{Node, Page, Record, RecordChange, RecordFilter, RecordKind, Store, StoreError};
+use store::{Inventory, Node, Page, Record, RecordChange, RecordFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 use wire::agent::CommandResult;
 
@@ -17,7 +17,7 @@ pub(super) struct Erased {
     records: Vec<Record>,
     /// For the history, with its severity.
     notes: Vec<(&'static str, String)>,
-    /// Devices that the agent itself does not call erased or left alone, and why.
+    /// Devices that are neither reported as erased nor as left alone, and why.
     not_erased: Vec<String>,
 }
 
@@ -72,6 +72,29 @@ impl Draft {
     }
 }
 
+/// What a comparison with the inventory says.
+enum Compared {
+    /// Each device has a report now.
+    Devices,
+    /// There is no device, and the inventory knows of none.
+    NoneAndNoneKnown,
+    /// There is no device, and no inventory either.
+    NoneAndUnknown,
+}
+
+/// Adds a report of each disk that the inventory knows and the agent says nothing of.
+fn compare(found: &mut Reports, inventory: Option<&Inventory>) -> Compared {
+    let known = inventory.map(|inventory| Known::of(&inventory.inventory));
+    if let Some(known) = &known {
+        found.reports.extend(known.without_report(&found.reports));
+    }
+    match known {
+        _ if !found.reports.is_empty() || found.others > 0 => Compared::Devices,
+        Some(_) => Compared::NoneAndNoneKnown,
+        None => Compared::NoneAndUnknown,
+    }
+}
+
 /// Whether a report says that a whole device is erased, and nothing of what was read back of it. Erasing metadata has a check
 /// of its own.
 fn is_unproven(report: &Value) -> bool {
@@ -81,19 +104,33 @@ fn is_unproven(report: &Value) -> bool {
 
 impl<S: Store> Conductor<S> {
     /// What a command that has ended reports of devices that were erased, or were to be.
-    pub(super) fn erased(&self, node: &Node, action: &Action, result: &CommandResult) -> Erased {
-        let Action::ExecuteStep { kind, step } = action else { return Erased::default() };
+    ///
+    /// # Errors
+    /// [`Fault`]: the store.
+    pub(super) async fn erased(&self, node: &Node, action: &Action, result: &CommandResult) -> Result<Erased, Fault> {
+        let Action::ExecuteStep { kind, step } = action else { return Ok(Erased::default()) };
         if !erasure::is_expected_of(step) {
-            return Erased::default();
+            return Ok(Erased::default());
         }
         let name = format!("{}.{}", step.interface, step.step);
-        let Some(found) = erasure::reports(*kind, result.command_result.as_ref()) else {
+        let Some(mut found) = erasure::reports(*kind, result.command_result.as_ref()) else {
             let text = format!("{name}: the agent reports no devices, so there is no record of an erasure.");
-            return Erased { notes: vec![("INFO", text)], ..Erased::default() };
+            return Ok(Erased { notes: vec![("INFO", text)], ..Erased::default() });
         };
         let mut erased = Erased::default();
-        if found.reports.is_empty() && found.others == 0 {
-            erased.notes.push(("INFO", format!("{name}: the agent found no device to erase.")));
+        let inventory = self.store.inventory(node.uuid).await?;
+        match compare(&mut found, inventory.as_ref()) {
+            Compared::Devices => {}
+            Compared::NoneAndNoneKnown => {
+                let text = "the agent found no device to erase, and the node's inventory has none: nothing was erased";
+                erased.notes.push(("INFO", format!("{name}: {text}.")));
+            }
+            Compared::NoneAndUnknown => {
+                let text = "the agent found no device to erase, and there is no inventory that says that the machine has none; \
+                            inspect the node, then clean it again";
+                erased.notes.push(("ERROR", format!("{name}: {text}.")));
+                erased.not_erased.push(text.to_owned());
+            }
         }
         if found.others > 0 {
             let text = format!("{} entries of the agent's result are no reports, or too many", found.others);
@@ -121,7 +158,7 @@ impl<S: Store> Conductor<S> {
             erased.notes.push((severity, event));
             erased.records.push(record);
         }
-        erased
+        Ok(erased)
     }
 
     /// The key that signs erasures.

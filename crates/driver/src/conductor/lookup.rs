@@ -4,7 +4,7 @@
 //! network learns nothing.
 
 use super::Conductor;
-use super::change::Draft;
+use super::change::{Draft, RESCUE_KEYS};
 use super::secret::{masked, new_token};
 use crate::command::LookupRequest;
 use crate::fault::Fault;
@@ -13,6 +13,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 use store::{Node, Page, PortFilter, Store};
 use uuid::Uuid;
+use wire::authorized_keys;
 use wire::ramdisk::{Lookup, LookupConfig, LookupNode, MASK};
 
 /// Key of an agent's token in `driver_internal_info`.
@@ -47,7 +48,10 @@ impl<S: Store> Conductor<S> {
             self.may_look_up(&node)?;
             // Most look-ups change nothing and are answered from what is there.
             match known_token(&node, request.token) {
-                Some(token) => Ok((node, token)),
+                Some(token) => {
+                    self.boots.looked_up(uuid, self.parts.clock.now());
+                    Ok((node, token))
+                }
                 None => self.make_token(uuid, request.peer).await,
             }
         };
@@ -111,7 +115,11 @@ impl<S: Store> Conductor<S> {
     pub(super) fn lookup_answer(&self, node: &Node, token: Option<String>) -> Lookup {
         let mut other = Map::new();
         other.insert("properties".to_owned(), Value::Object(node.properties.clone()));
-        other.insert("instance_info".to_owned(), Value::Object(masked(&node.instance_info)));
+        let mut instance = masked(&node.instance_info);
+        if let Some(keys) = node.driver_internal_info.get(RESCUE_KEYS) {
+            instance.insert(authorized_keys::KEY.to_owned(), keys.clone());
+        }
+        other.insert("instance_info".to_owned(), Value::Object(instance));
         other.insert("driver_internal_info".to_owned(), Value::Object(masked(&node.driver_internal_info)));
         let config = LookupConfig {
             heartbeat_timeout: Some(self.settings.heartbeat_timeout),

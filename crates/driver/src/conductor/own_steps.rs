@@ -6,12 +6,14 @@ use super::change::Draft;
 use super::runner::{FIRMWARE_IMAGE, Outcome, Place, Trouble, Turn, fatal, note_trouble, text_of};
 use crate::effect::OutOfBand;
 use crate::effect::firmware_image;
+use crate::effect::media::file_of;
 use crate::fault::Fault;
-use crate::flow::own_steps::{self, Own, OwnStep, Updating};
+use crate::flow::own_steps::{self, Own, OwnStep, Updating, WantedUpdate};
 use crate::flow::{Action, Flow, Intent};
 use hardware::{BiosDifference, BiosValues, FirmwareUpdate, OutOfBandError, Step, UpdateState};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Node, Store};
@@ -38,11 +40,30 @@ enum Seen {
     Done(Box<Outcome>),
     /// Not yet, and how it is.
     Later(String),
+    /// An update goes on.
+    Updates(Going),
 }
 
 impl Seen {
     fn done(outcome: Outcome) -> Self {
         Self::Done(Box::new(outcome))
+    }
+}
+
+/// An update that goes on.
+struct Going {
+    component: String,
+    /// Where it is followed.
+    task: String,
+    /// What the BMC says.
+    words: String,
+    percent: Option<u8>,
+}
+
+impl std::fmt::Display for Going {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the update of {} goes on: {}", self.component, self.words)?;
+        self.percent.map_or(Ok(()), |percent| write!(f, " ({percent} %)"))
     }
 }
 
@@ -94,37 +115,69 @@ impl<S: Store> Conductor<S> {
         Ok(Outcome { notes: vec![note], more, ..Outcome::default() })
     }
 
-    /// Starts an update. When the driver died before it could save where the update can be followed, it is started again:
-    /// the same image twice is the same firmware.
-    pub(super) async fn start_update(&self, node: &Node, work: &Updating) -> Result<Outcome, Trouble> {
+    /// Gets ready what an update needs: its image, where the driver has to have that, the versions of before, and the tasks that
+    /// the BMC has already.
+    pub(super) async fn prepare_update(&self, node: &Node, work: &Updating) -> Result<Outcome, Trouble> {
         let machine = self.machine(node).await?;
-        let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
-        let wanted = updates.get(work.at).ok_or_else(|| fatal("there is no such update"))?;
+        let wanted = wanted(work)?;
         let mut work = work.clone();
         if work.before.is_empty() {
             work.before = versions(&*machine).await?;
         }
-        let fetches = machine.fetches_images().await?;
-        let mut update = wanted.update.clone();
-        let mut image = None;
-        if wanted.checksum.is_some() || !fetches {
-            let fetched = firmware_image::fetch(&update.url, wanted.checksum.as_deref()).await;
-            let bytes = fetched.map_err(|error| fatal(chain(&error)))?;
-            if fetches {
-                // The BMC gets the very bytes that were checked.
-                let place = text_of(node, FIRMWARE_IMAGE).ok_or_else(|| fatal("no place was chosen for the image"))?;
-                self.settings.media.put(place, bytes).await.map_err(|error| fatal(chain(&error)))?;
-                update.url = self.settings.media.url_of(place);
-            } else {
-                image = Some(bytes);
-            }
+        if wanted.checksum.is_some() || !machine.fetches_images().await? {
+            let (_, file) = self.image_place(node)?;
+            let fetched = firmware_image::fetch(&wanted.update.url, wanted.checksum.as_deref(), &file).await;
+            fetched.map_err(|error| fatal(chain(&error)))?;
         }
-        work.task = machine.start_update(&update, image).await?;
+        work.tasks = machine.tasks().await?;
+        Ok(Outcome { more: vec![Action::UpdateFirmware { work }], ..Outcome::default() })
+    }
+
+    /// Starts an update, once. When an earlier try was begun and its outcome is not known, since the driver died or the BMC's
+    /// answer was lost, it is found out first whether the BMC has begun it.
+    pub(super) async fn start_update(&self, node: &Node, flow: &Flow, work: &Updating) -> Result<Outcome, Trouble> {
+        let machine = self.machine(node).await?;
+        let wanted = wanted(work)?;
         let FirmwareUpdate { component, .. } = &wanted.update;
+        let mut work = work.clone();
+        let earlier = flow.intent.as_ref().filter(|intent| intent.attempt > 1);
+        if let Some(intent) = earlier
+            && begun_before(&*machine, &mut work, component, intent).await?
+        {
+            let notes = vec![format!("update of {component} was begun by an earlier try, and is followed")];
+            return Ok(Outcome { notes, more: vec![Action::FollowFirmware { work }], ..Outcome::default() });
+        }
+        let mut update = wanted.update.clone();
+        work.task = if machine.fetches_images().await? {
+            if wanted.checksum.is_some() {
+                // The BMC gets the very bytes that were checked.
+                update.url = self.settings.media.url_of(self.image_place(node)?.0);
+            }
+            machine.start_update(&update, None).await?
+        } else {
+            let (_, file) = self.image_place(node)?;
+            machine.start_update(&update, Some(&file)).await?
+        };
         // A query may hold a key to the image.
         let url = wanted.update.url.split('?').next().unwrap_or_default();
         let notes = vec![format!("update of {component} begun with {url}")];
         Ok(Outcome { notes, more: vec![Action::FollowFirmware { work }], ..Outcome::default() })
+    }
+
+    /// The place and the file of the image that the driver holds.
+    fn image_place<'a>(&self, node: &'a Node) -> Result<(&'a str, PathBuf), Trouble> {
+        let place = text_of(node, FIRMWARE_IMAGE);
+        let found = place.and_then(|place| Some((place, file_of(&self.settings.media.data_dir, place)?)));
+        found.ok_or_else(|| fatal("no place was chosen for the image"))
+    }
+
+    /// Removes the image of an update that has failed; best effort.
+    pub(super) async fn drop_image(&self, node: &Node, action: &Action) {
+        let updates = action.own_step().is_some_and(|own| Own::of(node, &own.step) == Some(Own::UpdateFirmware));
+        let Some(place) = text_of(node, FIRMWARE_IMAGE).filter(|_| updates) else { return };
+        if let Err(error) = self.settings.media.remove(place).await {
+            tracing::warn!(node = %node.uuid, error = chain(&error), "the image of the firmware stays");
+        }
     }
 
     /// Looks once at what goes on at the BMC.
@@ -147,8 +200,14 @@ impl<S: Store> Conductor<S> {
                 return Ok(Turn::Again);
             }
             Ok(Seen::Later(how)) => how,
+            Ok(Seen::Updates(going)) => {
+                let stage = format!("{}: {}", going.component, going.words);
+                self.told_update(node, action, &going.task, stage, going.percent);
+                going.to_string()
+            }
             // A BMC that updates itself is not there for a while.
             Err(Trouble::Bmc(reason) | Trouble::Later(reason)) => {
+                self.progress_stalls(node, &reason);
                 let told = flow.intent.as_ref().and_then(|intent| intent.trouble.as_ref());
                 if told != Some(&reason) && age < limit {
                     tracing::info!(action = action.describe(), reason, "looked at again");
@@ -240,7 +299,7 @@ async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues, reset: bool)
 
 async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
     let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
-    let wanted = updates.get(work.at).ok_or_else(|| fatal("there is no such update"))?;
+    let wanted = wanted(work)?;
     let component = &wanted.update.component;
     let state = match &work.task {
         Some(task) => machine.update_state(task).await?,
@@ -254,8 +313,8 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
         UpdateState::Running(percent, words) => {
             let stands = component != "bmc" && percent.unwrap_or_default() == 0 && age >= STILL;
             if !stands {
-                let percent = percent.map_or_else(String::new, |percent| format!(" ({percent} %)"));
-                return Ok(Seen::Later(format!("the update of {component} goes on: {words}{percent}")));
+                let task = work.task.clone().unwrap_or_default();
+                return Ok(Seen::Updates(Going { component: component.clone(), task, words, percent }));
             }
             next.staged.extend(work.task.clone().map(|task| (component.clone(), task)));
         }
@@ -270,7 +329,7 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
         more.push(Action::Pause { step: work.own.step.clone(), seconds: Some(seconds) });
     }
     if next.at < updates.len() {
-        more.push(Action::UpdateFirmware { work: next });
+        more.push(Action::PrepareFirmware { work: next });
     } else if next.restart {
         let own = next.own.clone();
         more.extend(own_steps::restart(node, &own, Action::ConfirmFirmware { work: next }));
@@ -290,8 +349,9 @@ async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duratio
             UpdateState::AtRestart => {
                 return Ok(Seen::Later(format!("the update of {component} waits for the restart")));
             }
-            UpdateState::Running(_, words) => {
-                return Ok(Seen::Later(format!("the update of {component} goes on: {words}")));
+            UpdateState::Running(percent, words) => {
+                let (component, task) = (component.clone(), task.clone());
+                return Ok(Seen::Updates(Going { component, task, words, percent }));
             }
         }
     }
@@ -320,6 +380,41 @@ async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duratio
         }
     }
     Ok(Seen::done(Outcome { notes, firmware_image_gone: true, more: read_again(), ..Outcome::default() }))
+}
+
+/// The update that is next or under way.
+fn wanted(work: &Updating) -> Result<WantedUpdate, Trouble> {
+    let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
+    updates.into_iter().nth(work.at).ok_or_else(|| fatal("there is no such update"))
+}
+
+/// Whether the BMC has begun an update at an earlier try: it has a new task of one, which is followed then, or the part has another
+/// version. What nobody can tell is not tried again: a part whose firmware is being written must not be disturbed.
+async fn begun_before(
+    machine: &dyn OutOfBand,
+    work: &mut Updating,
+    component: &str,
+    earlier: &Intent,
+) -> Result<bool, Trouble> {
+    let found = match &work.tasks {
+        Some(known) => machine.updates_since(known).await?,
+        None => None,
+    };
+    let lists = found.is_some();
+    work.task = found.and_then(|tasks| tasks.last().cloned());
+    let now = versions(machine).await?;
+    if work.task.is_some() || now.get(component) != work.before.get(component) {
+        return Ok(true);
+    }
+    if lists {
+        return Ok(false);
+    }
+    let trouble = earlier.trouble.as_ref().map_or_else(String::new, |trouble| format!(" ({trouble})"));
+    Err(fatal(format!(
+        "whether the BMC has begun the update of {component} is not known: its answer was lost{trouble}, it lists no tasks, and \
+         the version is the same as before. Nothing was begun a second time. See at the BMC that no update is under way, then \
+         ask for the step again"
+    )))
 }
 
 /// Versions of a machine's firmware, by component.

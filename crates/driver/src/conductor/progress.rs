@@ -37,6 +37,8 @@ pub struct Running {
     pub command: String,
     /// What it tells.
     pub progress: Progress,
+    /// Percent, where that is all that is told: BMCs tell no amounts.
+    pub percent: Option<u8>,
     /// When it told that.
     pub at: Timestamp,
 }
@@ -44,7 +46,9 @@ pub struct Running {
 impl Running {
     /// How much of it is done, in percent with one decimal; unknown without a total.
     pub fn percent(&self) -> Option<f64> {
-        let total = self.progress.total.filter(|total| *total > 0)?;
+        let Some(total) = self.progress.total.filter(|total| *total > 0) else {
+            return self.percent.map(|percent| f64::from(percent.min(100)));
+        };
         let per_mille = u128::from(self.progress.done.min(total)) * 1000 / u128::from(total);
         Some(per_mille as f64 / 10.0)
     }
@@ -210,9 +214,23 @@ impl<S: Store> Conductor<S> {
     /// Takes what an agent tells of a command.
     pub(super) fn told_progress(&self, node: &Node, step: &str, command: &str, progress: Progress) {
         let at = self.parts.clock.now();
-        let running = Running { step: step.to_owned(), command: command.to_owned(), progress: bounded(progress), at };
+        let (step, command) = (step.to_owned(), command.to_owned());
+        self.show_progress(node, Running { step, command, progress: bounded(progress), percent: None, at });
+    }
+
+    /// Takes what a BMC tells of a task of the driver's own step.
+    pub(super) fn told_update(&self, node: &Node, action: &Action, task: &str, stage: String, percent: Option<u8>) {
+        let at = self.parts.clock.now();
+        let step = action.own_step().map(|own| format!("{}.{}", own.step.interface, own.step.step));
+        let progress = Progress { stage, done: 0, total: None, rate: 0, eta: None, stalled: None };
+        let (step, command) = (step.unwrap_or_default(), task.to_owned());
+        self.show_progress(node, Running { step, command, progress: bounded(progress), percent, at });
+    }
+
+    fn show_progress(&self, node: &Node, running: Running) {
         let before = self.board.lock().insert(node.uuid, running.clone());
-        if before.is_none_or(|before| before.progress != running.progress || before.command != running.command) {
+        let shown = |running: &Running| (running.progress.clone(), running.command.clone(), running.percent);
+        if before.is_none_or(|before| shown(&before) != shown(&running)) {
             self.tell_progress(node.uuid, node.name.as_deref(), Some(&running));
         }
     }
@@ -249,6 +267,7 @@ impl<S: Store> Conductor<S> {
 
     /// No step runs any more.
     pub(super) fn clear_progress(&self, node: Uuid) {
+        self.boots.forget(node);
         if self.board.lock().remove(&node).is_some() {
             self.tell_progress(node, None, None);
         }
@@ -526,11 +545,14 @@ mod tests {
             step: "deploy.write_image".to_owned(),
             command: String::new(),
             progress: Progress { stage: "write".to_owned(), done, total, rate: 0, eta: None, stalled: None },
+            percent: None,
             at: Timestamp::UNIX_EPOCH,
         };
         assert_eq!(running(1, Some(3)).percent(), Some(33.3));
         assert_eq!(running(u64::MAX, Some(u64::MAX - 1)).percent(), Some(100.0));
         assert_eq!((running(1, None).percent(), running(1, Some(0)).percent()), (None, None));
+        let of_bmc = |percent| Running { percent: Some(percent), ..running(0, None) };
+        assert_eq!((of_bmc(45).percent(), of_bmc(200).percent()), (Some(45.0), Some(100.0)));
         insta::assert_json_snapshot!(running(5, Some(10)).document());
     }
 

@@ -284,6 +284,7 @@ impl<S: Store> Conductor<S> {
             return self.pass_over(node, place, action, &text).await;
         }
         self.collect_logs(node, flow, on_agent).await;
+        self.drop_image(node, action).await;
         let failure = failure(node, flow, action, &text, on_agent);
         self.change(node.uuid, |draft| {
             if !place.is_in(draft) {
@@ -358,7 +359,8 @@ impl<S: Store> Conductor<S> {
                 Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
             }
             Action::StageBios { own } => self.stage_bios(node, own).await,
-            Action::UpdateFirmware { work } => self.start_update(node, work).await,
+            Action::PrepareFirmware { work } => self.prepare_update(node, work).await,
+            Action::UpdateFirmware { work } => self.start_update(node, flow, work).await,
             Action::ChildPower { on, only } => {
                 let state = if *on { PowerState::On } else { PowerState::Off };
                 self.child_power(node, only, state).await
@@ -492,7 +494,7 @@ fn begin(draft: &mut Draft, place: Place, action: &Action, digest: &str) -> Resu
     if first && action.own_step().is_some() {
         draft.show_step(action);
     }
-    if first && matches!(action, Action::UpdateFirmware { .. }) {
+    if first && matches!(action, Action::PrepareFirmware { .. }) {
         let place = fresh_firmware_place(&draft.node);
         // What an earlier update left behind is written over.
         draft.node.driver_internal_info.entry(FIRMWARE_IMAGE).or_insert(Value::from(place));

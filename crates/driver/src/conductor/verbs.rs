@@ -1,8 +1,8 @@
 //! What the verbs of an operator do: whether they are possible, and the flow that they begin.
 
 use super::Conductor;
-use super::change::{Draft, Failure, RESCUE_HASH, locked};
-use super::secret::crypt;
+use super::change::{Draft, Failure, RESCUE_HASH, RESCUE_KEYS, locked};
+use super::secret::{crypt, new_token};
 use crate::command::{NodeIdent, ProvisionArguments};
 use crate::effect::media::MediaError;
 use crate::erasure;
@@ -17,6 +17,7 @@ use lifecycle::provision::{Event, Kind, State, Verb, allowed_verbs, step};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use store::{Node, Store};
+use wire::authorized_keys;
 
 impl<S: Store> Conductor<S> {
     pub(super) async fn provision(
@@ -242,12 +243,27 @@ impl<S: Store> Conductor<S> {
             interfaces.push(Interface::Boot);
         }
         require(&draft.node, &interfaces)?;
-        let password = arguments.rescue_password.as_deref().unwrap_or_default();
-        let hash = crypt(password).map_err(|reason| Fault::Invalid(format!("rescue_password: {reason}")))?;
+        let wrong = |key: &str, reason: String| Fault::Invalid(format!("{key}: {reason}"));
+        let of_node = authorized_keys::read(draft.node.instance_info.get(authorized_keys::KEY));
+        let keys = match &arguments.rescue_authorized_keys {
+            Some(keys) => keys.clone(),
+            None => of_node.map_err(|reason| wrong("instance_info.rescue_authorized_keys", reason))?,
+        };
+        let hash = match &arguments.rescue_password {
+            Some(password) => crypt(password),
+            None if keys.is_empty() => Err("it is missing, and so are public keys".to_owned()),
+            // An agent wants some hash; an empty one would let everybody in. This is of a password that nobody is told.
+            None => crypt(&new_token()),
+        };
+        let hash = hash.map_err(|reason| wrong("rescue_password", reason))?;
         draft.node.last_error = None;
         draft.transition(Event::Rescue)?;
         draft.forget_agent();
         draft.node.instance_info.insert(RESCUE_HASH.to_owned(), Value::from(hash));
+        draft.node.driver_internal_info.remove(RESCUE_KEYS);
+        if let Some(keys) = &arguments.rescue_authorized_keys {
+            draft.node.driver_internal_info.insert(RESCUE_KEYS.to_owned(), Value::from(keys.clone()));
+        }
         self.begin(draft, FlowKind::Rescue, rescue::plan(&draft.node))
     }
 
@@ -284,7 +300,7 @@ impl<S: Store> Conductor<S> {
         draft.transition(Event::Delete)?;
         // Of a rescue or a service that is given up.
         draft.end(false);
-        draft.node.instance_info.remove(RESCUE_HASH);
+        draft.forget_rescue();
         draft.begin(FlowKind::Undeploy, undeploy::plan(&draft.node));
         Ok(())
     }

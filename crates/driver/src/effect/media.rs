@@ -143,19 +143,6 @@ impl MediaSettings {
         self.cds.write(ramdisk, parameters, file).await
     }
 
-    /// Puts a file at `place`, completely or not at all.
-    pub async fn put(&self, place: &str, bytes: Vec<u8>) -> Result<(), MediaError> {
-        let file = file_of(&self.data_dir, place).ok_or_else(|| MediaError::Build(format!("{place:?} is no place")))?;
-        let written = tokio::task::spawn_blocking(move || {
-            let folder = file.parent().unwrap_or(&file);
-            std::fs::create_dir_all(folder).map_err(failed("create the folder", folder))?;
-            let part = file.with_extension("part");
-            std::fs::write(&part, bytes).map_err(failed("write", &part))?;
-            std::fs::rename(&part, &file).map_err(failed("rename to", &file))
-        });
-        written.await.map_err(|error| MediaError::Build(error.to_string()))?
-    }
-
     /// Removes the file at `place`; done when it is gone.
     pub async fn remove(&self, place: &str) -> Result<(), MediaError> {
         let Some(file) = file_of(&self.data_dir, place) else { return Ok(()) };

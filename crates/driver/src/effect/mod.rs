@@ -15,6 +15,7 @@ use hardware::{
     FirmwareControl, FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState,
     VirtualMedia,
 };
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use store::Node;
@@ -136,8 +137,21 @@ pub trait OutOfBand: Send + Sync {
     fn start_update<'a>(
         &'a self,
         _update: &'a FirmwareUpdate,
-        _image: Option<Vec<u8>>,
+        _image: Option<&'a Path>,
     ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
+        unsupported("update")
+    }
+
+    /// The tasks that it lists; none where it has no such list.
+    fn tasks(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, OutOfBandError>> {
+        unsupported("update")
+    }
+
+    /// Those that came since `known` and may be updates.
+    fn updates_since<'a>(
+        &'a self,
+        _known: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
         unsupported("update")
     }
 
@@ -266,9 +280,20 @@ impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + Firmware
     fn start_update<'a>(
         &'a self,
         update: &'a FirmwareUpdate,
-        image: Option<Vec<u8>>,
+        image: Option<&'a Path>,
     ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
         Box::pin(FirmwareControl::start_update(self, update, image))
+    }
+
+    fn tasks(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, OutOfBandError>> {
+        Box::pin(FirmwareControl::tasks(self))
+    }
+
+    fn updates_since<'a>(
+        &'a self,
+        known: &'a [String],
+    ) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
+        Box::pin(FirmwareControl::updates_since(self, known))
     }
 
     fn update_state<'a>(&'a self, task: &'a str) -> BoxFuture<'a, Result<UpdateState, OutOfBandError>> {

@@ -4,8 +4,10 @@
 //! erased and what came of it. What is signed is a JSON object in the one spelling of [RFC 8785](wire::jcs), so that anybody
 //! can write it again and check the signature with the public key (`GET /v1/erasures/key`).
 
+mod known;
 mod signer;
 
+pub use known::Known;
 pub use signer::{KeyError, Signer};
 
 use hardware::{Step, StepKind};

@@ -1,6 +1,6 @@
 //! Cleaning a machine between two users, or as an operator says.
 
-use super::{Action, Fast, in_order, reach_agent, read_settings, remove_media};
+use super::{Action, Fast, in_order, reach_agent, read_settings, remove_media, steps};
 use crate::hardware_type::{Interface, interface_of};
 use hardware::{Step, StepKind};
 use lifecycle::provision::Event;
@@ -40,8 +40,9 @@ fn with_ramdisk(node: &Node, fast: Fast, end: Action) -> Vec<Action> {
     plan
 }
 
-/// The steps that run, in order. `priorities`: the site's own, by `interface.step` or by name; 0 turns a step off.
-pub fn automated_steps(offered: Vec<Step>, priorities: &BTreeMap<String, i64>) -> Vec<Action> {
+/// The steps that run, in order, of those that the agent and the driver have. `priorities`: the site's own, by
+/// `interface.step` or by name; 0 turns a step off.
+pub fn automated_steps(node: &Node, offered: Vec<Step>, priorities: &BTreeMap<String, i64>) -> Vec<Action> {
     let chosen = offered.into_iter().map(|mut step| {
         let full = format!("{}.{}", step.interface, step.step);
         if let Some(&priority) = priorities.get(&full).or_else(|| priorities.get(&step.step)) {
@@ -49,8 +50,5 @@ pub fn automated_steps(offered: Vec<Step>, priorities: &BTreeMap<String, i64>) -
         }
         step
     });
-    in_order(StepKind::Clean, chosen)
-        .into_iter()
-        .map(|step| Action::ExecuteStep { kind: StepKind::Clean, step })
-        .collect()
+    steps::actions(node, StepKind::Clean, &in_order(StepKind::Clean, chosen), true)
 }

@@ -248,7 +248,12 @@ pub enum Action {
         /// How they are wanted; none after a reset.
         values: BiosValues,
     },
-    /// Starts an update of firmware.
+    /// Gets ready what an update of firmware needs, and notes how it was before.
+    PrepareFirmware {
+        /// Which.
+        work: Updating,
+    },
+    /// Starts an update of firmware, once.
     UpdateFirmware {
         /// Which.
         work: Updating,
@@ -318,6 +323,7 @@ impl Action {
             Self::StopInstance => "shut the instance down".to_owned(),
             Self::StageBios { own } => format!("{}.{}", own.step.interface, own.step.step),
             Self::ConfirmBios { .. } => "see whether the BIOS settings are as wanted".to_owned(),
+            Self::PrepareFirmware { work } => format!("prepare update {} of the firmware", work.at + 1),
             Self::UpdateFirmware { work } => format!("begin update {} of the firmware", work.at + 1),
             Self::FollowFirmware { work } => format!("see how update {} of the firmware goes on", work.at + 1),
             Self::ConfirmFirmware { .. } => "see whether the firmware is as wanted".to_owned(),
@@ -348,9 +354,10 @@ impl Action {
     pub fn own_step(&self) -> Option<&OwnStep> {
         match self {
             Self::StageBios { own } | Self::ConfirmBios { own, .. } => Some(own),
-            Self::UpdateFirmware { work } | Self::FollowFirmware { work } | Self::ConfirmFirmware { work } => {
-                Some(&work.own)
-            }
+            Self::PrepareFirmware { work }
+            | Self::UpdateFirmware { work }
+            | Self::FollowFirmware { work }
+            | Self::ConfirmFirmware { work } => Some(&work.own),
             _ => None,
         }
     }

@@ -208,6 +208,10 @@ pub struct Updating {
     pub at: usize,
     /// Where that can be followed.
     pub task: Option<String>,
+    /// The tasks that the BMC had before it was begun, so that its own is found if the answer to its beginning is lost; unset
+    /// where the BMC lists none.
+    #[serde(default)]
+    pub tasks: Option<Vec<String>>,
     /// What is followed again after the restart: component and place.
     pub staged: Vec<(String, String)>,
     /// Components whose update the BMC called completed.
@@ -239,16 +243,36 @@ pub fn restart(node: &Node, own: &OwnStep, last: Action) -> Vec<Action> {
     plan
 }
 
+/// Settings of `bios.apply_configuration` right behind such a step are applied with it, so that the machine is restarted once
+/// for both. Of a setting that both have, the later value counts, as it would have in the end. Returns whether `step` is part
+/// of `last` now.
+pub fn join(node: &Node, last: &mut Action, step: &Step) -> bool {
+    let Action::StageBios { own } = last else { return false };
+    if ![&own.step, step].into_iter().all(|step| Own::of(node, step) == Some(Own::ApplyBios)) {
+        return false;
+    }
+    // What is wrong with one of them is told of that one.
+    let (Ok(mut values), Ok(more)) = (bios_values(&own.step), bios_values(step)) else { return false };
+    values.extend(more);
+    if values.len() > MOST {
+        return false;
+    }
+    let settings = values.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+    own.step.args.insert("settings".to_owned(), Value::Array(settings));
+    true
+}
+
 /// The actions that begin one of the driver's own steps.
 pub fn actions(node: &Node, kind: StepKind, step: &Step, ramdisk: bool) -> Option<Vec<Action>> {
     let own = OwnStep { kind, step: step.clone(), ramdisk };
     Some(match Own::of(node, step)? {
         Own::ApplyBios | Own::ResetBios => vec![Action::StageBios { own }],
-        Own::UpdateFirmware => vec![Action::UpdateFirmware {
+        Own::UpdateFirmware => vec![Action::PrepareFirmware {
             work: Updating {
                 own,
                 at: 0,
                 task: None,
+                tasks: None,
                 staged: Vec::new(),
                 said: Vec::new(),
                 restart: false,
@@ -308,6 +332,34 @@ mod tests {
         ];
         assert!(!lines.join("\n").contains("secret"));
         insta::assert_snapshot!(lines.join("\n"));
+    }
+
+    #[test]
+    fn settings_of_neighbouring_steps_are_applied_together_and_the_later_value_counts() {
+        let mut node = Node::new(Uuid::nil(), "redfish", Timestamp::UNIX_EPOCH);
+        node.interfaces.insert("bios".to_owned(), "redfish".to_owned());
+        node.interfaces.insert("firmware".to_owned(), "redfish".to_owned());
+        let apply = |settings: Value| step("bios", "apply_configuration", settings);
+        let reset = Step::new("bios", "factory_reset", 0);
+        let flash = step("firmware", "update", json!([{"component": "bios", "url": "http://x/y"}]));
+        let plan = |steps: &[Step]| {
+            let plan = crate::flow::steps::actions(&node, StepKind::Service, steps, false);
+            let settings = |action: &Action| match action {
+                Action::StageBios { own } => own.step.args.get("settings").cloned().unwrap_or_default(),
+                other => json!(other.describe()),
+            };
+            plan.iter().map(settings).collect::<Vec<Value>>()
+        };
+        let (a, b) = (json!({"name": "A", "value": 1}), json!({"name": "B", "value": true}));
+        let (one, two) = (apply(json!([a, b])), apply(json!([{"name": "A", "value": 2}])));
+        let joined = json!([{"name": "A", "value": 2}, b]);
+        assert_eq!(plan(&[one.clone(), two.clone()]), [joined]);
+        let (one_alone, two_alone) = (json!([a, b]), json!([{"name": "A", "value": 2}]));
+        // A reset, an update or a step of somebody else between them is between them.
+        for between in [reset, flash, Step::new("power", "reboot", 0)] {
+            let all = plan(&[one.clone(), between.clone(), two.clone()]);
+            assert!(all.len() > 2 && all.first() == Some(&one_alone) && all.last() == Some(&two_alone), "{all:?}");
+        }
     }
 
     #[test]

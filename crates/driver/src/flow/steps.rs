@@ -270,7 +270,10 @@ pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Ve
             continue;
         }
         match Reserved::of(step) {
-            None if let Some(own) = own_steps::actions(node, kind, step, ramdisk) => plan.extend(own),
+            None if let Some(own) = own_steps::actions(node, kind, step, ramdisk) => {
+                let joined = plan.last_mut().is_some_and(|last| own_steps::join(node, last, step));
+                plan.extend(own.into_iter().filter(|_| !joined));
+            }
             None => {
                 if std::mem::take(&mut is_off) {
                     plan.extend(on());

@@ -178,8 +178,14 @@ fn the_site_s_priorities_order_and_turn_off_clean_steps() {
         Step::new("deploy", "burnin_cpu", 0),
     ];
     let priorities = BTreeMap::from([("deploy.erase_devices".to_owned(), 0), ("burnin_cpu".to_owned(), 100)]);
-    let steps = text(&clean::automated_steps(offered, &priorities));
+    let mut node = node("redfish");
+    let steps = text(&clean::automated_steps(&node, offered, &priorities));
     assert_eq!(steps, "run deploy.burnin_cpu (100)\nrun deploy.erase_devices_metadata (99)");
+    // A step of the driver's own is carried out by the driver, whoever orders it.
+    node.interfaces.insert("bios".to_owned(), "redfish".to_owned());
+    let priorities = BTreeMap::from([("bios.factory_reset".to_owned(), 100)]);
+    let plan = clean::automated_steps(&node, own_steps::offered(&node, StepKind::Clean), &priorities);
+    assert!(matches!(&*plan, [Action::StageBios { own }] if own.ramdisk), "{plan:?}");
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl Arguments {
         }
         let known = |name: &str| signature.required.contains(&name) || signature.optional.contains(&name);
         if let Some(stranger) = named.keys().find(|name| !known(name)) {
-            return Err(format!("{} has no argument {stranger}", signature.name));
+            let takes = [signature.required, signature.optional].concat().join(", ");
+            return Err(format!("{} has no argument {stranger}; it takes {takes}", signature.name));
         }
         let context = context(facts, item);
         let is_formatted = |name: &str| item.is_some() || signature.formatted.contains(&name);

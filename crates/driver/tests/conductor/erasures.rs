@@ -7,7 +7,7 @@ use driver::command::NodeIdent;
 use driver::fault::Fault;
 use lifecycle::provision::{State, Verb};
 use serde_json::{Value, json};
-use store::{Page, Record};
+use store::{Commit, Inventory, Page, Record, Store as _};
 
 pub(crate) fn reports() -> Value {
     let device =
@@ -122,8 +122,62 @@ async fn a_success_whose_report_has_a_device_that_is_not_erased_is_none() {
     }
 }
 
+/// Gives the node an inventory with these disks.
+async fn inspected(site: &Site, disks: Value) {
+    let inventory = Inventory { inventory: json!({ "disks": disks }), plugin_data: Value::Null };
+    let commit = Commit { inventory: Some(inventory), ..Commit::of(site.node().await) };
+    site.store.commit(site.conductor().epoch(), commit).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_of_the_inventory_that_nothing_is_reported_of_fails_the_clean_and_has_a_record() {
+    let sda = json!({"name": "/dev/sda", "serial": "S-/dev/sda"});
+    // It was the second disk when the machine was inspected.
+    let sdb = json!({"name": "/dev/sdc", "serial": "S-/dev/sdb"});
+    let lost = json!({"name": "/dev/sdb", "serial": "LOST", "wwn": "0x5000c500a1b2c3d4", "size": 4096});
+    for (disks, state) in [(json!([sda, sdb]), State::Manageable), (json!([sda, lost, sdb]), State::CleanFailed)] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        inspected(&site, disks).await;
+        site.machine.lock().results.push(("erase_devices".to_owned(), good_reports()));
+        site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+        let node = site.settle(state).await;
+        let records = erasures(&site).await;
+        let Some(error) = node.last_error else {
+            assert_eq!(records.len(), 2);
+            continue;
+        };
+        assert!(error.contains("/dev/sdb (0x5000c500a1b2c3d4) is failed (the node's inventory has it"), "{error}");
+        assert!(error.contains("inspect the node"), "{error}");
+        assert_eq!(outcomes(&records)[2], "/dev/sdb (0x5000c500a1b2c3d4) failed");
+        assert_eq!(records[2].fields["record"]["report"]["device"]["serial"], "LOST");
+        verify(&site, &records[2]).unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_without_disks_is_clean_only_when_its_inventory_says_that_it_has_none() {
+    let disk = json!([{"name": "/dev/sda", "serial": "A"}]);
+    for (inventory, state, words) in [
+        (Some(json!([])), State::Manageable, "found no device to erase, and the node's inventory has none"),
+        (Some(disk), State::CleanFailed, "/dev/sda (A) is failed (the node's inventory has it"),
+        (None, State::CleanFailed, "there is no inventory that says that the machine has none; inspect the node"),
+    ] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        if let Some(disks) = inventory {
+            inspected(&site, disks).await;
+        }
+        site.machine.lock().results.push(("erase_devices".to_owned(), json!([])));
+        site.verb_with(Verb::Clean, clean(json!([{"interface": "deploy", "step": "erase_devices"}]))).await.unwrap();
+        let node = site.settle(state).await;
+        let told = format!("{:?} {}", node.last_error, site.history().await.join("\n"));
+        assert!(told.contains(words), "{told}");
+    }
+}
+
 /// Waits until the agent erases and the driver knows.
-async fn begin_erase(site: &Site) {
+pub(crate) async fn begin_erase(site: &Site) {
     let steps = json!([{"interface": "deploy", "step": "erase_devices"}]);
     site.machine.lock().step_seconds = 3600;
     site.machine.lock().results.push(("erase_devices".to_owned(), reports()));

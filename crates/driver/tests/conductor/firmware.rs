@@ -6,6 +6,7 @@ use driver::command::{Command, PowerTarget, ProvisionArguments};
 use hardware::{PowerState, UpdateState};
 use lifecycle::provision::{State, Verb};
 use serde_json::{Value, json};
+use std::time::Duration;
 
 fn apply(value: &str) -> Value {
     json!([{"interface": "bios", "step": "apply_configuration",
@@ -62,6 +63,24 @@ async fn settings_of_an_active_node_restart_its_instance_once() {
     let machine = site.machine.lock();
     assert_eq!(machine.booted, [Booted::Disk]);
     assert_eq!((machine.power, machine.image_writes), (PowerState::On, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_steps_of_settings_are_one_restart_and_none_where_nothing_changes() {
+    let setting = |name: &str, value: Value| json!({"interface": "bios", "step": "apply_configuration", "args": {"settings": [{"name": name, "value": value}]}});
+    let site = Site::new().await;
+    site.make_active().await;
+    let list = json!([setting("ProcVirtualization", json!("Enabled")), setting("QuietBoot", json!(false))]);
+    for starts in [1, 1] {
+        site.verb_with(Verb::Service, service(list.clone())).await.unwrap();
+        site.settle(State::Active).await;
+        let machine = site.machine.lock();
+        assert_eq!((machine.bios_changes, machine.booted.len()), (1, starts));
+        assert_eq!(
+            (&machine.bios["ProcVirtualization"], &machine.bios["QuietBoot"]),
+            (&json!("Enabled"), &json!(false))
+        );
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -217,6 +236,66 @@ async fn a_version_that_stays_fails_the_update_unless_the_bmc_says_that_it_was_c
             }
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_far_an_update_is_stands_on_the_board_in_percent() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    let running = |percent| UpdateState::Running(percent, "Running: writing the flash".to_owned());
+    site.machine.lock().tasks = vec![running(Some(45))];
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    let document = loop {
+        let document = site.conductor().report(&site.ident()).await.unwrap().document();
+        if !document["stage"].is_null() {
+            break document;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    assert_eq!((&document["percent"], &document["done"]), (&json!(45.0), &json!(0)));
+    assert_eq!(document["stage"], "bios: Running: writing the flash");
+    assert_eq!(site.conductor().running(site.node).unwrap().step, "firmware.update");
+    site.machine.lock().tasks = vec![UpdateState::Done];
+    site.settle(State::Manageable).await;
+    assert_eq!(site.conductor().running(site.node), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_whose_beginning_was_not_answered_is_followed_and_never_begun_again() {
+    for (listed, keeps, state) in [
+        (Some(Vec::new()), false, State::Manageable),
+        // The new version tells it.
+        (None, false, State::Manageable),
+        (None, true, State::CleanFailed),
+    ] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        {
+            let mut machine = site.machine.lock();
+            (machine.listed, machine.loses_answers, machine.keeps_versions) = (listed.clone(), 1, keeps);
+        }
+        site.verb_with(Verb::Clean, clean(update(&["bmc"]))).await.unwrap();
+        let node = site.settle(state).await;
+        assert_eq!(site.machine.lock().updates.len(), 1, "{listed:?}");
+        if let Some(error) = node.last_error {
+            assert!(error.contains("whether the BMC has begun the update of bmc is not known"), "{error}");
+            assert!(error.contains("it broke off") && error.contains("Nothing was begun a second time"), "{error}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_update_that_the_bmc_has_not_begun_is_begun_at_the_next_try() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    // Each of its first calls fails once, whatever it is.
+    for _ in 0..6 {
+        site.machine.lock().bmc_down = 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    site.settle(State::Manageable).await;
+    assert_eq!(site.machine.lock().updates.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

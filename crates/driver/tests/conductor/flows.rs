@@ -244,6 +244,43 @@ async fn a_rescue_hands_over_a_hash_and_the_way_back_boots_the_instance() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_rescue_by_public_keys_alone_tells_nobody_a_password_and_forgets_the_keys_of_the_request() {
+    let key =
+        |name: &str| format!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl {name}");
+    let site = Site::new().await;
+    site.make_active().await;
+    let nobody = site.verb_with(Verb::Rescue, ProvisionArguments::default()).await.unwrap_err().to_string();
+    assert!(nobody.contains("it is missing, and so are public keys"), "{nobody}");
+
+    // Of the request, in the place of the node's.
+    site.set(&["instance_info", "rescue_authorized_keys"], json!(key("of-the-node"))).await;
+    let by_keys = ProvisionArguments {
+        rescue_authorized_keys: Some(vec![key("of-the-request")]),
+        ..ProvisionArguments::default()
+    };
+    for (arguments, told) in
+        [(by_keys, json!([key("of-the-request")])), (ProvisionArguments::default(), json!(key("of-the-node")))]
+    {
+        site.verb_with(Verb::Rescue, arguments).await.unwrap();
+        let node = site.settle(State::Rescue).await;
+        assert_eq!(site.machine.lock().rescue_keys, told);
+        assert_eq!(node.instance_info["rescue_authorized_keys"], key("of-the-node"));
+        assert!(!node.driver_internal_info.contains_key("rescue_authorized_keys"));
+        site.verb(Verb::Unrescue).await.unwrap();
+        site.settle(State::Active).await;
+    }
+    let rescued = site.machine.lock().rescued.clone();
+    assert_ne!(rescued[0], rescued[1]);
+    // Neither an empty password nor none: those let everybody in where an agent takes them as they are.
+    assert!(rescued.iter().all(|hash| hash.starts_with("$5$") && hash.len() > 50), "{rescued:?}");
+
+    site.set(&["instance_info", "rescue_authorized_keys"], json!("ssh-dss AAAA")).await;
+    let wrong = site.verb_with(Verb::Rescue, ProvisionArguments::default()).await.unwrap_err().to_string();
+    assert!(wrong.contains("rescue_authorized_keys") && wrong.contains("ssh-ed25519"), "{wrong}");
+    assert_eq!(site.node().await.provision_state, State::Active);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ramdisk_that_cannot_be_logged_into_fails_the_rescue_and_forgets_the_hash() {
     let site = Site::new().await;
     site.make_active().await;

@@ -118,6 +118,7 @@ async fn look_up(machine: &Machine) -> Option<Uuid> {
     let request = LookupRequest { addresses: vec![MAC.to_owned()], node: None, token: true, peer: None };
     let answer = tokio::time::timeout(TIMEOUT, conductor.lookup(request)).await.ok()?.ok()?;
     let mut state = machine.lock();
+    state.rescue_keys = answer.node.other["instance_info"]["rescue_authorized_keys"].clone();
     let agent = state.agent.as_mut()?;
     match answer.config.agent_token.as_deref() {
         Some(MASK) => assert!(agent.token.is_some(), "an agent without a token was told that there is one"),

@@ -54,6 +54,10 @@ pub(crate) struct State {
     pub(crate) updates: Vec<String>,
     /// What tasks of updates say, in this order; the last one stays.
     pub(crate) tasks: Vec<UpdateState>,
+    /// The tasks that the BMC lists; a BMC without such a list when unset.
+    pub(crate) listed: Option<Vec<String>>,
+    /// The answer to so many beginnings of updates is lost.
+    pub(crate) loses_answers: u32,
     /// Steps that return something, and what.
     pub(crate) results: Vec<(String, serde_json::Value)>,
     /// The node whose BMC takes calls and never answers.
@@ -64,6 +68,8 @@ pub(crate) struct State {
     pub(crate) service_steps: serde_json::Value,
     /// Passwords for rescue that the agent took.
     pub(crate) rescued: Vec<String>,
+    /// Public keys for rescue that its last look-up told.
+    pub(crate) rescue_keys: Value,
     /// The BMC does not answer so many times.
     pub(crate) bmc_down: u32,
     /// Requests that the agent got, as JSON text, to look for what must not be in them.
@@ -115,6 +121,8 @@ impl Machine {
             firmware_staged: BTreeMap::new(),
             updates: Vec::new(),
             tasks: vec![UpdateState::Done],
+            listed: Some(vec!["/tasks/of-somebody-else".to_owned()]),
+            loses_answers: 0,
             results: Vec::new(),
             hangs: None,
             deaf: false,
@@ -127,6 +135,7 @@ impl Machine {
                 {"step": "flash", "interface": "firmware", "priority": 0, "reboot_requested": true},
             ]}),
             rescued: Vec::new(),
+            rescue_keys: Value::Null,
             bmc_down: 0,
             requests: Vec::new(),
             clean_steps: serde_json::json!({"GenericHardwareManager": [
@@ -395,20 +404,38 @@ impl OutOfBand for Bmc {
     fn start_update<'a>(
         &'a self,
         update: &'a FirmwareUpdate,
-        image: Option<Vec<u8>>,
+        image: Option<&'a Path>,
     ) -> BoxFuture<'a, Result<Option<String>, OutOfBandError>> {
-        Box::pin(self.call("start_update", move |machine| {
+        let begin = move |machine: &Machine| {
             assert_eq!(image, None);
             let mut state = machine.lock();
             state.updates.push(format!("{} {}", update.component, update.url));
-            let version = update.url.rsplit('/').next().unwrap_or_default().to_owned();
-            if state.keeps_versions {
-                return Some(format!("/tasks/{}", update.component));
+            let task = format!("/tasks/{}", update.component);
+            if let Some(listed) = &mut state.listed {
+                listed.push(task.clone());
             }
-            let of_bmc = update.component == "bmc";
-            let versions = if of_bmc { &mut state.firmware } else { &mut state.firmware_staged };
-            versions.insert(update.component.clone(), version);
-            Some(format!("/tasks/{}", update.component))
+            if !state.keeps_versions {
+                let version = update.url.rsplit('/').next().unwrap_or_default().to_owned();
+                let of_bmc = update.component == "bmc";
+                let versions = if of_bmc { &mut state.firmware } else { &mut state.firmware_staged };
+                versions.insert(update.component.clone(), version);
+            }
+            let lost = state.loses_answers > 0;
+            state.loses_answers = state.loses_answers.saturating_sub(1);
+            if lost { Err(OutOfBandError::Unreachable("it broke off".to_owned())) } else { Ok(Some(task)) }
+        };
+        Box::pin(async move { self.call("start_update", begin).await? })
+    }
+
+    fn tasks(&self) -> BoxFuture<'_, Result<Option<Vec<String>>, OutOfBandError>> {
+        Box::pin(self.call("tasks", |machine| machine.lock().listed.clone()))
+    }
+
+    fn updates_since<'a>(&'a self, known: &'a [String]) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
+        Box::pin(self.call("updates_since", move |machine| {
+            let mut listed = machine.lock().listed.clone()?;
+            listed.retain(|task| !known.contains(task));
+            Some(listed)
         }))
     }
 
