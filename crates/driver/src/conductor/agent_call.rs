@@ -32,6 +32,9 @@ use wire::session::TEXT_LIMIT;
 
 /// How often an agent that does not answer is asked.
 const UNREACHABLE_PAUSE: Duration = Duration::from_secs(5);
+/// What became of a command whose agent is silent while another boot of its machine calls.
+const ANEW: &str = "the machine was started anew while the command ran: another boot of it has called, and the agent that \
+                    was given the command does not answer any more";
 /// How often the managers of an agent may change during one flow.
 const MISMATCHES: u32 = 3;
 
@@ -147,6 +150,7 @@ impl<S: Store> Conductor<S> {
     pub(super) async fn send(&self, node: &Node, flow: &Flow, call: Call) -> Result<Outcome, Trouble> {
         let agent = self.reach(node)?;
         let listed = agent.commands().await?;
+        self.boots.forget(node.uuid);
         let chosen = flow.intent.as_ref().and_then(|intent| intent.id);
         let is_mine = |listed: &&CommandResult| {
             chosen.is_some_and(|id| listed.id == id.to_string()) || call.is(listed, &flow.settled)
@@ -179,6 +183,9 @@ impl<S: Store> Conductor<S> {
                 if let Trouble::Later(reason) = &trouble {
                     self.progress_stalls(node, reason);
                 }
+                if self.boots.is_anew(node.uuid, self.parts.clock.now()) {
+                    return self.lost(node, flow, action, ANEW).await;
+                }
                 return Ok(left(UNREACHABLE_PAUSE));
             }
         };
@@ -187,18 +194,20 @@ impl<S: Store> Conductor<S> {
             Err(error @ (AgentError::Busy(_) | AgentError::Unreachable(_))) => {
                 tracing::debug!(error = %chain(&error), "the agent cannot be asked");
                 self.progress_stalls(node, &chain(&error));
+                let is_silent = matches!(error, AgentError::Unreachable(_));
+                if is_silent && self.boots.is_anew(node.uuid, self.parts.clock.now()) {
+                    return self.lost(node, flow, action, ANEW).await;
+                }
                 return Ok(left(UNREACHABLE_PAUSE));
             }
             Err(error @ (AgentError::Refused { .. } | AgentError::Protocol(_))) => {
                 return self.trouble(node, flow, action, fatal(chain(&error))).await;
             }
         };
+        self.boots.forget(node.uuid);
         let Some(result) = listed.into_iter().find(|listed| listed.id == command) else {
             let text = "the agent does not know the command any more: it was started anew while the command ran";
-            if self.erases_again(node, flow, text).await? {
-                return Ok(Turn::Again);
-            }
-            return self.trouble(node, flow, action, fatal(text)).await;
+            return self.lost(node, flow, action, text).await;
         };
         match &result.command_status {
             CommandStatus::Running => {
@@ -246,6 +255,15 @@ impl<S: Store> Conductor<S> {
                 self.trouble_with(node, flow, action, trouble, &self.erased(node, action, &result).await?).await
             }
         }
+    }
+
+    /// The command was lost with the boot of its agent.
+    async fn lost(&self, node: &Node, flow: &Flow, action: &Action, text: &str) -> Result<Turn, Fault> {
+        self.boots.forget(node.uuid);
+        if self.erases_again(node, flow, text).await? {
+            return Ok(Turn::Again);
+        }
+        self.trouble(node, flow, action, fatal(text)).await
     }
 
     /// See [`Draft::erases_again`].

@@ -17,7 +17,7 @@ use crate::fault::Fault;
 use lifecycle::provision::{HeartbeatEffect, Kind};
 use serde_json::Value;
 use std::sync::Arc;
-use store::{Durability, Store};
+use store::{Durability, Node, Store};
 use uuid::Uuid;
 use wire::ironic::Version;
 use wire::ramdisk::Heartbeat;
@@ -53,6 +53,9 @@ impl<S: Store> Conductor<S> {
         self.detached(async move {
             let uuid = this.find_shared(&ident).await?.uuid;
             let record = |draft: &mut Draft| {
+                if is_another_boot(&draft.node, &heartbeat) {
+                    this.boots.has_token(uuid, draft.now);
+                }
                 let fast_track = this.settings.fast_track_of(&draft.node);
                 record(draft, &heartbeat, fast_track)
             };
@@ -104,6 +107,14 @@ impl<S: Store> Conductor<S> {
 pub(super) fn is_session(url: &str) -> bool {
     let session = url.strip_prefix(CALLBACK_SCHEME).and_then(|rest| rest.strip_prefix(':'));
     session.is_some_and(|session| Uuid::try_parse(session).is_ok())
+}
+
+/// Whether this comes from somebody who has the node's token, and another certificate than the agent that called first.
+fn is_another_boot(node: &Node, heartbeat: &Heartbeat) -> bool {
+    let stored = |key: &str| node.driver_internal_info.get(key).and_then(Value::as_str);
+    let token = stored("agent_secret_token").zip(heartbeat.agent_token.as_deref());
+    let certificate = stored("agent_verify_ca").zip(heartbeat.agent_verify_ca.as_deref());
+    token.is_some_and(|(stored, told)| same(stored, told)) && certificate.is_some_and(|(stored, told)| stored != told)
 }
 
 fn record(draft: &mut Draft, heartbeat: &Heartbeat, fast_track: bool) -> Result<HeartbeatEffect, Fault> {

@@ -28,6 +28,7 @@
 
 mod agent_call;
 mod allocations;
+mod boots;
 mod change;
 mod children;
 mod devices;
@@ -107,6 +108,7 @@ pub struct Conductor<S> {
     started: Timestamp,
     workers: Workers,
     board: progress::Board,
+    boots: boots::Boots,
     customs: progress::Customs,
     events: Events,
     logs: Arc<Logs>,
@@ -139,6 +141,7 @@ impl<S: Store> Conductor<S> {
             parts,
             workers: Workers::default(),
             board: progress::Board::default(),
+            boots: boots::Boots::default(),
             customs: progress::Customs::default(),
             events: Events::new(epoch.0),
             sessions: Arc::default(),

@@ -1,6 +1,7 @@
 //! What goes wrong, and where the node ends.
 
-use super::sim::{Booted, Fuse, Site};
+use super::sim::{Booted, Fuse, MAC, Site};
+use driver::command::LookupRequest;
 use driver::effect::machines::{POWER_OFF, POWER_ON};
 use driver::fault::Fault;
 use hardware::PowerState;
@@ -55,6 +56,70 @@ async fn an_agent_that_dies_during_a_step_fails_the_deploy_and_does_not_start_it
     site.machine.lock().agent = None;
     let node = site.settle(State::DeployFailed).await;
     assert!(node.last_error.unwrap().contains("deploy.write_image"));
+    assert_eq!(site.machine.lock().image_writes, 1);
+}
+
+async fn until_it_writes(site: &Site) {
+    site.make_available().await;
+    site.verb(Verb::Active).await.unwrap();
+    while site.machine.lock().image_writes == 0 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    // The driver has asked how that is.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}
+
+/// The ramdisk comes up again, with the token that is on its medium and a certificate of its own.
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_is_reset_in_the_middle_of_the_write_fails_the_deploy_long_before_the_deadline() {
+    let site = Site::new().await;
+    until_it_writes(&site).await;
+    let before = tokio::time::Instant::now();
+    site.machine.switch(PowerState::Off);
+    site.machine.switch(PowerState::On);
+    let node = site.settle(State::DeployFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(error.contains("deploy.write_image") && error.contains("started anew while the command ran"), "{error}");
+    assert!(before.elapsed() < Duration::from_secs(120), "{:?}", before.elapsed());
+    let state = site.machine.lock();
+    assert_eq!((state.image_writes, state.image_written, state.power), (1, false, PowerState::Off));
+}
+
+async fn look_up(site: &Site) {
+    let addresses = vec![MAC.to_owned()];
+    let request = LookupRequest { addresses, node: None, token: true, peer: None };
+    assert_eq!(site.conductor().lookup(request).await.unwrap().config.agent_token.as_deref(), Some("******"));
+}
+
+/// An agent that was booted over the network is not told the token a second time, and gives up.
+#[tokio::test(start_paused = true)]
+async fn a_look_up_ends_a_step_only_when_its_agent_is_silent_after_it() {
+    let site = Site::new().await;
+    until_it_writes(&site).await;
+    let before = tokio::time::Instant::now();
+    site.machine.lock().agent = None;
+    look_up(&site).await;
+    let node = site.settle(State::DeployFailed).await;
+    assert!(node.last_error.unwrap().contains("started anew while the command ran"));
+    assert!((60..90).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn look_ups_of_strangers_end_nothing_while_the_agent_answers_now_and_then() {
+    let site = Site::new().await;
+    site.machine.lock().step_seconds = 200;
+    until_it_writes(&site).await;
+    for _ in 0..3 {
+        look_up(&site).await;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        // It cannot be reached for a while.
+        let agent = site.machine.lock().agent.take();
+        look_up(&site).await;
+        tokio::time::sleep(Duration::from_secs(45)).await;
+        site.machine.lock().agent = agent;
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    site.settle(State::Active).await;
     assert_eq!(site.machine.lock().image_writes, 1);
 }
 

@@ -19,7 +19,11 @@ use wire::ramdisk::{Heartbeat, MASK};
 type AgentReply<T> = Result<T, AgentError>;
 
 pub(crate) const URL: &str = "https://192.0.2.10:9999";
-const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nof the agent\n-----END CERTIFICATE-----\n";
+/// Each boot of an agent makes its own.
+fn certificate(boot: u64) -> String {
+    format!("-----BEGIN CERTIFICATE-----\nof boot {boot}\n-----END CERTIFICATE-----\n")
+}
+
 /// From power-on to the first word.
 const BOOT: Duration = Duration::from_secs(20);
 /// What a request to the driver may take.
@@ -135,7 +139,7 @@ async fn beat(machine: &Machine, node: Uuid) -> bool {
         callback_url: URL.to_owned(),
         agent_version: Some("13.0.0".to_owned()),
         agent_token: token,
-        agent_verify_ca: Some(CERTIFICATE.to_owned()),
+        agent_verify_ca: Some(certificate(machine.lock().boot)),
         agent_status: None,
         agent_status_message: None,
     };
@@ -153,9 +157,8 @@ pub(crate) struct SimAgents {
 impl Agents for SimAgents {
     fn reach(&self, address: &AgentAddress) -> AgentReply<Arc<dyn Agent>> {
         assert_eq!(address.url, URL);
-        assert_eq!(address.certificate.as_deref(), Some(CERTIFICATE));
-        let token = address.token.clone();
-        Ok(Arc::new(Line { machine: self.machine.clone(), fuse: self.fuse.clone(), token }))
+        let (token, certificate) = (address.token.clone(), address.certificate.clone());
+        Ok(Arc::new(Line { machine: self.machine.clone(), fuse: self.fuse.clone(), token, certificate }))
     }
 }
 
@@ -163,6 +166,7 @@ struct Line {
     machine: Arc<Machine>,
     fuse: Arc<Fuse>,
     token: String,
+    certificate: Option<String>,
 }
 
 impl Agent for Line {
@@ -214,8 +218,12 @@ impl Agent for Line {
 impl Line {
     fn with_agent<T>(&self, work: impl FnOnce(&mut AgentState) -> AgentReply<T>) -> AgentReply<T> {
         let mut state = self.machine.lock();
+        let (own, known) = (certificate(state.boot), self.certificate.as_ref());
         let agent = state.agent.as_mut().filter(|agent| agent.serves);
         let agent = agent.ok_or_else(|| AgentError::Unreachable("connection refused".to_owned()))?;
+        if known.is_some_and(|known| *known != own) {
+            return Err(AgentError::Unreachable("its certificate is another one".to_owned()));
+        }
         if agent.token.as_deref() != Some(&self.token) {
             let text = "401 Unauthorized: Token invalid.".to_owned();
             return Err(AgentError::Refused { status: 401, text });
