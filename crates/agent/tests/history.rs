@@ -178,6 +178,90 @@ async fn cve_2024_44082_an_image_that_names_another_file_is_refused_whatever_it_
     assert!(events.iter().all(|event| matches!(event, Event::Claimed(_) | Event::Reread(_))), "{events:?}");
 }
 
+/// A script that provisioned disks: the digest's status was lost in a pipe, so a wrong one stopped nothing. Whatever says the
+/// digest, and however the image is packed and written, the command fails and the disk has no table.
+#[tokio::test]
+async fn nico_disk_imaging_a_wrong_digest_fails_the_write_and_leaves_no_table() {
+    let lab = Lab::new().await;
+    let images = lab.folder.path().join("images");
+    let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packer, &image()).unwrap();
+    fs::write(images.join("good.gz"), packer.finish().unwrap()).unwrap();
+    let (sha256, sha512) = ("0".repeat(64), "0".repeat(128));
+    fs::write(images.join("SHA256SUMS"), format!("{sha256}  good\n{sha256} *good.gz\n")).unwrap();
+    for name in ["good", "good.gz"] {
+        for digest in [
+            json!({"checksum": sha256}),
+            json!({"checksum": sha512}),
+            json!({"checksum": lab.url("images/SHA256SUMS")}),
+            json!({"os_hash_algo": "sha512", "os_hash_value": sha512}),
+        ] {
+            for stream in [true, false] {
+                let mut info = json!({"id": "i", "urls": [lab.url(&format!("images/{name}"))], "disk_format": "raw",
+                                      "stream_raw_images": stream});
+                info.as_object_mut().unwrap().extend(digest.as_object().unwrap().clone());
+                let params = json!({"image_info": info});
+                let answer = lab.rest.command("standby.prepare_image", params, true).await.body;
+                assert_eq!(answer["command_error"]["type"], "ImageChecksumError", "{info}: {answer}");
+                let mut first = [0; 512];
+                File::open(lab.folder.path().join("disk")).unwrap().read_exact_at(&mut first, 0).unwrap();
+                assert!(first.starts_with(BEFORE) || first == [0; 512], "{info}: {first:?}");
+                let uuids = lab.rest.command("standby.get_partition_uuids", json!({}), true).await.body;
+                assert_eq!(uuids["command_result"], json!({}), "{info}");
+            }
+        }
+    }
+    lab.takes_the_good_one().await;
+}
+
+/// The same script fetched with `curl -k`. An image server whose certificate nobody vouches for is not believed, unless the
+/// operator says so.
+#[tokio::test]
+async fn nico_disk_imaging_an_image_server_that_nobody_vouches_for_is_not_believed() {
+    let address = std::net::IpAddr::from([127, 0, 0, 1]);
+    let identity = agent::session::identity::generate(address, transport::tls::Making::default()).unwrap();
+    let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
+    let url = format!("https://{}/image", listener.local_addr().unwrap());
+    let router = axum::Router::new().fallback(async || image());
+    let tls = Some(identity.server_config("1.3").unwrap());
+    let serving = transport::server::Settings { tls, ..transport::server::Settings::default() };
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(transport::server::serve(listener, router, serving, stop.clone()));
+    let info = json!({"id": "i", "urls": [url], "checksum": hex::encode(sha2::Sha256::digest(image()))});
+    for insecure in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        File::create(folder.path().join("disk")).unwrap().set_len(8 << 30).unwrap();
+        let machine = SimMachine::new();
+        machine.add_file_disk("/dev/vda", folder.path().join("disk")).unwrap();
+        let rig = rig(machine, Settings { insecure, ..settings() });
+        let rest = Rest::serve(&rig.dispatcher).await;
+        let answer = rest.command("standby.prepare_image", json!({"image_info": info}), true).await.body;
+        if insecure {
+            assert_eq!(answer["command_status"], "SUCCEEDED", "{answer}");
+        } else {
+            assert_eq!(answer["command_error"]["type"], "ImageDownloadError", "{answer}");
+            assert!(answer.to_string().contains("certificate"), "{answer}");
+        }
+    }
+    stop.cancel();
+}
+
+/// The same script took `nvme0n1`, else `sda`. A node whose hints fit no disk has none: the command fails, nothing is claimed.
+#[tokio::test]
+async fn nico_disk_imaging_no_other_disk_is_taken_when_the_hints_fit_none() {
+    let lab = Lab::new().await;
+    let digest = hex::encode(sha2::Sha256::digest(image()));
+    let info = json!({"id": "i", "urls": [lab.url("images/good")], "checksum": digest, "disk_format": "raw"});
+    for hints in [json!({"serial": "another"}), json!({"name": "/dev/sda"}), json!({"size": ">= 100"})] {
+        let node = json!({"uuid": "0f3c1d6e-0000-4000-8000-000000000000", "properties": {"root_device": hints}});
+        let step = json!({"interface": "deploy", "step": "write_image", "args": {"image_info": info}});
+        let params = json!({"step": step, "node": node, "ports": []});
+        let answer = lab.rest.command("deploy.execute_deploy_step", params, true).await.body;
+        assert_eq!(answer["command_error"]["type"], "DeviceNotFound", "{hints}: {answer}");
+    }
+    assert!(lab.rig.machine.events().is_empty(), "{:?}", lab.rig.machine.events());
+}
+
 /// OSSN-0107: the list of allowed containers was never looked at. Here nothing runs them, whatever the driver allows.
 #[tokio::test]
 async fn ossn_0107_no_container_runs_whatever_the_driver_allows() {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What the names of tests begin with that are named after a flaw.
-const IDS: [&str; 8] = [
+const IDS: [&str; 11] = [
     "cve_",
     "lp_",
     "ossn_",
@@ -17,6 +17,9 @@ const IDS: [&str; 8] = [
     "check_virtual_media_devices_",
     "node_credentials_cleaning_",
     "mask_configdrive_",
+    "jsonrpc_logging_",
+    "remove_node_object_from_log_",
+    "nico_",
 ];
 
 fn root() -> PathBuf {
