@@ -34,6 +34,9 @@ pub(crate) struct LogsArgs {
     /// Only so many of the newest lines
     #[arg(long, value_name = "LINES")]
     tail: Option<u64>,
+    /// Those of an earlier ramdisk: 1 is the one before the last
+    #[arg(long, value_name = "N", conflicts_with = "follow")]
+    earlier: Option<u64>,
 }
 
 /// What was shown, so that nothing is shown twice when the service begins anew.
@@ -145,6 +148,9 @@ async fn open(session: &Session, args: &LogsArgs, tail: Option<u64>) -> Result<L
     if let Some(tail) = tail {
         query.append_pair("tail", &tail.to_string());
     }
+    if let Some(earlier) = args.earlier {
+        query.append_pair("earlier", &earlier.to_string());
+    }
     let query = query.finish();
     let part = if query.is_empty() { "logs".to_owned() } else { format!("logs?{query}") };
     let at = format!("{}/{part}", path(&["v1", "nodes", &args.node]));
@@ -156,7 +162,9 @@ async fn open(session: &Session, args: &LogsArgs, tail: Option<u64>) -> Result<L
         ) => {
             let instead = "the conductor of an Ironic keeps the logs of ramdisks in its deploy_logs_local_path; \
                            `ferric node history NODE` shows errors";
-            Err(session.api.lacking(&args.node, "logs", instead, missing).await)
+            // That there is no such ramdisk is an answer.
+            let what = if args.earlier.is_some() { "logs/earlier" } else { "logs" };
+            Err(session.api.lacking(&args.node, what, instead, missing).await)
         }
         other => other,
     }
