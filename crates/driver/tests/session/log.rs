@@ -3,12 +3,17 @@
 use super::Site;
 use super::peer::{Boot, LIMIT};
 use std::time::Duration;
-use tonic::Code;
-use wire::rpc::{LogBatch, LogLine};
+use tonic::{Code, Status, Streaming};
+use wire::rpc::{LogBatch, LogCredit, LogLine};
 
 fn batch(from: u64, texts: &[&str]) -> LogBatch {
     let lines = texts.iter().zip(from..).map(|(text, number)| LogLine { number, text: (*text).to_owned() });
     LogBatch { lines: lines.collect(), ..LogBatch::default() }
+}
+
+/// The next credit, or the status with which the call ends.
+async fn heard(credits: &mut Streaming<LogCredit>) -> Result<Option<LogCredit>, Status> {
+    tokio::time::timeout(LIMIT, credits.message()).await.expect("the driver says nothing")
 }
 
 #[tokio::test]
@@ -17,11 +22,11 @@ async fn lines_are_served_as_they_come_and_kept_when_the_ramdisk_ends() {
     let mut boot = Boot::new(site.node, &site.offer);
     boot.enrol(&site.token().await).await;
     let (up, mut credits, _connection) = boot.log().await;
-    let first = credits.message().await.unwrap().unwrap();
+    let first = heard(&mut credits).await.unwrap().unwrap();
     assert_eq!(first.received_through, 0);
     assert!(first.lines > 0);
     up.send(batch(1, &["2026-01-01T00:00:00.5Z  INFO agent::write: begins", "[ 1.0] usb\x1b[2J"])).await.unwrap();
-    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 2);
+    assert_eq!(heard(&mut credits).await.unwrap().unwrap().received_through, 2);
     let path = format!("/v1/nodes/{}/logs", site.node);
     let text = site.text(&path).await;
     assert_eq!(text, "2026-01-01T00:00:00.500Z  INFO agent::write: begins\n[ 1.0] usb\\u{1b}[2J\n");
@@ -31,9 +36,9 @@ async fn lines_are_served_as_they_come_and_kept_when_the_ramdisk_ends() {
     // After a break it goes on where it was.
     drop((up, credits));
     let (up, mut credits, _connection) = boot.log().await;
-    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 2);
+    assert_eq!(heard(&mut credits).await.unwrap().unwrap().received_through, 2);
     up.send(batch(2, &["again"])).await.unwrap();
-    assert_eq!(credits.message().await.unwrap_err().code(), Code::OutOfRange);
+    assert_eq!(heard(&mut credits).await.unwrap_err().code(), Code::OutOfRange);
 
     site.deploy().await;
     for _ in 0..200 {
@@ -57,9 +62,9 @@ async fn lines_are_served_as_they_come_and_kept_when_the_ramdisk_ends() {
     let mut boot = Boot::new(site.node, &site.offer);
     boot.enrol(&site.token().await).await;
     let (up, mut credits, _connection) = boot.log().await;
-    credits.message().await.unwrap().unwrap();
+    heard(&mut credits).await.unwrap().unwrap();
     up.send(batch(1, &["another boot"])).await.unwrap();
-    credits.message().await.unwrap().unwrap();
+    heard(&mut credits).await.unwrap().unwrap();
     assert_eq!(site.text(&path).await, "another boot\n");
     assert_eq!(site.text(&format!("{path}?earlier=0")).await, "another boot\n");
     assert_eq!(site.text(&format!("{path}?earlier=1")).await, text);
@@ -76,7 +81,7 @@ async fn a_log_takes_the_certificate_of_its_node() {
     boot.enrol(&site.token().await).await;
     boot.session = uuid::Uuid::new_v4();
     let (_up, mut credits, _connection) = boot.log().await;
-    assert_eq!(credits.message().await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(heard(&mut credits).await.unwrap_err().code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
@@ -86,9 +91,9 @@ async fn lines_beyond_the_credit_end_the_log_and_not_the_session() {
     boot.enrol(&site.token().await).await;
     let (mut wire, _) = boot.dial().await;
     let (up, mut credits, _connection) = boot.log().await;
-    let credit = credits.message().await.unwrap().unwrap();
+    let credit = heard(&mut credits).await.unwrap().unwrap();
     up.send(batch(u64::from(credit.lines) + 1, &["x"])).await.unwrap();
-    assert_eq!(credits.message().await.unwrap_err().code(), Code::ResourceExhausted);
+    assert_eq!(heard(&mut credits).await.unwrap_err().code(), Code::ResourceExhausted);
     boot.beat(&wire).await;
     while boot.link.outstanding() > 0 {
         let frame = wire.hear().await.unwrap();
@@ -104,16 +109,16 @@ async fn a_log_ends_with_the_boot_that_it_is_of_and_a_newer_call_takes_its_place
     let mut boot = Boot::new(site.node, &site.offer);
     boot.enrol(&site.token().await).await;
     let (_up, mut older, _connection) = boot.log().await;
-    older.message().await.unwrap().unwrap();
+    heard(&mut older).await.unwrap().unwrap();
     let (up, mut credits, _other) = boot.log().await;
-    credits.message().await.unwrap().unwrap();
-    assert_eq!(older.message().await.unwrap_err().code(), Code::Aborted);
+    heard(&mut credits).await.unwrap().unwrap();
+    assert_eq!(heard(&mut older).await.unwrap_err().code(), Code::Aborted);
     up.send(batch(1, &["of this boot"])).await.unwrap();
-    assert_eq!(credits.message().await.unwrap().unwrap().received_through, 1);
+    assert_eq!(heard(&mut credits).await.unwrap().unwrap().received_through, 1);
     // A deployment begins with switching the machine off.
     site.deploy().await;
     up.send(batch(2, &["of a boot that is over"])).await.unwrap();
-    assert_eq!(credits.message().await.unwrap_err().code(), Code::PermissionDenied);
+    assert_eq!(heard(&mut credits).await.unwrap_err().code(), Code::PermissionDenied);
     assert!(!site.conductor.logs().has(site.node));
 }
 
@@ -124,9 +129,8 @@ async fn a_log_does_not_outlive_the_certificate_with_which_it_began() {
     boot.enrol(&site.token().await).await;
     boot.expires(&site.authority, Duration::from_secs(8));
     let (_up, mut credits, _connection) = boot.log().await;
-    credits.message().await.unwrap().unwrap();
-    let ended = tokio::time::timeout(LIMIT, credits.message()).await.expect("it goes on");
-    assert_eq!(ended.unwrap_err().code(), Code::PermissionDenied);
+    heard(&mut credits).await.unwrap().unwrap();
+    assert_eq!(heard(&mut credits).await.unwrap_err().code(), Code::PermissionDenied);
     // With that it cannot come again either, once its last second is over.
     let refused = tokio::time::timeout(LIMIT, async {
         while boot.open().await.is_ok() {

@@ -170,6 +170,7 @@ async fn an_agent_that_never_acknowledges_is_let_go_however_much_it_says_and_not
             ended = peer.ended() => break ended,
             () = tokio::time::sleep(Duration::from_secs(10)) => {}
         }
+        assert!(peer.begun.elapsed() < 2 * ACKNOWLEDGE, "it goes on");
         peer.tell(FromAgent::Heartbeat(Heartbeat::default()));
     };
     assert_eq!(reason, (Reason::Silent, ACKNOWLEDGE.as_secs()));
