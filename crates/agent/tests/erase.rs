@@ -5,13 +5,12 @@
 mod support;
 
 use erase::nvme::SanitizeAction;
-use hardware::{Contents, Device as _, Disk, Opened, Transfer};
+use hardware::{Contents, Device as _, Disk, Transfer};
 use hardware_sim::drive::{AtaProfile, NvmeProfile, SimClock, SimDrive};
 use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 use support::{Answer, Rig, rig, settings};
 use wire::agent::CommandRequest;
@@ -33,14 +32,7 @@ fn machine(names: &[&str]) -> (SimMachine, tempfile::TempDir) {
 /// A machine whose disk is the model of a drive.
 fn machine_of(drive: &SimDrive) -> SimMachine {
     let machine = SimMachine::new();
-    let opened = drive.clone();
-    machine.add_device(drive.disk(), move |_| Opened {
-        device: Box::new(opened.clone()),
-        medium: Box::new(opened.clone()),
-        partitions: Vec::new(),
-        released: Vec::new(),
-    });
-    machine.set_device(&drive.disk().name, Arc::new(drive.clone()));
+    machine.add_drive(drive);
     machine
 }
 
@@ -224,6 +216,33 @@ async fn a_disk_without_capacity_fails_the_step_unless_it_is_to_be_left_alone() 
 }
 
 #[tokio::test]
+async fn an_entry_of_skip_block_devices_that_describes_no_disk_erases_nothing() {
+    let (machine, folder) = machine(&["/dev/sda"]);
+    let rig = rig(machine, settings());
+    let mut params = step("erase_devices");
+    params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/sdb"}]});
+    let answer = clean(&rig, &params).await;
+    let (class, details) = error(&answer);
+    assert_eq!(class, "DeviceNotFound", "{}", answer.body);
+    assert!(details.contains("/dev/sdb") && details.contains("/dev/sda"), "{details}");
+    assert!(!is_zero(folder.path(), "/dev/sda") && rig.machine.events().is_empty());
+}
+
+#[tokio::test]
+async fn the_disks_below_an_array_that_is_to_be_left_alone_survive() {
+    let (machine, folder) = machine(&["/dev/sda", "/dev/sdb"]);
+    machine.change(|inventory| inventory.disks[0].holders = vec!["md127".to_owned()]);
+    machine.add_disk(Disk { serial: None, ..disk("/dev/md127", SIZE) });
+    let rig = rig(machine, settings());
+    let mut params = step("erase_devices");
+    params["node"]["properties"] = json!({"skip_block_devices": [{"name": "/dev/md127"}]});
+    let answer = clean(&rig, &params).await;
+    let told: Vec<&Value> = proofs(&answer).iter().map(|proof| &proof["outcome"]).collect();
+    assert_eq!(told, ["verified", "skipped", "skipped"]);
+    assert!(!is_zero(folder.path(), "/dev/sda") && is_zero(folder.path(), "/dev/sdb"));
+}
+
+#[tokio::test]
 async fn an_array_goes_with_the_disks_that_it_is_built_on() {
     let (machine, _folder) = machine(&["/dev/sda"]);
     machine.change(|inventory| inventory.disks[0].holders = vec!["md127".to_owned()]);
@@ -293,7 +312,6 @@ async fn a_sanitize_that_a_power_cut_interrupted_is_taken_up_though_the_drive_ca
     let profile = NvmeProfile { sanitize: 4, ..NvmeProfile::full() };
     let drive = sanitizing(profile, SanitizeAction::Overwrite, &clock);
     let rig = rig(machine_of(&drive), settings());
-    rig.machine.inject(Fault::Look("/dev/nvme0n1".to_owned()));
     let params: Map<String, Value> = step("erase_devices").as_object().cloned().unwrap();
     let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
     let record = rig.dispatcher.submit(request).await.unwrap();
@@ -319,7 +337,6 @@ async fn a_drive_that_an_interrupted_erase_left_locked_is_unlocked_marked_and_er
     drive.set_password(password);
     drive.power_cut();
     let rig = rig(machine_of(&drive), settings());
-    rig.machine.inject(Fault::Look("/dev/sda".to_owned()));
     let answer = clean(&rig, &step("erase_devices")).await;
     let proof = &proofs(&answer)[0];
     assert_eq!((&proof["outcome"], &proof["method"]), (&json!("verified"), &json!("ata_security_enhanced")));

@@ -7,8 +7,9 @@ mod smart;
 
 pub use identify::{Identify, SanitizeSupport, Security};
 pub use sat::{AtaError, Registers, hidden_blocks, is_ata, send};
-pub use smart::{Attribute, SmartData, smart_verdict};
+pub use smart::{Attribute, SelfTestResult, SmartData, smart_verdict};
 
+use crate::TestAction;
 use crate::words::{byte, le16, le64};
 use std::time::Duration;
 
@@ -234,10 +235,22 @@ pub fn smart_return_status() -> Command {
     Command { registers: true, ..smart("SMART RETURN STATUS", 0xda, Protocol::NonData) }
 }
 
-/// SMART EXECUTE OFF-LINE IMMEDIATE (B0h/D4h): begins the short or the extended self-test.
-pub fn smart_self_test(extended: bool) -> Command {
+/// SMART EXECUTE OFF-LINE IMMEDIATE (B0h/D4h): a self-test in off-line mode, or the end of it.
+pub fn smart_self_test(test: TestAction) -> Command {
     let command = smart("SMART EXECUTE OFF-LINE IMMEDIATE", 0xd4, Protocol::NonData);
-    Command { lba: command.lba | if extended { 2 } else { 1 }, ..command }
+    let code = match test {
+        TestAction::Short => 1,
+        TestAction::Extended => 2,
+        TestAction::Abort => 0x7f,
+    };
+    Command { lba: command.lba | code, ..command }
+}
+
+/// SMART READ LOG (B0h/D5h) of the self-test log: one sector.
+pub fn smart_read_self_tests() -> Command {
+    const PAGE: u64 = 0x06;
+    let command = smart("SMART READ LOG", 0xd5, Protocol::PioIn);
+    Command { lba: command.lba | PAGE, count: 1, ..command }
 }
 
 fn smart(name: &'static str, feature: u16, protocol: Protocol) -> Command {

@@ -26,3 +26,14 @@ pub use error::{Attempt, EraseError, Failure};
 pub use method::{Method, Nist};
 pub use options::{OptionError, Options};
 pub use words::Malformed;
+
+/// What a device is to do about testing itself: the same three on NVMe, ATA and SCSI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestAction {
+    /// Begin the short self-test: minutes.
+    Short,
+    /// Begin the extended one, which reads everything: hours.
+    Extended,
+    /// End the one that runs.
+    Abort,
+}

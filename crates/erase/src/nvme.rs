@@ -6,6 +6,7 @@ mod log;
 pub use identify::{Controller, Namespace, SanitizeSupport, active_namespaces};
 pub use log::{FirmwareSlots, Health, SanitizeLog, SanitizeState, SelfTest, SelfTestLog, SelfTestResult};
 
+use crate::TestAction;
 use hardware::NvmeCommand;
 
 /// Bytes of every Identify structure.
@@ -106,9 +107,13 @@ pub fn format(number: u32, namespace: &Namespace, erase: FormatErase) -> NvmeCom
     NvmeCommand { opcode: 0x80, namespace: number, cdw10: [value, 0, 0, 0, 0, 0], ..NvmeCommand::default() }
 }
 
-/// Device Self-test (base 2.0, 5.9) of all namespaces: the short or the extended one.
-pub fn self_test(extended: bool) -> NvmeCommand {
-    let code = if extended { 2 } else { 1 };
+/// Device Self-test (base 2.0, 5.9) of all namespaces.
+pub fn self_test(test: TestAction) -> NvmeCommand {
+    let code = match test {
+        TestAction::Short => 1,
+        TestAction::Extended => 2,
+        TestAction::Abort => 0xf,
+    };
     NvmeCommand { opcode: 0x14, namespace: ALL_NAMESPACES, cdw10: [code, 0, 0, 0, 0, 0], ..NvmeCommand::default() }
 }
 
@@ -121,12 +126,8 @@ pub fn firmware_download(offset: u32, length: u32) -> NvmeCommand {
 /// What Firmware Commit is to do (base 2.0, figure 175).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitAction {
-    /// Put the downloaded image into the slot, without activating it.
-    Store,
-    /// Put it there, and activate it at the next reset of the controller.
+    /// Put the downloaded image into the slot, and activate it at the next reset of the controller.
     StoreAndActivateAtReset,
-    /// Activate what is in the slot at the next reset.
-    ActivateAtReset,
     /// Put it there and activate it now.
     StoreAndActivateNow,
 }
@@ -134,9 +135,7 @@ pub enum CommitAction {
 /// Firmware Commit (base 2.0, 5.12). Slot 0 lets the controller choose.
 pub fn firmware_commit(slot: u8, action: CommitAction) -> NvmeCommand {
     let action = match action {
-        CommitAction::Store => 0,
         CommitAction::StoreAndActivateAtReset => 1,
-        CommitAction::ActivateAtReset => 2,
         CommitAction::StoreAndActivateNow => 3,
     };
     let value = u32::from(slot & 7) | action << 3;
@@ -155,6 +154,8 @@ pub mod status {
     pub const SANITIZE_IN_PROGRESS: u16 = 0x01d;
     /// A format is running.
     pub const FORMAT_IN_PROGRESS: u16 = 0x084;
+    /// A self-test is running already.
+    pub const SELF_TEST_IN_PROGRESS: u16 = 0x11d;
     /// Firmware: needs a reset of the machine.
     pub const FIRMWARE_NEEDS_CONVENTIONAL_RESET: u16 = 0x10b;
     /// Firmware: needs a reset of the NVM subsystem.
@@ -197,7 +198,7 @@ pub fn status_text(value: u16) -> String {
         0x112 => "firmware activation takes too long to do it now",
         0x113 => "firmware activation prohibited",
         0x114 => "overlapping range of firmware",
-        0x11d => "self-test in progress",
+        status::SELF_TEST_IN_PROGRESS => "self-test in progress",
         0x370 | 0x371 => "aborted by the host",
         _ => "error",
     };

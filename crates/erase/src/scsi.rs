@@ -4,11 +4,13 @@ mod pages;
 mod sense;
 
 pub use pages::{
-    BlockLimits, Capacity, Characteristics, Inquiry, LogPage, Provisioning, log_parameters, supported_pages,
+    BlockLimits, Capacity, Characteristics, Inquiry, LogPage, Provisioning, SelfTestResult, log_parameters,
+    supported_pages,
 };
 pub use sense::Sense;
 pub(crate) use sense::{descriptors, status_text};
 
+use crate::TestAction;
 use crate::words::byte;
 use hardware::{Device, DeviceError, ScsiCompletion, Transfer};
 use std::time::Duration;
@@ -117,22 +119,14 @@ pub fn sanitize(action: SanitizeAction) -> Command {
     Command::new("SANITIZE", &[0x48, flags | action.code(), 0, 0, 0, 0, 0, 0, length, 0])
 }
 
-/// WRITE SAME (16) (93h) of one block of data over `blocks`; `unmap` lets the device free them instead.
-pub fn write_same(lba: u64, blocks: u32, unmap: bool) -> Command {
-    let mut cdb = vec![0x93, if unmap { 1 << 3 } else { 0 }];
-    cdb.extend(lba.to_be_bytes());
-    cdb.extend(blocks.to_be_bytes());
-    cdb.extend([0, 0]);
-    Command::new("WRITE SAME (16)", &cdb)
-}
-
-/// UNMAP (42h), and its parameter list, of one range.
-pub fn unmap(lba: u64, blocks: u32) -> (Command, [u8; 24]) {
-    let mut list = [0; 24];
-    list[..4].copy_from_slice(&[0, 22, 0, 16]);
-    list[8..16].copy_from_slice(&lba.to_be_bytes());
-    list[16..20].copy_from_slice(&blocks.to_be_bytes());
-    (Command::new("UNMAP", &[0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0]), list)
+/// SEND DIAGNOSTIC (1Dh; SPC-4, 6.42): a self-test in the background, or the end of it.
+pub fn self_test(test: TestAction) -> Command {
+    let code = match test {
+        TestAction::Short => 1,
+        TestAction::Extended => 2,
+        TestAction::Abort => 4,
+    };
+    Command::new("SEND DIAGNOSTIC", &[0x1d, code << 5, 0, 0, 0, 0])
 }
 
 /// Why a SCSI command did not end well.

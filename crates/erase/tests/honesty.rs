@@ -12,16 +12,26 @@ fn any_bench() -> impl Strategy<Value = Bench> {
     let nvme =
         (0..8_u32, any::<bool>(), 0..8_u8, 1..3_u32).prop_map(|(sanitize, format, format_attributes, namespaces)| {
             let namespaces = (1..=namespaces).collect();
-            Bench::nvme(NvmeProfile { sanitize, format, format_attributes, namespaces, firmware: None })
+            Bench::nvme(NvmeProfile { sanitize, format, format_attributes, namespaces, ..NvmeProfile::qemu() })
         });
     let ata = (any::<[bool; 5]>(), 0..8_u16, prop::bool::weighted(0.2)).prop_map(
         |([security, enhanced, frozen, sanitize_frozen, solid_state], sanitize, hidden)| {
             let hidden = if hidden { 2048 } else { 0 };
-            Bench::ata(AtaProfile { security, enhanced, frozen, sanitize, sanitize_frozen, hidden, solid_state })
+            Bench::ata(AtaProfile {
+                security,
+                enhanced,
+                frozen,
+                sanitize,
+                sanitize_frozen,
+                hidden,
+                solid_state,
+                self_test: false,
+            })
         },
     );
-    let scsi = (0..8_u8, any::<bool>())
-        .prop_map(|(sanitize, reports_operations)| Bench::scsi(ScsiProfile { sanitize, reports_operations }));
+    let scsi = (0..8_u8, any::<bool>()).prop_map(|(sanitize, reports_operations)| {
+        Bench::scsi(ScsiProfile { sanitize, reports_operations, self_test: false })
+    });
     prop_oneof![4 => nvme, 4 => ata, 3 => scsi, 1 => Just(()).prop_map(|()| Bench::virtio())]
 }
 

@@ -35,7 +35,7 @@ fn the_best_that_a_drive_has_is_used() {
         Bench::nvme(NvmeProfile { sanitize, format, format_attributes, ..NvmeProfile::qemu() })
     };
     let ata = |profile| Bench::ata(profile);
-    let scsi = |sanitize| Bench::scsi(ScsiProfile { sanitize, reports_operations: true });
+    let scsi = |sanitize| Bench::scsi(ScsiProfile { sanitize, ..ScsiProfile::full() });
     let cases = [
         (nvme(7, true, 4), Method::NvmeSanitizeCrypto, Nist::Purge),
         (nvme(6, true, 4), Method::NvmeSanitizeBlock, Nist::Purge),
@@ -68,7 +68,7 @@ fn a_disk_that_does_not_tell_what_it_has_is_tried_if_it_is_new_enough() {
     let bench = Bench::scsi(ScsiProfile { reports_operations: false, ..ScsiProfile::full() });
     assert_eq!(erased(&bench, &Options::default()).0, Method::ScsiSanitizeCrypto);
     // Without crypto erase, which only the attempt shows.
-    let bench = Bench::scsi(ScsiProfile { reports_operations: false, sanitize: 2 });
+    let bench = Bench::scsi(ScsiProfile { reports_operations: false, sanitize: 2, ..ScsiProfile::full() });
     let done = bench.erase(&Options::default()).unwrap();
     assert_eq!((done.method, done.passed_over.len()), (Method::ScsiSanitizeBlock, 1));
 }
@@ -475,4 +475,15 @@ fn an_overwrite_stops_between_two_writes() {
     assert!(error.contains("a part of the device is overwritten"), "{error}");
     let left = bench.drive.old_blocks();
     assert!(left > 0 && left < 16384, "{left}");
+}
+
+#[test]
+fn the_percentage_of_a_discard_goes_up_once() {
+    let bench = Bench::virtio();
+    let options = Options { discard: true, passes: 2, ..Options::default() };
+    let waiter = bench.waiter();
+    assert_eq!(erase::erase(&bench.drive, &bench.grant(), &options, &waiter).unwrap().method, Method::Discard);
+    let told: Vec<_> =
+        waiter.heard.into_inner().unwrap().into_iter().map(|progress| progress.permille.unwrap()).collect();
+    assert!(told.is_sorted() && told[0] == 0 && told.iter().any(|permille| *permille > 800), "{told:?}");
 }

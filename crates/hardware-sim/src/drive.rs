@@ -21,12 +21,14 @@ mod nvme;
 mod operation;
 mod recorded;
 mod scsi;
+mod self_test;
 
 pub use ata::AtaProfile;
 pub use nvme::NvmeProfile;
 pub use operation::DriveFault;
 pub use recorded::{Exchange, exchanges};
 pub use scsi::ScsiProfile;
+pub use self_test::SelfTestEnd;
 
 use hardware::{
     Bus, Device, DeviceError, DeviceId, Disk, Limits, MarkedMedium, Medium, NvmeCommand, NvmeCompletion,
@@ -135,6 +137,11 @@ impl SimDrive {
         self.state().works.inject(fault, true);
     }
 
+    /// Sets how its self-tests end.
+    pub fn set_self_tests(&self, end: SelfTestEnd) {
+        self.state().works.tests.end = end;
+    }
+
     /// Switches the drive off and on. A sanitize goes on by itself, a password locks.
     pub fn power_cut(&self) {
         let State { works, model } = &mut *self.state();
@@ -151,6 +158,20 @@ impl SimDrive {
         let State { works, .. } = &mut *self.state();
         works.settle();
         works.media.old_blocks()
+    }
+
+    /// Zeros at both ends, which have to be there afterwards: what an erase of metadata does.
+    pub(crate) fn erase_ends(&self) -> Result<(), DeviceError> {
+        const END: u64 = 1 << 20;
+        let mut found = vec![0; END as usize];
+        for offset in [0, self.0.limits.size - END] {
+            self.write_at(&vec![0; END as usize], offset)?;
+            self.read_at(&mut found, offset)?;
+            if found.iter().any(|byte| *byte != 0) {
+                return Err(self.io("read", "it still holds what was there before"));
+            }
+        }
+        Ok(())
     }
 
     /// Writes the known data again, as somebody who uses the drive.

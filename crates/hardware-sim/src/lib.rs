@@ -21,9 +21,10 @@ pub use file::{FileDisk, Lie};
 
 mod maintain;
 
+use drive::SimDrive;
 use hardware::{
-    Contents, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine, MachineError, Opened, Outcome,
-    PowerAction, WriteGrant,
+    Contents, Device as _, DeviceError, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine,
+    MachineError, Opened, Outcome, PowerAction, WriteGrant,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -86,7 +87,7 @@ struct State {
     inventory: Inventory,
     files: BTreeMap<String, PathBuf>,
     lies: BTreeMap<String, Lie>,
-    openers: Openers,
+    drives: BTreeMap<String, SimDrive>,
     released: BTreeMap<String, Vec<String>>,
     pstore: Option<Vec<String>>,
     contents: BTreeMap<String, Contents>,
@@ -105,18 +106,6 @@ struct End(Option<Arc<dyn Fn(PowerAction) + Send + Sync>>);
 impl std::fmt::Debug for End {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("End").field(&self.0.is_some()).finish()
-    }
-}
-
-/// What opens disks that are models of devices, by device node.
-#[derive(Default)]
-struct Openers(BTreeMap<String, Opener>);
-
-type Opener = Arc<dyn Fn(&DeviceId) -> Opened + Send + Sync>;
-
-impl std::fmt::Debug for Openers {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 
@@ -184,11 +173,12 @@ impl SimMachine {
         Ok(())
     }
 
-    /// Adds a disk that is a model of a device; `open` opens it for its erase.
-    pub fn add_device(&self, disk: Disk, open: impl Fn(&DeviceId) -> Opened + Send + Sync + 'static) {
+    /// Adds a disk that is the model of a drive: what it holds, whether it can be looked into, and all commands to it are the
+    /// model's.
+    pub fn add_drive(&self, drive: &SimDrive) {
         let mut state = self.state();
-        state.openers.0.insert(disk.name.clone(), Arc::new(open));
-        state.inventory.disks.push(disk);
+        state.inventory.disks.push(drive.disk());
+        state.drives.insert(drive.disk().name, drive.clone());
     }
 
     /// Lets the file disk `name` say of its erase what is not true.
@@ -278,6 +268,12 @@ impl Machine for SimMachine {
             let (what, source) = broken(&disk.name);
             return Err(MachineError::Read { what, source });
         }
+        if let Some(drive) = state.drives.get(&disk.name) {
+            let mut first = [0; drive::BLOCK];
+            let unreadable =
+                |error: DeviceError| MachineError::Read { what: disk.name.clone(), source: io::Error::other(error) };
+            drive.read_at(&mut first, 0).map_err(unreadable)?;
+        }
         Ok(state.contents.get(&disk.name).cloned().unwrap_or_default())
     }
 
@@ -306,6 +302,11 @@ impl Machine for SimMachine {
             let (what, source) = broken(&device.node);
             return Err(MachineError::Write { what, source });
         }
+        if let Some(drive) = state.drives.get(&device.node) {
+            drive
+                .erase_ends()
+                .map_err(|error| MachineError::Write { what: device.node.clone(), source: io::Error::other(error) })?;
+        }
         state.events.push(Event::Erased(device.node.clone()));
         let outcome = Outcome::Verified { evidence: "simulated".to_owned() };
         Ok(EraseProof::new(device.clone(), "metadata", outcome))
@@ -320,8 +321,13 @@ impl Machine for SimMachine {
             let (what, source) = broken(&device.node);
             return Err(MachineError::Read { what, source });
         }
-        let mut opened = if let Some(open) = state.openers.0.get(&device.node) {
-            open(device)
+        let mut opened = if let Some(drive) = state.drives.get(&device.node) {
+            Opened {
+                device: Box::new(drive.clone()),
+                medium: Box::new(drive.clone()),
+                partitions: Vec::new(),
+                released: Vec::new(),
+            }
         } else {
             let path = state.files.get(&device.node).ok_or_else(|| MachineError::Unsupported {
                 what: format!("opening {device}"),

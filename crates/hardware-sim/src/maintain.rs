@@ -57,6 +57,9 @@ impl SimMachine {
     fn device(&self, id: &DeviceId) -> Result<Arc<dyn Device>, MachineError> {
         let state = self.state();
         state.check(id)?;
+        if let Some(drive) = state.drives.get(&id.node) {
+            return Ok(Arc::new(drive.clone()));
+        }
         state.parts.devices.get(&id.node).cloned().ok_or_else(|| {
             let (what, source) = broken(&id.node);
             MachineError::Read { what, source }

@@ -46,6 +46,13 @@ pub struct Extent {
     pub least: u64,
 }
 
+impl Extent {
+    /// Bytes that [`check`] reads of a disk of `size` bytes.
+    pub fn bytes_of(&self, size: u64) -> u64 {
+        places::sample_count(size.div_ceil(BLOCK), self.percent, self.least) * BLOCK
+    }
+}
+
 /// What was on the disk just before it was erased.
 #[derive(Debug)]
 pub struct Before {
@@ -204,7 +211,7 @@ pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) ->
 impl Before {
     /// Bytes that [`check`] is going to read.
     pub fn bytes_to_read(&self) -> u64 {
-        places::sample_count(self.size.div_ceil(BLOCK), self.extent.percent, self.extent.least) * BLOCK
+        self.extent.bytes_of(self.size)
     }
 }
 

@@ -16,7 +16,7 @@ use proof::{Extent, NotProven};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use transport::client::chain;
 
 /// Blocks that are read back of every disk at least, where it has as many.
@@ -25,6 +25,11 @@ const LEAST_BLOCKS: u64 = 64;
 const PERCENT: u8 = 1;
 /// Disks that are erased at the same time, unless the driver says otherwise; Ironic's default.
 const AT_ONCE: u64 = 4;
+
+/// Bytes that erasing metadata counts as: both ends of a disk.
+const METADATA: u64 = 2 << 20;
+/// How often it is told that nothing is heard of a device that tells nothing.
+const QUIET: Duration = Duration::from_secs(15);
 
 /// What the node and its driver say of erasing.
 struct Settings {
@@ -44,6 +49,21 @@ impl Settings {
         }
         options.seed = rand::random();
         Ok(Self { kind, options, percent: percent(node).map_err(wrong)?, at_once: at_once(node).map_err(wrong)? })
+    }
+}
+
+impl Settings {
+    /// How much is looked at, without the seed that chooses it.
+    fn extent(&self) -> Extent {
+        Extent { seed: 0, percent: self.percent, least: LEAST_BLOCKS }
+    }
+
+    /// Bytes of a disk that are erased, and that are read back.
+    fn work(&self, disk: &Disk) -> [u64; 2] {
+        match self.kind.takes_commands(disk) {
+            true => [disk.size, self.extent().bytes_of(disk.size)],
+            false => [METADATA, 0],
+        }
     }
 }
 
@@ -162,7 +182,7 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
     let sorted = sort(shared, &call.node, kind, skip_read_only).await.map_err(failed)?;
     let Sorted { erasable, skipped, failed: unfit } = sorted;
     let plan = Plan::new(kind.step(), erasable);
-    let fleet = Fleet::new(Arc::clone(&call.control), plan.disks());
+    let fleet = Fleet::new(Arc::clone(&call.control), plan.disks(), |disk| settings.work(disk));
     let mut results = Results::default();
     unfit.iter().for_each(|proof| results.note(proof, false));
     let groups = match kind {
@@ -183,7 +203,7 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
         })
         .collect();
     let mut running = futures::stream::iter(tasks).buffer_unordered(at_once);
-    while let Some((disks, done)) = running.next().await {
+    while let Some((disks, done)) = told(&fleet, running.next()).await {
         match done {
             Err(error) => {
                 let why = chain(&error);
@@ -205,6 +225,17 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
     }
     results.others = skipped.into_iter().chain(unfit).collect();
     results.end(kind)
+}
+
+/// Waits, and tells meanwhile how it stands: a Security Erase says nothing for hours.
+async fn told<T>(fleet: &Fleet, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        match tokio::time::timeout(QUIET, work.as_mut()).await {
+            Ok(done) => return done,
+            Err(_) => fleet.tell(),
+        }
+    }
 }
 
 /// Opens all disks before the first is touched: what one of them is a part of may be what keeps another one busy. Namespaces of
@@ -278,7 +309,7 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     if let Err(error) = erase::release(device.as_ref(), &grant) {
         return failed(&watch, &disk, chain(&error));
     }
-    let extent = Extent { seed: rand::random(), percent: settings.percent, least: LEAST_BLOCKS };
+    let extent = Extent { seed: rand::random(), ..settings.extent() };
     let before = match proof::plant(medium.as_mut(), &partitions, extent) {
         Ok(before) => before,
         Err(error) => return failed(&watch, &disk, chain(&error)),
@@ -318,7 +349,8 @@ fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Opt
     drop(device);
     let total = before.bytes_to_read();
     let look = looks(done.method, options);
-    let reading = match proof::check(medium.as_mut(), &before, look, &mut |bytes| watch.read(bytes, total)) {
+    let progress = watch.reading();
+    let reading = match proof::check(medium.as_mut(), &before, look, &mut |bytes| progress.read(bytes, total)) {
         Ok(reading) => reading,
         Err(NotProven::Stopped) => {
             let words = format!("erased by {}, and stopped on request before it was read back", done.method);

@@ -1,7 +1,7 @@
 //! SMART data (ACS-3, 7.48; the attributes are what vendors agreed on, no standard has them).
 
 use super::{Registers, SECTOR};
-use crate::words::{Malformed, at_least, byte, le16};
+use crate::words::{Malformed, at_least, byte, le16, le32};
 
 /// An attribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +27,15 @@ pub struct SmartData {
     pub self_test_result: u8,
     /// Minutes of a short and of an extended self-test.
     pub self_test_minutes: [u16; 2],
+    /// Self-tests are there.
+    pub self_test: bool,
 }
 
 impl SmartData {
     /// Reads the answer. Data with a wrong checksum is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self, Malformed> {
         const WHAT: &str = "SMART data";
-        at_least(WHAT, bytes, SECTOR)?;
-        let bytes = &bytes[..SECTOR];
-        if bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) != 0 {
-            return Err(Malformed { what: WHAT, reason: "its checksum is wrong".to_owned() });
-        }
+        let bytes = checked(WHAT, bytes)?;
         let status = byte(bytes, 363);
         let extended = match byte(bytes, 373) {
             0xff => le16(bytes, 375),
@@ -56,8 +54,59 @@ impl SmartData {
             self_test_remaining: (status >> 4 == 0xf).then_some(status & 0xf),
             self_test_result: if status >> 4 == 0xf { 0 } else { status >> 4 },
             self_test_minutes: [u16::from(byte(bytes, 372)), extended],
+            self_test: byte(bytes, 367) & 1 << 4 != 0,
         })
     }
+}
+
+/// The newest entry of the SMART self-test log (ACS-3, A.13).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelfTestResult {
+    /// Where it lies in the log, from 1; it moves on with each test.
+    pub index: u8,
+    /// How it was started: 1 short, 2 extended.
+    pub kind: u8,
+    /// 0 is good; 1 and 2 are aborts, 3 to 8 are failures, 15 is one that runs.
+    pub result: u8,
+    /// Hours that the drive had been on, as it counts in 16 bits.
+    pub power_on_hours: u16,
+    /// The block that failed first, where it says one.
+    pub failing_block: Option<u64>,
+}
+
+impl SelfTestResult {
+    const ENTRY: usize = 24;
+    const ENTRIES: u8 = 21;
+
+    /// Reads the log; `None` where there never was one. A log with a wrong checksum is refused.
+    pub fn newest(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        const WHAT: &str = "SMART self-test log";
+        let bytes = checked(WHAT, bytes)?;
+        let index = byte(bytes, 508);
+        if index == 0 || index > Self::ENTRIES {
+            return Ok(None);
+        }
+        let entry = &bytes[2 + Self::ENTRY * usize::from(index - 1)..];
+        let result = byte(entry, 1) >> 4;
+        let block = le32(entry, 5);
+        Ok(Some(Self {
+            index,
+            kind: byte(entry, 0) & 0x7f,
+            result,
+            power_on_hours: le16(entry, 2),
+            failing_block: ((3..=8).contains(&result) && block != u32::MAX).then_some(u64::from(block)),
+        }))
+    }
+}
+
+/// One sector whose bytes add up to zero.
+fn checked<'a>(what: &'static str, bytes: &'a [u8]) -> Result<&'a [u8], Malformed> {
+    at_least(what, bytes, SECTOR)?;
+    let bytes = &bytes[..SECTOR];
+    if bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte)) != 0 {
+        return Err(Malformed { what, reason: "its checksum is wrong".to_owned() });
+    }
+    Ok(bytes)
 }
 
 /// Whether the drive is well, from the registers after SMART RETURN STATUS; `None` where they say neither.

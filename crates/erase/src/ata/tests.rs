@@ -128,3 +128,20 @@ fn an_overlay_tells_how_large_the_drive_really_is() {
     assert_eq!(dco_blocks(&checked(bytes.clone())), Some(1000));
     assert_eq!(dco_blocks(&bytes), None);
 }
+
+#[test]
+fn the_newest_self_test_of_a_drive_is_where_its_log_says() {
+    let mut log = vec![0; SECTOR];
+    assert_eq!(SelfTestResult::newest(&log), Ok(None));
+    log[2 + 24..2 + 24 + 9].copy_from_slice(&[1, 0x70, 9, 0, 0, 77, 0, 0, 0]);
+    log[508] = 2;
+    assert!(SelfTestResult::newest(&log).unwrap_err().to_string().contains("checksum"));
+    log[511] = log.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+    let failed = SelfTestResult { index: 2, kind: 1, result: 7, power_on_hours: 9, failing_block: Some(77) };
+    assert_eq!(SelfTestResult::newest(&log), Ok(Some(failed)));
+    let cdb = sat::cdb(&smart_read_self_tests());
+    assert_eq!(cdb, [0x85, 0x08, 0x0e, 0, 0xd5, 0, 1, 0, 6, 0, 0x4f, 0, 0xc2, 0, 0xb0, 0]);
+    let codes =
+        [TestAction::Short, TestAction::Extended, TestAction::Abort].map(|test| sat::cdb(&smart_self_test(test))[8]);
+    assert_eq!(codes, [1, 2, 0x7f]);
+}

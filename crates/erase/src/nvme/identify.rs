@@ -11,8 +11,6 @@ pub struct Controller {
     pub model: String,
     /// Firmware revision.
     pub firmware: String,
-    /// Whether other controllers may share the NVM subsystem, with its namespaces.
-    pub several_controllers: bool,
     /// Format NVM is there.
     pub format: bool,
     /// Firmware Commit and Download are there.
@@ -31,8 +29,6 @@ pub struct Controller {
     pub write_zeroes: bool,
     /// Slots for firmware, 1 to 7.
     pub firmware_slots: u8,
-    /// Slot 1 cannot be written.
-    pub first_slot_read_only: bool,
     /// Firmware can be activated without a reset.
     pub activates_without_reset: bool,
     /// Bytes whose multiples parts of a firmware image have to be; `None` where the controller does not care.
@@ -71,7 +67,6 @@ impl Controller {
             serial: text(&bytes[4..24]),
             model: text(&bytes[24..64]),
             firmware: text(&bytes[64..72]),
-            several_controllers: byte(bytes, 76) & 1 << 1 != 0,
             format: commands & 1 << 1 != 0,
             firmware_update: commands & 1 << 2 != 0,
             self_test: commands & 1 << 4 != 0,
@@ -85,7 +80,6 @@ impl Controller {
             format_crypto: format & 1 << 2 != 0,
             write_zeroes: le16(bytes, 520) & 1 << 3 != 0,
             firmware_slots: firmware >> 1 & 7,
-            first_slot_read_only: firmware & 1 != 0,
             activates_without_reset: firmware & 1 << 4 != 0,
             // In units of 4 KiB; FFh is no restriction, and 0 says nothing.
             firmware_granularity: match byte(bytes, 319) {

@@ -17,7 +17,10 @@ fn commands_have_the_fields_of_the_standard() {
     assert_eq!(words, [0x0c, 0x0a, 0x1b, 0x01]);
     assert_eq!(firmware_download(8192, 4096).cdw10[..2], [1023, 2048]);
     assert_eq!(firmware_commit(2, CommitAction::StoreAndActivateAtReset).cdw10[0], 0b001_010);
-    assert_eq!(self_test(true).cdw10[0], 2);
+    assert_eq!(
+        [TestAction::Short, TestAction::Extended, TestAction::Abort].map(|test| self_test(test).cdw10[0]),
+        [1, 2, 15]
+    );
 }
 
 #[test]
@@ -41,7 +44,6 @@ fn a_controller_says_what_it_can_do() {
     let mut bytes = vec![0; IDENTIFY_LENGTH];
     put(&mut bytes, 4, b"S1                  Model One");
     put(&mut bytes, 64, b"FW1.2   ");
-    bytes[76] = 2;
     put(&mut bytes, 256, &0b1_0110_u16.to_le_bytes());
     bytes[260] = 0b1_0111;
     put(&mut bytes, 316, &35_u16.to_le_bytes());
@@ -51,10 +53,10 @@ fn a_controller_says_what_it_can_do() {
     bytes[524] = 0b110;
     let controller = Controller::parse(&bytes).unwrap();
     assert_eq!((&*controller.serial, &*controller.model, &*controller.firmware), ("S1", "Model One", "FW1.2"));
-    assert!(controller.several_controllers && controller.format && controller.firmware_update && controller.self_test);
+    assert!(controller.format && controller.firmware_update && controller.self_test);
     assert!(controller.sanitize.crypto && controller.sanitize.block && !controller.sanitize.overwrite);
     assert!(controller.format_erases_all && controller.format_crypto && !controller.write_zeroes);
-    assert_eq!((controller.firmware_slots, controller.first_slot_read_only), (3, true));
+    assert_eq!(controller.firmware_slots, 3);
     assert_eq!((controller.firmware_granularity, controller.self_test_minutes), (Some(8192), 35));
     assert!(Controller::parse(&bytes[..4095]).is_err());
 }

@@ -6,11 +6,14 @@
 use super::{Finished, Meter, Offer, Run, WHOLE};
 use crate::{Failure, Method, Options};
 use hardware::{Device, DeviceError, Limits};
+use std::ops::Range;
 
 /// Bytes of a write or a read.
 const CHUNK: u64 = 1 << 20;
 /// Bytes of one request to write zeros or to discard: between two there is progress, and a chance to stop.
 const REQUEST: u64 = 256 << 20;
+/// The share of a discard in its method, the rest of which is reading all of the device.
+const DISCARD: u32 = WHOLE / 20;
 /// Blocks that are read back, besides the first and the last.
 const SAMPLES: u64 = 64;
 /// Blocks that cannot be written, after which the rest is not tried any more.
@@ -42,12 +45,14 @@ pub(crate) fn carry_out(run: Run<'_>) -> Result<Finished, Failure> {
     let limits = run.device.limits();
     match run.method {
         Method::WriteZeroes => {
-            requests(run, &limits, 1, |device, at, length| device.write_zeroes(at, length))?;
+            requests(run, &limits, 1, WHOLE, |device, at, length| device.write_zeroes(at, length))?;
             run.device.flush()?;
             samples(run, &limits, |_, buffer| buffer.fill(0))
         }
         Method::Discard => {
-            requests(run, &limits, limits.discard_granularity, |device, at, length| device.discard(at, length))?;
+            requests(run, &limits, limits.discard_granularity, DISCARD, |device, at, length| {
+                device.discard(at, length)
+            })?;
             run.device.flush()?;
             zeros_everywhere(run, &limits)
         }
@@ -59,16 +64,19 @@ fn go_on(run: Run<'_>) -> Result<(), Failure> {
     if run.control.is_cancelled() { Err(Failure::Cancelled(PARTLY)) } else { Ok(()) }
 }
 
-fn part(done: u64, whole: u64) -> Option<u32> {
-    let whole = u128::from(whole.max(1));
-    Some((u128::from(done) * u128::from(WHOLE) / whole) as u32)
+/// How far the method is when `done` of `whole` are, which are these 65536ths of it.
+fn part(done: u64, whole: u64, of: Range<u32>) -> Option<u32> {
+    let length = u128::from(of.end - of.start);
+    Some(of.start + (u128::from(done) * length / u128::from(whole.max(1))) as u32)
 }
 
-/// Asks for the whole device in pieces, each of which begins at a multiple of `granularity`.
+/// Asks for the whole device in pieces, each of which begins at a multiple of `granularity`. All of it is `share` 65536ths of the
+/// method.
 fn requests(
     run: Run<'_>,
     limits: &Limits,
     granularity: u64,
+    share: u32,
     request: impl Fn(&dyn Device, u64, u64) -> Result<(), DeviceError>,
 ) -> Result<(), Failure> {
     let granularity = granularity.max(1);
@@ -77,7 +85,7 @@ fn requests(
     let mut at = 0;
     while at < limits.size {
         go_on(run)?;
-        meter.report(part(at, limits.size));
+        meter.report(part(at, limits.size, 0..share));
         let length = step.min(limits.size - at);
         request(run.device, at, length)?;
         at += length;
@@ -92,7 +100,7 @@ fn zeros_everywhere(run: Run<'_>, limits: &Limits) -> Result<Finished, Failure> 
     let mut at = 0;
     while at < limits.size {
         go_on(run)?;
-        meter.report(part(at, limits.size));
+        meter.report(part(at, limits.size, DISCARD..WHOLE));
         let length = CHUNK.min(limits.size - at);
         let chunk = &mut buffer[..length as usize];
         run.device.read_at(chunk, at)?;
@@ -156,7 +164,8 @@ fn overwrite(run: Run<'_>, limits: &Limits) -> Result<Finished, Failure> {
         while at < limits.size {
             go_on(run)?;
             // All passes together; in KiB, so that many of a large disk do not overflow.
-            meter.report(part((pass * (limits.size >> 10)).saturating_add(at >> 10), all * (limits.size >> 10)));
+            let done = (pass * (limits.size >> 10)).saturating_add(at >> 10);
+            meter.report(part(done, all * (limits.size >> 10), 0..WHOLE));
             let length = CHUNK.min(limits.size - at);
             let chunk = &mut buffer[..length as usize];
             if !is_zero {

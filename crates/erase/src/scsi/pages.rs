@@ -159,3 +159,42 @@ pub fn log_parameters(page: u8, bytes: &[u8]) -> Result<Vec<LogPage<'_>>, Malfor
     }
     Ok(found)
 }
+
+/// The newest self-test (page 10h, parameter 1; SPC-4, 7.3.21).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SelfTestResult {
+    /// How it was started: 1 short and 2 extended in the background, others in the foreground; 0 by no such command, or never.
+    pub code: u8,
+    /// 0 is good; 1 and 2 are aborts, 3 to 7 are failures, 15 is one that runs.
+    pub result: u8,
+    /// Hours that the device had been on, 65535 at most.
+    pub power_on_hours: u16,
+    /// The block that failed first, where it says one.
+    pub failing_block: Option<u64>,
+}
+
+impl SelfTestResult {
+    /// Page number.
+    pub const PAGE: u8 = 0x10;
+    /// Bytes to ask for: the page has 20 parameters of 20 bytes.
+    pub const LENGTH: u16 = 404;
+    /// The result of one that runs.
+    pub const RUNNING: u8 = 15;
+
+    /// Reads the answer; `None` where there never was one.
+    pub fn newest(bytes: &[u8]) -> Result<Option<Self>, Malformed> {
+        let parameters = log_parameters(Self::PAGE, bytes)?;
+        let Some(value) = parameters.iter().find(|one| one.code == 1).map(|one| one.value) else { return Ok(None) };
+        if value.len() < 16 || value.iter().all(|byte| *byte == 0) {
+            return Ok(None);
+        }
+        let block = be64(value, 4);
+        let result = value[0] & 0xf;
+        Ok(Some(Self {
+            code: value[0] >> 5,
+            result,
+            power_on_hours: be16(value, 2),
+            failing_block: ((3..=7).contains(&result) && block != u64::MAX).then_some(block),
+        }))
+    }
+}

@@ -7,9 +7,8 @@ fn commands_have_the_bytes_of_the_standard() {
     assert_eq!(sanitize(SanitizeAction::Overwrite).cdb, [0x48, 0xa1, 0, 0, 0, 0, 0, 0, 8, 0]);
     assert_eq!(sanitize(SanitizeAction::ExitFailureMode).cdb[1], 0x1f);
     assert_eq!(log_sense(0x0d, 256).cdb, [0x4d, 0, 0x4d, 0, 0, 0, 0, 1, 0, 0]);
-    assert_eq!(write_same(0x1_0000_0000, 8, true).cdb, [0x93, 8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0]);
-    let (command, list) = unmap(1, 2);
-    assert_eq!((command.cdb[8], &list[..8], list[15], list[19]), (24, &[0, 22, 0, 16, 0, 0, 0, 0][..], 1, 2));
+    let tests = [TestAction::Short, TestAction::Extended, TestAction::Abort].map(|test| self_test(test).cdb);
+    assert_eq!(tests, [0x20, 0x40, 0x80].map(|code| vec![0x1d, code, 0, 0, 0, 0]));
 }
 
 #[test]
@@ -77,4 +76,19 @@ fn whether_an_operation_is_there_may_be_unknown() {
     assert_eq!(operation_supported(&[0, 1, 0, 0]), Some(false));
     assert_eq!(operation_supported(&[0, 3, 0, 10]), Some(true));
     assert_eq!(operation_supported(&[0, 0, 0, 0]), None);
+}
+
+#[test]
+fn the_newest_self_test_is_the_first_parameter_of_its_page() {
+    let mut page = vec![0x10, 0, 0, 40, 0, 1, 3, 16, 0x27, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 77, 3, 0x11, 0, 0];
+    page.resize(44, 0);
+    page[24..28].copy_from_slice(&[0, 2, 3, 16]);
+    let failed = SelfTestResult { code: 1, result: 7, power_on_hours: 9, failing_block: Some(77) };
+    assert_eq!(SelfTestResult::newest(&page), Ok(Some(failed)));
+    page[12..20].fill(0xff);
+    assert_eq!(SelfTestResult::newest(&page).unwrap().unwrap().failing_block, None);
+    page[8..24].fill(0);
+    assert_eq!(SelfTestResult::newest(&page), Ok(None));
+    assert_eq!(SelfTestResult::newest(&[0x10, 0, 0, 0]), Ok(None));
+    assert!(SelfTestResult::newest(&[0x0d, 0, 0, 0]).is_err());
 }

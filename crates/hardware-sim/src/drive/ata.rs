@@ -1,6 +1,7 @@
 //! An ATA drive behind the kernel's translation (ACS-3, SAT-3 as libata of Linux 6.1 does it). Without additions it is QEMU's.
 
 use super::operation::{Begin, DriveFault, Erase, Last, Works};
+use super::self_test::{FAILING, Outcome};
 use super::{Interruption, give, given, recorded};
 use hardware::{ScsiCompletion, Transfer};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub struct AtaProfile {
     pub hidden: u64,
     /// It does not spin.
     pub solid_state: bool,
+    /// SMART self-tests take their time, as those of drives do. QEMU's are done at once.
+    pub self_test: bool,
 }
 
 impl AtaProfile {
@@ -35,12 +38,13 @@ impl AtaProfile {
             sanitize_frozen: false,
             hidden: 0,
             solid_state: false,
+            self_test: false,
         }
     }
 
     /// A drive with both security erases, as most are.
     pub fn security() -> Self {
-        Self { security: true, enhanced: true, ..Self::qemu() }
+        Self { security: true, enhanced: true, self_test: true, ..Self::qemu() }
     }
 
     /// A drive that has everything.
@@ -153,7 +157,18 @@ impl Ata {
             0xb4 if self.profile.sanitize != 0 => self.sanitize(works, registers, progress, limit),
             0x27 => Ok(End::Done { count: 0, lba: self.blocks() + self.profile.hidden - 1 }),
             0xb0 if registers.feature == 0xda => Ok(End::Done { count: 0, lba: registers.lba }),
-            0xb0 if registers.feature == 0xd0 => Ok(End::Data(recorded::data("ahci", "smart read data"))),
+            0xb0 if registers.feature == 0xd0 => Ok(End::Data(self.smart_data(works))),
+            0xb0 if registers.feature == 0xd4 && self.profile.self_test => match registers.lba & 0xff {
+                code @ 1..=2 if works.tests.begin(&works.clock, code == 2) => Ok(DONE),
+                0x7f => {
+                    works.tests.abort(&works.clock);
+                    Ok(DONE)
+                }
+                _ => aborted,
+            },
+            0xb0 if registers.feature == 0xd5 && registers.lba & 0xff == 6 && self.profile.self_test => {
+                Ok(End::Data(self_test_log(works)))
+            }
             0xf1 | 0xf2 | 0xf3 | 0xf4 | 0xf6 if self.profile.security && !self.profile.frozen => {
                 self.security(works, registers, sector, prepared, limit)
             }
@@ -261,6 +276,23 @@ impl Ata {
         }
     }
 
+    /// SMART READ DATA: QEMU's, with the self-test that runs or was the last.
+    fn smart_data(&self, works: &mut Works) -> Vec<u8> {
+        let mut data = recorded::data("ahci", "smart read data");
+        if self.profile.self_test {
+            data[363] = match (works.tests.running(&works.clock), works.tests.kept.first()) {
+                // Tenths that remain, of which the drive says at least one while it is at it.
+                (Some((_, percent)), _) => 0xf0 | (10 - percent / 10).max(1),
+                (None, last) => last.map_or(0, |last| result(last.outcome) << 4),
+            };
+            data[367] |= 1 << 4;
+            (data[372], data[373]) = (2, 90);
+            data[511] = 0;
+            data[511] = data.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+        }
+        data
+    }
+
     fn blocks(&self) -> u64 {
         recorded::limits("ahci").size / super::BLOCK as u64
     }
@@ -365,4 +397,29 @@ fn completed(registers: &Registers, end: End, data: &mut Transfer<'_>) -> ScsiCo
             ScsiCompletion { status: 2, sense, residual: 0 }
         }
     }
+}
+
+fn result(outcome: Outcome) -> u8 {
+    match outcome {
+        Outcome::Passed => 0,
+        Outcome::Aborted => 1,
+        Outcome::Failed => 7,
+    }
+}
+
+/// The SMART self-test log (A.13). It is filled from the front, as the model keeps fewer tests than there is room for.
+fn self_test_log(works: &mut Works) -> Vec<u8> {
+    works.tests.running(&works.clock);
+    let mut log = vec![1, 0];
+    for kept in works.tests.kept.iter().rev() {
+        let hours = (kept.hours as u16).to_le_bytes();
+        let block = if kept.outcome == Outcome::Failed { FAILING } else { u32::MAX }.to_le_bytes();
+        log.extend([if kept.extended { 2 } else { 1 }, result(kept.outcome) << 4, hours[0], hours[1], 0]);
+        log.extend(block);
+        log.extend([0; 15]);
+    }
+    log.resize(512, 0);
+    log[508] = works.tests.kept.len() as u8;
+    log[511] = log.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte));
+    log
 }

@@ -17,9 +17,15 @@ fn old(size: usize) -> Arc<[u8]> {
     if let Some(old) = made.as_ref().filter(|old| old.len() == size) {
         return Arc::clone(old);
     }
-    let words_of_block = BLOCK as u64 / 8;
-    let words = (0..size as u64 / 8).map(|index| ((index / words_of_block) << 16) | 0x8000 | (index % words_of_block));
-    let old: Arc<[u8]> = words.flat_map(u64::to_le_bytes).collect();
+    let mut bytes = vec![0; size];
+    let words: Vec<[u8; 2]> = (0..BLOCK as u16 / 8).map(|word| (0x8000 | word).to_le_bytes()).collect();
+    for (number, block) in (0_u64..).zip(bytes.chunks_exact_mut(BLOCK)) {
+        for (word, [low, high]) in block.chunks_exact_mut(8).zip(&words) {
+            word.copy_from_slice(&(number << 16).to_le_bytes());
+            (word[0], word[1]) = (*low, *high);
+        }
+    }
+    let old: Arc<[u8]> = bytes.into();
     *made = Some(Arc::clone(&old));
     old
 }

@@ -1,6 +1,7 @@
 //! An NVMe drive (NVM Express Base 2.0). Without additions it is QEMU's.
 
 use super::operation::{Begin, Erase, Last, Works};
+use super::self_test::{FAILING, Outcome};
 use super::{Interruption, give, recorded};
 use hardware::{NvmeCommand, NvmeCompletion, Transfer};
 use std::time::Duration;
@@ -18,17 +19,19 @@ pub struct NvmeProfile {
     pub namespaces: Vec<u32>,
     /// The revision of the firmware that runs, 8 characters at most.
     pub firmware: Option<&'static str>,
+    /// Device Self-test is there.
+    pub self_test: bool,
 }
 
 impl NvmeProfile {
     /// QEMU's: Format, and no Sanitize.
     pub fn qemu() -> Self {
-        Self { sanitize: 0, format: true, format_attributes: 0, namespaces: vec![1], firmware: None }
+        Self { sanitize: 0, format: true, format_attributes: 0, namespaces: vec![1], firmware: None, self_test: false }
     }
 
     /// A drive that has everything.
     pub fn full() -> Self {
-        Self { sanitize: 7, format_attributes: 4, ..Self::qemu() }
+        Self { sanitize: 7, format_attributes: 4, self_test: true, ..Self::qemu() }
     }
 }
 
@@ -81,6 +84,7 @@ impl Nvme {
             0x06 => self.identify(namespace, cdw10[0] & 0xff, &mut data),
             0x02 => self.log(works, cdw10, &mut data),
             0x84 if self.profile.sanitize != 0 => self.sanitize(works, cdw10[0], limit),
+            0x14 if self.profile.self_test => answered(self_test(works, cdw10[0])),
             0x80 if self.profile.format => self.format(works, namespace, cdw10[0], limit),
             _ => answered(INVALID_OPCODE),
         }
@@ -107,6 +111,7 @@ impl Nvme {
             if !self.profile.format {
                 answer[256] &= !(1 << 1);
             }
+            answer[256] |= u8::from(self.profile.self_test) << 4;
             answer[328..332].copy_from_slice(&self.profile.sanitize.to_le_bytes());
             answer[524] = self.profile.format_attributes;
             if let Some(firmware) = self.profile.firmware {
@@ -123,6 +128,7 @@ impl Nvme {
         let answer = match cdw10[0] & 0xff {
             0x02 => recorded::data("nvme", "log: health"),
             0x03 => recorded::data("nvme", "log: firmware slots"),
+            0x06 if self.profile.self_test => self_test_log(works),
             0x81 if self.profile.sanitize != 0 => self.sanitize_log(works)?,
             _ => return answered(INVALID_FIELD),
         };
@@ -212,4 +218,42 @@ impl Nvme {
         self.siblings_erased |= all && self.profile.namespaces.len() > 1;
         if works.erase_now(name, erase, FORMAT_TIME, limit)? { answered(0) } else { answered(INTERNAL) }
     }
+}
+
+/// Device Self-test (5.9).
+fn self_test(works: &mut Works, cdw10: u32) -> u16 {
+    const SELF_TEST_IN_PROGRESS: u16 = 0x411d;
+    match cdw10 & 0xf {
+        code @ 1..=2 if works.tests.begin(&works.clock, code == 2) => 0,
+        1..=2 => SELF_TEST_IN_PROGRESS,
+        0xf => {
+            works.tests.abort(&works.clock);
+            0
+        }
+        _ => INVALID_FIELD,
+    }
+}
+
+/// Page 06h (figure 213).
+fn self_test_log(works: &mut Works) -> Vec<u8> {
+    let running = works.tests.running(&works.clock);
+    let code = |extended| if extended { 2 } else { 1 };
+    let mut log = running.map_or(vec![0; 4], |(extended, percent)| vec![code(extended), percent, 0, 0]);
+    for kept in &works.tests.kept {
+        let (result, valid) = match kept.outcome {
+            Outcome::Passed => (0, 0),
+            Outcome::Aborted => (1, 0),
+            Outcome::Failed => (7, 1 << 1),
+        };
+        log.extend([code(kept.extended) << 4 | result, 0, valid, 0]);
+        log.extend(kept.hours.to_le_bytes());
+        log.extend([0; 4]);
+        log.extend(if valid == 0 { [0; 8] } else { u64::from(FAILING).to_le_bytes() });
+        log.extend([0; 4]);
+    }
+    while log.len() < 564 {
+        log.push(0xf);
+        log.extend([0; 27]);
+    }
+    log
 }

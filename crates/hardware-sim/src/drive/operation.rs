@@ -1,5 +1,6 @@
 //! Erases that take time, and what may go wrong with them.
 
+use super::self_test::SelfTests;
 use super::{Interruption, SimClock, media::Media};
 use std::time::Duration;
 
@@ -106,7 +107,8 @@ pub(crate) struct Works {
     pub(crate) begun: Vec<String>,
     /// Whether anything was written since the last erase.
     pub(crate) written: bool,
-    clock: SimClock,
+    pub(crate) tests: SelfTests,
+    pub(crate) clock: SimClock,
     operation: Option<Operation>,
     faults: Vec<(DriveFault, bool)>,
 }
@@ -123,6 +125,7 @@ impl Works {
             last: Last::Never,
             begun: Vec::new(),
             written: true,
+            tests: SelfTests::default(),
             clock,
             operation: None,
             faults: Vec::new(),

@@ -1,6 +1,7 @@
 //! A SCSI disk (SPC-4, SBC-3). Without additions it is QEMU's scsi-hd, whose FORMAT UNIT says that it succeeded and erases nothing.
 
 use super::operation::{Begin, Erase, Works};
+use super::self_test::{FAILING, Outcome};
 use super::{BLOCK, Interruption, give, given, recorded};
 use hardware::{ScsiCompletion, Transfer};
 use std::time::Duration;
@@ -12,17 +13,19 @@ pub struct ScsiProfile {
     pub sanitize: u8,
     /// It tells which commands it has.
     pub reports_operations: bool,
+    /// Self-tests in the background, and the log of them.
+    pub self_test: bool,
 }
 
 impl ScsiProfile {
     /// QEMU's: none of it.
     pub fn qemu() -> Self {
-        Self { sanitize: 0, reports_operations: false }
+        Self { sanitize: 0, reports_operations: false, self_test: false }
     }
 
     /// A disk that has everything.
     pub fn full() -> Self {
-        Self { sanitize: 7, reports_operations: true }
+        Self { sanitize: 7, reports_operations: true, self_test: true }
     }
 }
 
@@ -88,8 +91,15 @@ impl Scsi {
             return Ok(failed(sense(6, 0x29, 0)));
         }
         let state = Self::state(works, progress);
+        let testing = works.tests.running(&works.clock);
         match (opcode, state) {
             (0x03, _) if std::mem::take(&mut self.was_reset) => give(&mut data, 252, &sense(6, 0x29, 0)),
+            (0x03, None) if let Some((_, percent)) = testing => {
+                let mut told = sense(0, 0x04, 0x09);
+                let [high, low] = (u32::from(percent) * 0xffff / 100).to_be_bytes()[2..] else { return Ok(good()) };
+                told[15..18].copy_from_slice(&[0x80, high, low]);
+                give(&mut data, 252, &told);
+            }
             (0x03, state) => give(&mut data, 252, &state.unwrap_or_else(|| sense(0, 0, 0)[..8].to_vec())),
             (0x12, _) => return Ok(self.inquiry(cdb, &mut data)),
             (0x48, _) if self.profile.sanitize != 0 => return self.sanitize(works, cdb, &data, progress),
@@ -100,6 +110,8 @@ impl Scsi {
             (0x04, None) => {}
             (0x9e, None) => give(&mut data, 32, &recorded::data("scsi", "read capacity (16)")),
             (0xa3, None) if self.profile.reports_operations => return Ok(self.operations(cdb, &mut data)),
+            (0x1d, None) if self.profile.self_test => return Ok(diagnose(works, cdb)),
+            (0x4d, None) if self.profile.self_test => return Ok(log(works, cdb, &mut data)),
             (0x42, None) => return Ok(unmap(works, &data)),
             (0x93, None) => return Ok(write_same(works, cdb)),
             _ => return Ok(illegal(0x20)),
@@ -216,4 +228,52 @@ fn unmap(works: &mut Works, data: &Transfer<'_>) -> ScsiCompletion {
 
 fn write_same(works: &mut Works, cdb: &[u8]) -> ScsiCompletion {
     zero(works, number(&cdb[2..10]), number(&cdb[10..14]))
+}
+
+/// SEND DIAGNOSTIC (SPC-4, 6.42): self-tests in the background.
+fn diagnose(works: &mut Works, cdb: &[u8]) -> ScsiCompletion {
+    match cdb[1] >> 5 {
+        code @ 1..=2 if works.tests.begin(&works.clock, code == 2) => good(),
+        // Not ready: a self-test is in progress.
+        1..=2 => failed(sense(2, 0x04, 0x09)),
+        4 => {
+            works.tests.abort(&works.clock);
+            good()
+        }
+        _ => illegal(0x24),
+    }
+}
+
+/// LOG SENSE: which pages there are, and that of self-tests (SPC-4, 7.3.21).
+fn log(works: &mut Works, cdb: &[u8], data: &mut Transfer<'_>) -> ScsiCompletion {
+    const SELF_TESTS: u8 = 0x10;
+    let asked = usize::from(cdb[7]) << 8 | usize::from(cdb[8]);
+    let answer = match cdb[2] & 0x3f {
+        0 => vec![0, 0, 0, 2, 0, SELF_TESTS],
+        SELF_TESTS => {
+            let running = works.tests.running(&works.clock);
+            let code = |extended| if extended { 2_u8 } else { 1 } << 5;
+            let running = running.map(|(extended, _)| (code(extended) | 15, 0, u64::MAX));
+            let kept = works.tests.kept.iter().map(|kept| match kept.outcome {
+                Outcome::Passed => (code(kept.extended), kept.hours, u64::MAX),
+                Outcome::Aborted => (code(kept.extended) | 1, kept.hours, u64::MAX),
+                Outcome::Failed => (code(kept.extended) | 7, kept.hours, u64::from(FAILING)),
+            });
+            let mut page = vec![SELF_TESTS, 0, 0x01, 0x90];
+            for (number, (first, hours, block)) in (1_u8..=20).zip(running.into_iter().chain(kept)) {
+                page.extend([0, number, 3, 16, first, 0]);
+                page.extend((hours as u16).to_be_bytes());
+                page.extend(block.to_be_bytes());
+                page.extend([0; 4]);
+            }
+            for number in (page.len() / 20) as u8 + 1..=20 {
+                page.extend([0, number, 3, 16]);
+                page.extend([0; 16]);
+            }
+            page
+        }
+        _ => return illegal(0x24),
+    };
+    give(data, asked, &answer);
+    good()
 }
