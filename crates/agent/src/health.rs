@@ -2,6 +2,9 @@
 //! Nothing is written to any disk, and no test is started. docs/hardware-work.md explains the judgement.
 
 mod disk;
+mod self_test;
+
+pub(crate) use self_test::{arguments as test_arguments, test};
 
 use crate::maintenance::{self, argsinfo, broken};
 use crate::state::Shared;
@@ -12,13 +15,12 @@ use serde_json::{Map, Value, json};
 const CORRECTED: u64 = 100;
 
 /// How a part is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
-    /// It does not tell.
-    #[default]
-    Unknown,
     /// As it should be.
     Ok,
+    /// It does not tell.
+    Unknown,
     /// Worth a look: it works, and is worn, warm, or has had errors.
     Warning,
     /// It says itself that it is failing, or has lost data.
@@ -28,8 +30,8 @@ pub(crate) enum Verdict {
 impl Verdict {
     fn name(self) -> &'static str {
         match self {
-            Self::Unknown => "unknown",
             Self::Ok => "ok",
+            Self::Unknown => "unknown",
             Self::Warning => "warning",
             Self::Failing => "failing",
         }
@@ -60,7 +62,14 @@ impl Part {
 
     fn verdict(&self) -> Verdict {
         let quiet = if self.told { Verdict::Ok } else { Verdict::Unknown };
-        self.findings.iter().map(|(verdict, _)| *verdict).max().unwrap_or_default().max(quiet)
+        self.findings.iter().map(|(verdict, _)| *verdict).max().unwrap_or(quiet)
+    }
+
+    /// The name of a part that does not tell, and why.
+    fn unknown(&self) -> Option<String> {
+        let text = |key: &str| self.values.get(key).and_then(Value::as_str);
+        let why = text("unknown").unwrap_or("it does not tell");
+        (self.verdict() == Verdict::Unknown).then(|| format!("{}: {why}", text("name").unwrap_or_default()))
     }
 
     fn json(mut self) -> Value {
@@ -109,11 +118,20 @@ pub(crate) fn report(machine: &dyn Machine) -> Result<Value, hardware::MachineEr
     let disks: Vec<Part> = machine.disks()?.iter().map(|disk| disk::look(machine, disk)).collect();
     let memory: Vec<Part> = machine.memory_errors().into_iter().map(module).collect();
     let sensors: Vec<Part> = machine.sensors().into_iter().map(sensor).collect();
-    let worst = disks.iter().chain(&memory).chain(&sensors).map(Part::verdict).max().unwrap_or_default();
-    let list = |parts: Vec<Part>| parts.into_iter().map(Part::json).collect::<Vec<_>>();
+    let unknown: Vec<String> = disks.iter().filter_map(Part::unknown).collect();
+    let worst = worst(disks.iter().chain(&memory).chain(&sensors));
     Ok(json!({
-        "verdict": worst.name(), "disks": list(disks), "memory": list(memory), "temperatures": list(sensors),
+        "verdict": worst.name(), "unknown": unknown, "disks": list(disks), "memory": list(memory), "temperatures": list(sensors),
     }))
+}
+
+/// The worst of all. Of what does not tell nobody knows that it is well.
+fn worst<'a>(parts: impl IntoIterator<Item = &'a Part>) -> Verdict {
+    parts.into_iter().map(Part::verdict).max().unwrap_or(Verdict::Unknown)
+}
+
+fn list(parts: Vec<Part>) -> Vec<Value> {
+    parts.into_iter().map(Part::json).collect()
 }
 
 fn module(errors: MemoryErrors) -> Part {

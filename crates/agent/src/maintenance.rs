@@ -29,7 +29,9 @@ pub(crate) fn steps(kind: StepKind, shared: &Shared) -> Vec<Step> {
         steps.push(offer("firmware", "update_firmware", 0, firmware::arguments()));
         let mut health = offer("deploy", "check_hardware", 0, health::arguments());
         health.abortable = Some(true);
-        steps.push(health);
+        let mut test = offer("deploy", "test_disks", 0, health::test_arguments());
+        test.abortable = Some(true);
+        steps.extend([health, test]);
     }
     steps
 }
@@ -41,6 +43,7 @@ pub(crate) async fn run(shared: &Shared, call: StepCall) -> Result<Value, StepEr
         "inject_files" => files::inject(shared, call).await,
         "update_firmware" => firmware::update(shared, call).await,
         "check_hardware" => health::check(shared, call).await,
+        "test_disks" => health::test(shared, call).await,
         other => Err(StepError::Incompatible(other.to_owned())),
     }
 }

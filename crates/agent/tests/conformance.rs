@@ -248,7 +248,7 @@ async fn offered(kind: &str) -> Value {
     })
 }
 
-/// The protocol's table of steps, those that are here, and two of ours: update_firmware and check_hardware.
+/// The protocol's table of steps, those that are here, and three of ours: update_firmware, check_hardware and test_disks.
 #[tokio::test]
 async fn the_table_of_steps() {
     let mut table = Vec::new();
@@ -282,6 +282,7 @@ async fn the_table_of_steps() {
         "clean erase_devices_express deploy 0 abortable | ",
         "clean erase_devices_metadata deploy 99 abortable | ",
         "clean erase_pstore deploy 0 abortable | ",
+        "clean test_disks deploy 0 abortable | disks* extended* fail*",
         "clean update_firmware firmware 0 | allow_downgrade* checksum* dry_run* manifest verify_ca*",
         "deploy clean_uefi_nvram deploy 0 | match_patterns*",
         "deploy erase_devices_metadata deploy 0 | ",
@@ -289,6 +290,7 @@ async fn the_table_of_steps() {
         "deploy write_image deploy 0 | ",
         "service check_hardware deploy 0 abortable | fail*",
         "service inject_files deploy 0 | files* verify_ca*",
+        "service test_disks deploy 0 abortable | disks* extended* fail*",
         "service update_firmware firmware 0 | allow_downgrade* checksum* dry_run* manifest verify_ca*",
         "service write_image deploy 0 | ",
     ];

@@ -23,19 +23,56 @@ const SECTORS: [(u8, &str); 4] = [
 const HOURS: u8 = 9;
 const TEMPERATURES: [u8; 2] = [194, 190];
 
-pub(super) fn look(machine: &dyn Machine, disk: &Disk) -> Part {
+/// The language of a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Nvme,
+    Ata,
+    Scsi,
+}
+
+impl Protocol {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Nvme => "nvme",
+            Self::Ata => "ata",
+            Self::Scsi => "scsi",
+        }
+    }
+}
+
+/// The language of a disk; why it has none that asks for its health.
+pub(super) fn protocol(device: &dyn Device) -> Result<Protocol, String> {
+    match device.bus() {
+        Bus::Nvme { .. } => Ok(Protocol::Nvme),
+        Bus::Scsi if inquire(device)?.1 => Ok(Protocol::Ata),
+        Bus::Scsi => Ok(Protocol::Scsi),
+        Bus::Block => Err("it takes no commands that ask for its health".to_owned()),
+    }
+}
+
+/// A disk with its name.
+pub(super) fn part(disk: &Disk) -> Part {
     let mut part = Part::default();
     part.set("name", disk.name.clone());
     part.set("serial", disk.serial.clone());
     part.set("model", disk.model.clone());
+    part
+}
+
+pub(super) fn look(machine: &dyn Machine, disk: &Disk) -> Part {
+    let mut part = part(disk);
     match machine.observe(disk) {
         Ok(device) => {
             let device = device.as_ref();
-            let told = match device.bus() {
-                Bus::Nvme { .. } => nvme_health(device, &mut part),
-                Bus::Scsi => scsi_health(device, &mut part),
-                Bus::Block => Err("it takes no commands that ask for its health".to_owned()),
-            };
+            let told = protocol(device).and_then(|protocol| {
+                part.set("protocol", protocol.name());
+                match protocol {
+                    Protocol::Nvme => nvme_health(device, &mut part),
+                    Protocol::Ata => ata_health(device, &mut part),
+                    Protocol::Scsi => scsi_logs(device, &mut part),
+                }
+            });
             if let Err(why) = told {
                 part.set("unknown", why);
             }
@@ -59,7 +96,6 @@ fn nvme_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
     let bytes = nvme_log(device, nvme::Health::PAGE, nvme::Health::LENGTH)?;
     let health = nvme::Health::parse(&bytes).map_err(|error| error.to_string())?;
     part.tells();
-    part.set("protocol", "nvme");
     part.set("critical_warning", health.critical);
     part.set("celsius", health.temperature.map(|kelvin| i64::from(kelvin) - ZERO_CELSIUS));
     part.set("spare_percent", health.spare);
@@ -88,9 +124,7 @@ fn nvme_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
     }
     worn(part, health.used);
     // Most controllers have no self-test, and say so.
-    if let Ok(log) = nvme_log(device, nvme::SelfTestLog::PAGE, nvme::SelfTestLog::LENGTH)
-        && let Ok(log) = nvme::SelfTestLog::parse(&log)
-    {
+    if let Ok(log) = nvme_self_tests(device) {
         let last = log.results.first();
         part.set("self_test_running_percent", log.running.map(|test| test.percent));
         part.set(
@@ -117,13 +151,38 @@ fn saturated(count: u128) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
 
-fn scsi_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
+/// Who a SCSI device says that it is, and whether an ATA drive is behind it.
+fn inquire(device: &dyn Device) -> Result<(scsi::Inquiry, bool), String> {
     let ask = |command: &scsi::Command, length| scsi::receive(device, command, length).map_err(|error| chain(&error));
     let inquiry = scsi::Inquiry::parse(&ask(&scsi::inquiry(96), 96)?).map_err(|error| error.to_string())?;
     let pages = ask(&scsi::vital_data(0, 255), 255).ok();
     let pages = pages.and_then(|bytes| scsi::supported_pages(&bytes).ok()).unwrap_or_default();
-    part.set("firmware", inquiry.revision.clone());
-    if ata::is_ata(&inquiry, &pages) { ata_health(device, part) } else { scsi_logs(device, part) }
+    let is_ata = ata::is_ata(&inquiry, &pages);
+    Ok((inquiry, is_ata))
+}
+
+/// SMART READ DATA.
+pub(super) fn smart_data(device: &dyn Device) -> Result<ata::SmartData, String> {
+    let mut sector = [0; 512];
+    let asked = ata::send(device, &ata::smart_read_data(), Transfer::FromDevice(&mut sector));
+    asked.map_err(|error| chain(&error))?;
+    ata::SmartData::parse(&sector).map_err(|error| error.to_string())
+}
+
+/// Identify Controller.
+pub(super) fn identify(device: &dyn Device) -> Result<nvme::Controller, String> {
+    let mut bytes = vec![0; nvme::IDENTIFY_LENGTH];
+    let answer = device.nvme_admin(&nvme::identify_controller(), Transfer::FromDevice(&mut bytes), PATIENCE);
+    match answer.map_err(|error| chain(&error))?.status {
+        0 => nvme::Controller::parse(&bytes).map_err(|error| error.to_string()),
+        status => Err(format!("Identify Controller: {}", nvme::status_text(status))),
+    }
+}
+
+/// The log of self-tests.
+pub(super) fn nvme_self_tests(device: &dyn Device) -> Result<nvme::SelfTestLog, String> {
+    let log = nvme_log(device, nvme::SelfTestLog::PAGE, nvme::SelfTestLog::LENGTH)?;
+    nvme::SelfTestLog::parse(&log).map_err(|error| error.to_string())
 }
 
 fn ata_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
@@ -131,7 +190,6 @@ fn ata_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
     let mut sector = [0; 512];
     ata::send(device, &ata::identify(), Transfer::FromDevice(&mut sector)).map_err(failed)?;
     let identify = ata::Identify::parse(&sector).map_err(|error| error.to_string())?;
-    part.set("protocol", "ata");
     part.set("firmware", identify.firmware);
     if !identify.smart {
         return Err("it has no SMART".to_owned());
@@ -142,8 +200,7 @@ fn ata_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
         Some(false) => part.find(Verdict::Failing, "SMART predicts that it will fail"),
         None => {}
     }
-    ata::send(device, &ata::smart_read_data(), Transfer::FromDevice(&mut sector)).map_err(failed)?;
-    let smart = ata::SmartData::parse(&sector).map_err(|error| error.to_string())?;
+    let smart = smart_data(device)?;
     part.tells();
     let raw = |id: u8| smart.attributes.iter().find(|attribute| attribute.id == id).map(|attribute| attribute.raw);
     // The upper bytes hold what vendors like: minutes, highest and lowest temperature.
@@ -165,13 +222,13 @@ fn ata_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
 
 /// Log pages (SPC-4, 7.3; SBC-3, 6.4).
 fn scsi_logs(device: &dyn Device, part: &mut Part) -> Result<(), String> {
+    part.set("firmware", inquire(device)?.0.revision);
     const SUPPORTED: u8 = 0x00;
     const ERRORS: [(u8, &str); 2] = [(0x02, "write"), (0x03, "read")];
     const TEMPERATURE: u8 = 0x0d;
     const SELF_TEST: u8 = 0x10;
     const SOLID_STATE: u8 = 0x11;
     const EXCEPTIONS: u8 = 0x2f;
-    part.set("protocol", "scsi");
     let log = |page: u8| scsi::receive(device, &scsi::log_sense(page, 512), 512);
     let supported = log(SUPPORTED).map_err(|error| format!("it has no log pages: {}", chain(&error)))?;
     let supported = supported.get(4..).unwrap_or_default().to_vec();
