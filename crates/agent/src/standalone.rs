@@ -104,6 +104,9 @@ pub async fn run(
         tracing::warn!("no token is given: documents and status are served, and every command is refused with 401");
     }
     let (agent, dispatcher) = Agent::builder(machine, settings).logs(logs).build()?;
+    // Whoever takes the trouble to believe a generated certificate can do without old versions; a certificate from files
+    // may be for clients that cannot.
+    let lowest = if options.tls == Tls::Auto { "1.3" } else { "1.2" };
     let identity = match options.tls {
         Tls::Off => None,
         Tls::Auto => {
@@ -113,7 +116,7 @@ pub async fn run(
         }
         Tls::Files { certificate, key } => Some(identity::read(&KeyPair { certificate, key })?),
     };
-    let tls = identity.as_ref().map(|identity| identity.server_config("1.2")).transpose()?;
+    let tls = identity.as_ref().map(|identity| identity.server_config(lowest)).transpose()?;
     let address = options.listen;
     let listener = TcpListener::bind(address).await.map_err(|source| StandaloneError::Listen { address, source })?;
     let local = listener.local_addr().unwrap_or(address);

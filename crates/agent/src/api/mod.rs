@@ -33,10 +33,14 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Connections at once from one address: a driver needs a handful.
 const CONNECTIONS_PER_PEER: usize = 64;
+/// Connections at once. The kernel gives the agent 1024 open files, and whoever connects must not take those of disks and
+/// steps.
+const CONNECTIONS: usize = 256;
 
 /// How the API is served.
 pub fn serving() -> server::Settings {
-    server::Settings { connections_per_peer: Some(CONNECTIONS_PER_PEER), ..server::Settings::default() }
+    let connections_per_peer = Some(CONNECTIONS_PER_PEER);
+    server::Settings { connections: CONNECTIONS, connections_per_peer, ..server::Settings::default() }
 }
 
 #[derive(Clone)]
@@ -173,13 +177,15 @@ impl Api {
         }
     }
 
-    /// Scheme, host and port as the client used them.
+    /// Scheme, host and port as the client used them, without the port that the scheme has anyway.
     fn url_root(&self, request: &Request) -> String {
         let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
         // Only what a host may consist of goes into links.
         let plain =
             |host: &&str| !host.is_empty() && host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]_".contains(c));
-        format!("{}://{}", self.scheme, host.filter(plain).unwrap_or("localhost"))
+        let host = host.filter(plain).unwrap_or("localhost");
+        let usual_port = if self.scheme == "https" { ":443" } else { ":80" };
+        format!("{}://{}", self.scheme, host.strip_suffix(usual_port).unwrap_or(host))
     }
 
     fn admit(&self, request: &Request) -> Result<(), Fault> {

@@ -49,6 +49,8 @@ pub fn rig(machine: SimMachine, settings: Settings) -> Rig {
 /// The REST API of an agent on loopback; stops when dropped.
 pub struct Rest {
     base: String,
+    /// What the API presents, PEM; plain HTTP without.
+    pub certificate: Option<String>,
     client: Client,
     _stop: Option<tokio_util::sync::DropGuard>,
 }
@@ -68,7 +70,7 @@ impl Rest {
         let router = api::router(Arc::clone(dispatcher), false);
         tokio::spawn(server::serve(listener, router, api::serving(), stop.clone()));
         let client = Client::new(client::Settings::default()).unwrap();
-        Self { base, client, _stop: Some(stop.drop_guard()) }
+        Self { base, certificate: None, client, _stop: Some(stop.drop_guard()) }
     }
 
     /// The same over TLS 1.3, with an identity as the agent makes it; the client believes that alone.
@@ -82,14 +84,15 @@ impl Rest {
         let tls = Some(identity.server_config("1.3").unwrap());
         let serving = server::serve(listener, router, server::Settings { tls, ..api::serving() }, stop.clone());
         tokio::spawn(serving);
+        let certificate = Some(identity.certificate.clone());
         let trust = client::Trust::Only(identity.certificate);
         let client = Client::new(client::Settings { trust, ..client::Settings::default() }).unwrap();
-        Self { base, client, _stop: Some(stop.drop_guard()) }
+        Self { base, certificate, client, _stop: Some(stop.drop_guard()) }
     }
 
     /// A client of an API that somebody else serves.
     pub fn at(base: String) -> Self {
-        Self { base, client: Client::new(client::Settings::default()).unwrap(), _stop: None }
+        Self { base, certificate: None, client: Client::new(client::Settings::default()).unwrap(), _stop: None }
     }
 
     /// Address and port.
