@@ -1,4 +1,4 @@
-//! Six real servers as data (`fixtures/machines/`, each with its origin), made into the files that their kernels would
+//! Seven real servers as data (`fixtures/machines/`, each with its origin), made into the files that their kernels would
 //! show: sysfs, procfs and the firmware's SMBIOS table. The inventory of each is a snapshot.
 
 use super::*;
@@ -225,8 +225,8 @@ fn make_scsi(making: &Making, facts: &Value, controller: &str, disk: &Value) -> 
     let (host, target) = (host_of(disk), address.rsplit_once(':').unwrap().0);
     let driver = text(&disk["driver"]);
     let above = match driver {
-        "ahci" => {
-            let same = list(&facts["disks"]).filter(|other| other["driver"] == "ahci" && other["bus"] == disk["bus"]);
+        "ahci" | "sata_nv" => {
+            let same = list(&facts["disks"]).filter(|other| other["driver"] == driver && other["bus"] == disk["bus"]);
             let first = same.map(host_of).min().unwrap();
             let port = format!("ata{}", host + 1);
             making.line(&format!("{controller}/{port}/ata_port/{port}/port_no"), host - first + 1);
@@ -310,5 +310,6 @@ machines! {
     the_inventory_of_an_asrock_rack_e3c246d4i_is_whole: "asrock-e3c246d4i.json",
     the_inventory_of_an_hpe_proliant_dl360_gen10_is_whole: "hpe-dl360-gen10.json",
     the_inventory_of_a_lenovo_thinksystem_sr650_is_whole: "lenovo-sr650.json",
+    the_inventory_of_a_tyan_s2915_is_whole: "tyan-s2915.json",
     the_inventory_of_a_cisco_ucs_c220_m4_is_whole: "cisco-c220-m4.json",
 }
