@@ -3,6 +3,8 @@
 //!
 //! A finding is committed as a file of `corpus/<target>`, so that it is a test from then on.
 
+pub mod session;
+
 use agent::config::Words;
 use agent::{Agent, Settings, Token};
 use axum::Router;
@@ -18,7 +20,7 @@ use wire::session::{Body as Said, Frame, FromAgent, FromDriver, Link, Receipt, V
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 21] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -34,6 +36,9 @@ pub const TARGETS: [Target; 18] = [
     ("checksum_file", checksum_file),
     ("content_range", content_range),
     ("session_frames", session_frames),
+    ("session_state", session::session_state),
+    ("log_batches", session::log_batches),
+    ("enrolment", session::enrolment),
     ("nvme_answers", nvme_answers),
     ("ata_answers", ata_answers),
     ("scsi_answers", scsi_answers),
@@ -206,7 +211,7 @@ pub fn content_range(data: &[u8]) {
 pub fn session_frames(data: &[u8]) {
     let Some((side, frames)) = data.split_first() else { return };
     if side % 2 == 0 {
-        heard::<wire::rpc::AgentFrame, FromAgent, FromDriver>(frames, FromDriver::List);
+        heard::<wire::rpc::AgentFrame, FromAgent, FromDriver>(frames, FromDriver::Cancel(uuid::Uuid::nil()));
     } else {
         heard::<wire::rpc::DriverFrame, FromDriver, FromAgent>(frames, FromAgent::Listed(0));
     }

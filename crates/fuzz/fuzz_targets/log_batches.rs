@@ -1,0 +1,6 @@
+//! `fuzz::session::log_batches` under libFuzzer.
+
+#![no_main]
+#![allow(unsafe_code, missing_docs, reason = "the macro exports the function that libFuzzer calls")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::session::log_batches(data));
