@@ -178,16 +178,19 @@ fn take_key(draft: &mut Draft, token: &str, session: Uuid, key: &str) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agents::stream::Attached;
+    use crate::conductor::runner::Trouble;
     use crate::conductor::{Parts, Settings};
+    use crate::flow::{Flow, FlowKind};
     use jiff::Timestamp;
     use serde_json::Map;
     use std::time::Duration;
     use store::MemoryStore;
-    use wire::agent::CommandRequest;
+    use wire::agent::{CommandRequest, CommandResult, CommandStatus};
     use wire::session::{Frame, FromAgent};
 
-    #[tokio::test]
-    async fn rest_is_taken_where_nothing_can_arrive_over_the_session_any_more() {
+    /// A conductor, and a node whose agent has told where it listens and has enrolled.
+    async fn site() -> (tempfile::TempDir, Arc<Conductor<MemoryStore>>, Node, Hello) {
         let folder = tempfile::tempdir().unwrap();
         let mut settings = Settings::new("here", folder.path(), "http://127.0.0.1");
         settings.sync_power_state_interval = Duration::ZERO;
@@ -210,9 +213,22 @@ mod tests {
             agent_version: "13.0.0".to_owned(),
             ferric_version: "0.1.0".to_owned(),
         };
-        let first = conductor.sessions().attach(&hello);
+        (folder, conductor, node, hello)
+    }
+
+    /// A connection over which the agent has listed its commands, of which there are none.
+    fn listed(conductor: &Conductor<MemoryStore>, hello: &Hello) -> Attached {
+        let attached = conductor.sessions().attach(hello);
         let listed = Frame { seq: 1, ack: 0, body: FromAgent::Listed(0) };
-        first.session.receive(first.connection, listed).unwrap();
+        attached.session.receive(attached.connection, listed).unwrap();
+        attached.session.list_ends(0);
+        attached
+    }
+
+    #[tokio::test]
+    async fn rest_is_taken_where_nothing_can_arrive_over_the_session_any_more() {
+        let (_folder, conductor, node, hello) = site().await;
+        let first = listed(&conductor, &hello);
         let agent = conductor.reach(&node).unwrap();
         let request = CommandRequest { name: "deploy.execute_deploy_step".to_owned(), params: Map::new() };
         let given = tokio::spawn(async move { agent.execute(request, false).await });
@@ -228,6 +244,30 @@ mod tests {
         let second = conductor.sessions().attach(&hello);
         assert!(!second.resumed && second.again.is_empty());
         assert!(second.session.next(second.connection).is_none());
+        conductor.stop().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rescue_is_not_done_because_its_agent_is_gone_but_because_it_has_said_so() {
+        let (_folder, conductor, mut node, hello) = site().await;
+        node.instance_info.insert("hashed_rescue_password".to_owned(), json!("$6$x$y"));
+        let first = listed(&conductor, &hello);
+        let flow = Flow::new(Uuid::new_v4(), FlowKind::Rescue, Vec::new(), Timestamp::UNIX_EPOCH);
+        for _ in 0..2 {
+            let nobody = conductor.finalize_rescue(&node, &flow).await;
+            assert!(matches!(nobody, Err(Trouble::Later(_))), "{nobody:?}");
+        }
+        let done = CommandResult {
+            id: flow.id.to_string(),
+            command_name: "finalize_rescue".to_owned(),
+            command_status: CommandStatus::Succeeded,
+            command_error: None,
+            command_result: None,
+            progress: None,
+        };
+        first.session.command(done, 100);
+        first.session.detach(first.connection);
+        assert!(conductor.finalize_rescue(&node, &flow).await.is_ok());
         conductor.stop().await;
     }
 }
