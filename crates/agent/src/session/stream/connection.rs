@@ -319,6 +319,15 @@ async fn sleep(until: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Settings;
+    use crate::extension;
+    use crate::state::Agent;
+    use axum::body::Body;
+    use hardware_sim::SimMachine;
+    use std::convert::Infallible;
+    use tonic::codec::Codec as _;
+    use tonic_prost::ProstCodec;
+    use wire::agent::CommandRequest;
 
     #[tokio::test(start_paused = true)]
     async fn a_driver_that_acknowledges_nothing_is_silent_but_not_while_a_long_frame_of_it_comes() {
@@ -337,5 +346,45 @@ mod tests {
         assert_eq!(silence.until(), Some(begun + SILENCE + longest));
         silence.see(1, (1, 0));
         assert_eq!(silence.until(), Some(Instant::now() + SILENCE));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_driver_that_never_reads_is_left_and_what_it_did_not_read_is_said_again() {
+        let built = Agent::builder(Arc::new(SimMachine::new()), Settings::default()).build();
+        let dispatcher = Dispatcher::new(built.unwrap().0, extension::standard());
+        for _ in 0..2 * OUTGOING {
+            let sync = CommandRequest { name: "standby.sync".to_owned(), params: serde_json::Map::new() };
+            dispatcher.submit(sync).await.unwrap();
+        }
+        let mut work = Work::start(Arc::clone(&dispatcher));
+        let mut talk = Talk::default();
+        let welcome = |resumed| Welcome {
+            resumed,
+            last_received: 0,
+            protocol_minor: 0,
+            driver_version: String::new(),
+            heartbeat_timeout: 300,
+        };
+        talk.welcomed(&welcome(false)).unwrap();
+        let (beat, arrived) = (Notify::new(), Arc::default());
+        let (up, _) = watch::channel(true);
+        let (outgoing, _unread) = mpsc::channel(OUTGOING);
+        // Nor does it say anything.
+        let silent = Body::from_stream(futures::stream::pending::<Result<bytes::Bytes, Infallible>>());
+        let decoder = ProstCodec::<AgentFrame, DriverFrame>::default().decoder();
+        let incoming = Streaming::new_request(decoder, silent, None, None);
+        let parts = Parts {
+            dispatcher: &dispatcher,
+            talk: &mut talk,
+            work: &mut work,
+            beat: &beat,
+            arrived: &arrived,
+            up: &up,
+        };
+        let begun = Instant::now();
+        let end = Connection { parts, incoming, outgoing }.talk(Vec::new(), &CancellationToken::new()).await;
+        assert!(matches!(&end, End::Violated(Violation { reason: Reason::Silent, .. })), "{end}");
+        assert_eq!(begun.elapsed().as_secs(), SILENCE.as_secs());
+        assert_eq!(talk.welcomed(&welcome(true)).unwrap().len(), OUTGOING);
     }
 }
