@@ -3,12 +3,15 @@
 
 use super::World;
 use super::interop::disk;
-use super::login::{key_pair, opens_late, owner_looks_at_disk};
+use super::login::{Proof, key_pair, opens_late, owner_looks_at_disk, ssh};
 use crate::ferricd::Ferricd;
 use crate::server::{ServerSpec, VirtualServer};
 use crate::wait::until;
 use crate::witness::{Witness, WitnessImage};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
+use http::Method;
+use serde_json::{Value, json};
+use std::path::Path;
 use std::time::Duration;
 
 const NODE: &str = "node-1";
@@ -68,5 +71,52 @@ pub async fn run(world: &mut World) -> Result<()> {
     .await?;
     disk::holds(&server, &path)?;
     world.console.end("");
+
+    world.console.begin("rescue by a key of the request alone");
+    world.baremetal.run(&["node", "unset", NODE, "--instance-info", "rescue_authorized_keys"]).await?;
+    by_key_alone(world, &mut ferricd, &server, &key, &public).await?;
+    world.drive(&mut ferricd, "unrescue", NODE, &[]).await?;
+    world.expect_state(NODE, "active").await?;
+    world.console.end("no password lets anybody in");
+    Ok(())
+}
+
+/// Rescues the node without a password. Nobody but the owner of the key gets in.
+async fn by_key_alone(
+    world: &World,
+    ferricd: &mut Ferricd,
+    server: &VirtualServer,
+    key: &Path,
+    public: &str,
+) -> Result<()> {
+    let verb = async |body: Value| {
+        let path = format!("/v1/nodes/{NODE}/states/provision");
+        world.api.request(Method::PUT, &path, Some(&body)).await
+    };
+    let (status, body) = verb(json!({"target": "rescue"})).await?;
+    ensure!(status == 400, "a rescue that nobody could log in to is accepted: {status} {body}");
+    let (status, body) = verb(json!({"target": "rescue", "rescue_authorized_keys": public})).await?;
+    ensure!(status == 202, "a rescue by a key is refused: {status} {body}");
+    until("the node to be rescued", BOOT_LIMIT, async || {
+        ferricd.check()?;
+        let node = world.api.node(NODE).await?;
+        match node["provision_state"].as_str() {
+            Some("rescue") => Ok(Some(())),
+            Some("rescue failed") => bail!("the rescue failed: {}", node["last_error"]),
+            _ => Ok(None),
+        }
+    })
+    .await?;
+    until("the owner to log in with the key", BOOT_LIMIT, async || {
+        ferricd.check()?;
+        Ok(ssh(server, "rescue", Proof::Key(key), &["true"]).await.ok())
+    })
+    .await?;
+    for password in [PASSWORD, ""] {
+        let refused = ssh(server, "rescue", Proof::Password(password), &["true"]).await;
+        ensure!(refused.is_err(), "somebody logs in with the password {password:?}");
+    }
+    let node = world.api.node(NODE).await?;
+    ensure!(!node.to_string().contains(public), "the key of the request stays with the node: {node}");
     Ok(())
 }
