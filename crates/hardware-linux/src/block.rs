@@ -199,7 +199,7 @@ pub(crate) fn is_read_only(tree: &Tree, disk: &str) -> bool {
 }
 
 /// Devices that the kernel has built on a disk or its partitions: the part that they hold, and their name.
-fn held_by(tree: &Tree, disk: &str) -> Vec<(String, String)> {
+pub(crate) fn held_by(tree: &Tree, disk: &str) -> Vec<(String, String)> {
     let folder = tree.path("/sys/block").join(disk);
     let mut held = Vec::new();
     let mut add = |part: &str, folder: &Path| {
@@ -210,31 +210,4 @@ fn held_by(tree: &Tree, disk: &str) -> Vec<(String, String)> {
         add(&part.name, &folder.join(&part.name));
     }
     held
-}
-
-/// Who keeps a disk or one of its partitions busy: mounts, swap, and devices built on top. Empty when nobody is known.
-pub fn holders(tree: &Tree, disk: &str) -> Vec<String> {
-    let folder = tree.path("/sys/block").join(disk);
-    let mut devices = vec![(disk.to_owned(), folder.clone())];
-    devices.extend(partitions(tree, disk).into_iter().map(|part| (part.name.clone(), folder.join(part.name))));
-    let mounts = tree.text("/proc/self/mountinfo").unwrap_or_default();
-    let swaps = tree.text("/proc/swaps").unwrap_or_default();
-    let parts = held_by(tree, disk).into_iter();
-    let mut found: Vec<String> = parts.map(|(part, holder)| format!("{part} is part of {holder}")).collect();
-    for (name, folder) in devices {
-        let number = tree::text(&folder.join("dev")).unwrap_or_default();
-        for fields in mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>()) {
-            // proc(5): id, parent, device number, root, mount point.
-            if let [_, _, device, _, place, ..] = fields.as_slice()
-                && *device == number
-            {
-                found.push(format!("{name} is mounted on {place}"));
-            }
-        }
-        let node = format!("/dev/{name}");
-        if swaps.lines().any(|line| line.split_whitespace().next() == Some(&node)) {
-            found.push(format!("{name} is used as swap"));
-        }
-    }
-    found
 }

@@ -82,8 +82,42 @@ pub(crate) fn release(tree: &Tree, disk: &str, kernel: &dyn Kernel) -> Result<Ve
         }
         released.push(format!("{what} taken apart"));
     }
-    let left = block::holders(tree, disk);
+    let left = holders(tree, disk);
     if left.is_empty() { Ok(released) } else { Err(Held::InUse(left.join(", "))) }
+}
+
+/// Who keeps a disk or one of its partitions busy: mounts, swap space, and devices built on top. Empty when nobody is known.
+pub(crate) fn holders(tree: &Tree, disk: &str) -> Vec<String> {
+    let parts = block::held_by(tree, disk).into_iter();
+    let mut found: Vec<String> = parts.map(|(part, holder)| format!("{part} is part of {holder}")).collect();
+    let parts = block::partitions(tree, disk).into_iter().map(|part| part.name);
+    for name in std::iter::once(disk.to_owned()).chain(parts) {
+        let users = Users::of(tree, &name);
+        found.extend(users.places.iter().map(|place| format!("{name} is mounted on {place}")));
+        found.extend(users.swaps.iter().map(|_| format!("{name} is used as swap")));
+    }
+    found
+}
+
+/// What uses a device itself.
+struct Users {
+    /// Where it is mounted, in the order of the mounts.
+    places: Vec<String>,
+    /// By which names it is swap space.
+    swaps: Vec<String>,
+}
+
+impl Users {
+    fn of(tree: &Tree, device: &str) -> Self {
+        let folder = tree.path("/sys/class/block").join(device);
+        let number = tree::text(&folder.join("dev")).unwrap_or_default();
+        let mut nodes = vec![format!("/dev/{}", device.replace('!', "/"))];
+        nodes.extend(tree::text(&folder.join("dm/name")).map(|name| format!("/dev/mapper/{name}")));
+        let swaps = tree.text("/proc/swaps").unwrap_or_default();
+        let swaps = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next());
+        let swaps = swaps.filter(|swap| nodes.iter().any(|node| node == swap)).map(str::to_owned).collect();
+        Self { places: mounts(tree, &number, &nodes), swaps }
+    }
 }
 
 fn is_partition(tree: &Tree, device: &str) -> bool {
@@ -92,12 +126,9 @@ fn is_partition(tree: &Tree, device: &str) -> bool {
 
 /// Mounts and swap space that are on `device` itself.
 fn release_users(tree: &Tree, device: &str, kernel: &dyn Kernel, released: &mut Vec<String>) -> Result<(), Held> {
-    let folder = tree.path("/sys/class/block").join(device);
-    let number = tree::text(&folder.join("dev")).unwrap_or_default();
-    let mut nodes = vec![format!("/dev/{}", device.replace('!', "/"))];
-    nodes.extend(tree::text(&folder.join("dm/name")).map(|name| format!("/dev/mapper/{name}")));
+    let Users { places, swaps } = Users::of(tree, device);
     // What was mounted last may lie on what was mounted before.
-    for place in mounts(tree, &number, &nodes).into_iter().rev() {
+    for place in places.into_iter().rev() {
         if place == "/" {
             return Err(Held::InUse(format!("{device} is the root of the running system")));
         }
@@ -105,13 +136,10 @@ fn release_users(tree: &Tree, device: &str, kernel: &dyn Kernel, released: &mut 
         kernel.unmount(&place).map_err(|source| Held::Kept { who, source })?;
         released.push(format!("{device} unmounted from {place}"));
     }
-    let swaps = tree.text("/proc/swaps").unwrap_or_default();
-    for swap in swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()) {
-        if nodes.iter().any(|node| node == swap) {
-            let who = format!("swap space on {device}");
-            kernel.swap_off(swap).map_err(|source| Held::Kept { who, source })?;
-            released.push(format!("{device} no longer used as swap space"));
-        }
+    for swap in swaps {
+        let who = format!("swap space on {device}");
+        kernel.swap_off(&swap).map_err(|source| Held::Kept { who, source })?;
+        released.push(format!("{device} no longer used as swap space"));
     }
     Ok(())
 }

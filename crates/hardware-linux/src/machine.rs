@@ -110,7 +110,7 @@ impl LinuxMachine {
     fn open_exclusive(&self, device: &DeviceId, path: &Path) -> Result<File, MachineError> {
         let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
         rustix::fs::open(path, flags, Mode::empty()).map(File::from).map_err(|error| {
-            let holders = block::holders(&self.tree, kernel_name(&device.node));
+            let holders = holders::holders(&self.tree, kernel_name(&device.node));
             if error == rustix::io::Errno::BUSY && !holders.is_empty() {
                 let reason = format!("it is in use: {}", holders.join(", "));
                 return MachineError::Unsupported { what: format!("writing to {device}"), reason };

@@ -9,7 +9,7 @@
 
 use crate::step::{Progress, Step, StepKind};
 use serde_json::{Map, Value};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -215,10 +215,13 @@ impl Managers {
                 }
             }
         }
-        let name = call.step.step;
+        let StepCall { kind, step, node, ports, .. } = call;
+        let there: BTreeSet<String> =
+            self.steps(kind, &node, &ports).into_values().flatten().map(|step| step.step).collect();
+        let there = there.into_iter().collect::<Vec<_>>().join(", ");
         Err(StepError::Failed {
             class: "HardwareManagerMethodNotFound",
-            details: format!("Could not find method: {name}"),
+            details: format!("Could not find method: {}; the steps for {} are {there}", step.step, kind.as_str()),
         })
     }
 }
@@ -385,6 +388,7 @@ mod tests {
         assert_eq!(run(&all, "own").unwrap(), "Site");
         let error = run(&all, "nobody").unwrap_err();
         assert!(matches!(error, StepError::Failed { class: "HardwareManagerMethodNotFound", .. }), "{error:?}");
+        assert_eq!(error.to_string(), "Could not find method: nobody; the steps for clean are erase, own");
     }
 
     #[test]

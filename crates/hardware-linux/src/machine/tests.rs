@@ -100,7 +100,7 @@ fn holders_of_a_busy_disk_are_named() {
     std::fs::write(root.path().join("proc/swaps"), "Filename Type\n/dev/sda partition 1 0 -2\n").unwrap();
     let machine = LinuxMachine::at(root.path());
     assert_eq!(
-        block::holders(machine.tree(), "sda"),
+        crate::holders::holders(machine.tree(), "sda"),
         ["sda1 is part of md0", "sda is used as swap", "sda1 is mounted on /boot"]
     );
 }
@@ -172,5 +172,5 @@ fn partitions_and_holders_of_a_fixture_are_found() {
         partitions.iter().map(|part| (part.name.as_str(), part.start)).collect::<Vec<_>>(),
         [("sda1", 1 << 20), ("sda2", 1_050_624 * 512)]
     );
-    assert_eq!(block::holders(&tree, "sda"), ["sda2 is part of md0"]);
+    assert_eq!(crate::holders::holders(&tree, "sda"), ["sda2 is part of md0"]);
 }
