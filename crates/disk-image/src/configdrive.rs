@@ -2,13 +2,19 @@
 //!
 //! It travels as base64 of gzip of an ISO 9660 or FAT image, or as a URL of that or of the bare image. It is kept as
 //! it came and unpacked while it is written, so that 64 MiB of zeros never lie in memory.
+//!
+//! ISO 9660 has blocks of 2048 bytes, which a disk of 4096-byte sectors cannot give: no kernel mounts it there. For such a
+//! disk its files are put into a FAT file system ([`ConfigDrive::fitted`]), where the installed system finds them by the
+//! same label.
 
 use crate::source::{Source, SourceError};
 use base64::Engine as _;
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
+use flate2::write::GzEncoder;
 use futures::StreamExt;
-use std::io::{self, Read};
+use media::fat::{FatError, Shape, Volume};
+use std::io::{self, Read, Write as _};
 use std::time::Duration;
 
 /// Largest unpacked config drive, bytes: the size of its partition.
@@ -19,6 +25,12 @@ pub const LABEL: &str = "config-2";
 pub(crate) const PROBE: usize = 40 << 10;
 /// What a download may have: the unpacked limit as base64, with its line breaks.
 const MAX_DOWNLOAD: u64 = MAX_SIZE / 3 * 4 + (4 << 20);
+
+/// Largest unpacked ISO 9660 config drive that is made a FAT one, bytes: it lies in memory meanwhile. Usual ones have less
+/// than a tenth of it.
+const MAX_REBUILT: u64 = 16 << 20;
+/// Volume id of a file system that is made here ("FERR"); nothing finds it by that.
+const VOLUME_ID: u32 = 0x4645_5252;
 
 /// Time for one attempt to download one.
 const DOWNLOAD_TIME: Duration = Duration::from_secs(120);
@@ -39,6 +51,22 @@ pub struct ConfigDrive {
     gzip: bool,
     len: u64,
     kind: Kind,
+    /// Bytes of its sectors or blocks; those of a disk may not be larger.
+    sector: u32,
+}
+
+/// Why the files of an ISO 9660 config drive cannot be put into a FAT file system.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// It is too large for that.
+    #[error("it has {0} bytes, and at most {MAX_REBUILT} are held in memory for that")]
+    TooLarge(u64),
+    /// It cannot be read.
+    #[error(transparent)]
+    Iso(#[from] media::iso9660::ReadError),
+    /// FAT cannot hold its files.
+    #[error(transparent)]
+    Fat(#[from] media::fat::FatError),
 }
 
 /// Why a config drive cannot be used.
@@ -56,6 +84,29 @@ pub enum ConfigDriveError {
     /// Neither ISO 9660 nor FAT.
     #[error("the config drive is neither an ISO 9660 nor a FAT file system")]
     Unknown,
+    /// The sectors of its file system are smaller than those of the disk.
+    #[error(
+        "the config drive is a FAT file system of {drive}-byte sectors, which cannot be read from a disk of {disk}-byte ones; \
+         make it with larger sectors (mkfs.vfat -S {disk}), or give an ISO 9660 one"
+    )]
+    FatSectors {
+        /// Its sectors.
+        drive: u32,
+        /// Those of the disk.
+        disk: u32,
+    },
+    /// ISO 9660 cannot be read from large sectors, and it could not be made a FAT file system.
+    #[error(
+        "an ISO 9660 config drive cannot be read from {disk}-byte sectors, and this one cannot be made a FAT file system; give \
+         one of {disk}-byte sectors (mkfs.vfat -S {disk})"
+    )]
+    Rebuild {
+        /// Sectors of the disk.
+        disk: u32,
+        /// Why not.
+        #[source]
+        source: RebuildError,
+    },
     /// It could not be fetched.
     #[error("fetch the config drive")]
     Source(#[source] SourceError),
@@ -83,7 +134,8 @@ impl ConfigDrive {
 
     /// From an image, bare or packed with gzip.
     pub fn from_bytes(packed: Bytes) -> Result<Self, ConfigDriveError> {
-        let mut drive = Self { gzip: packed.starts_with(b"\x1f\x8b"), packed, len: 0, kind: Kind::Fat };
+        let gzip = packed.starts_with(b"\x1f\x8b");
+        let mut drive = Self { gzip, packed, len: 0, kind: Kind::Fat, sector: 0 };
         let mut head = Vec::new();
         let mut reader = drive.reader().take(MAX_SIZE + 1);
         reader.by_ref().take(PROBE as u64).read_to_end(&mut head).map_err(ConfigDriveError::Gzip)?;
@@ -94,6 +146,10 @@ impl ConfigDrive {
             return Err(ConfigDriveError::TooLarge);
         }
         drive.kind = kind(&head).ok_or(ConfigDriveError::Unknown)?;
+        drive.sector = match drive.kind {
+            Kind::Iso9660 => media::iso9660::BLOCK,
+            Kind::Fat => fat_sector(&head).ok_or(ConfigDriveError::Unknown)?,
+        };
         if !is_config_drive(&head) {
             tracing::warn!(label = ?label(&head), "the config drive has another label than config-2");
         }
@@ -142,6 +198,39 @@ impl ConfigDrive {
         self.kind
     }
 
+    /// One with the same files for a disk of `sector`-byte sectors: itself, unless that could not be read there.
+    ///
+    /// # Errors
+    /// [`ConfigDriveError::FatSectors`] and [`ConfigDriveError::Rebuild`].
+    pub fn fitted(self, sector: u32) -> Result<Self, ConfigDriveError> {
+        match self.kind {
+            _ if self.sector >= sector => Ok(self),
+            Kind::Fat => Err(ConfigDriveError::FatSectors { drive: self.sector, disk: sector }),
+            Kind::Iso9660 => {
+                let fat = self.as_fat(sector)?;
+                tracing::info!(
+                    sector,
+                    bytes = fat.len,
+                    "the ISO 9660 config drive was made a FAT one for large sectors"
+                );
+                Ok(fat)
+            }
+        }
+    }
+
+    fn as_fat(&self, sector: u32) -> Result<Self, ConfigDriveError> {
+        let failed = |source| ConfigDriveError::Rebuild { disk: sector, source };
+        if self.len > MAX_REBUILT {
+            return Err(failed(RebuildError::TooLarge(self.len)));
+        }
+        let mut image = Vec::with_capacity(self.len as usize);
+        self.reader().read_to_end(&mut image).map_err(ConfigDriveError::Gzip)?;
+        let files = media::iso9660::files(&image).map_err(|error| failed(error.into()))?;
+        let (volume, len) = smallest_fat(&files, sector).map_err(|error| failed(error.into()))?;
+        let packed = pack(&files, &volume, len).map_err(ConfigDriveError::Gzip)?;
+        Ok(Self { packed: packed.into(), gzip: true, len, kind: Kind::Fat, sector })
+    }
+
     /// The unpacked bytes, from the start.
     pub fn reader(&self) -> Box<dyn Read + Send + '_> {
         if self.gzip { Box::new(MultiGzDecoder::new(&self.packed[..])) } else { Box::new(&self.packed[..]) }
@@ -153,6 +242,35 @@ impl std::fmt::Debug for ConfigDrive {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ConfigDrive({:?}, {} bytes)", self.kind, self.len)
     }
+}
+
+/// The smallest FAT file system of some sizes that takes these files, and its size.
+fn smallest_fat(files: &[(String, &[u8])], sector: u32) -> Result<(Volume, u64), FatError> {
+    let sizes: Vec<(&str, u64)> = files.iter().map(|(path, content)| (path.as_str(), content.len() as u64)).collect();
+    let mut size = 2 << 20;
+    loop {
+        match Volume::new(&sizes, Shape { label: LABEL, id: VOLUME_ID, size, sector }) {
+            Ok(volume) => return Ok((volume, size)),
+            Err(FatError::Full { .. } | FatError::Size { .. }) if size < MAX_SIZE => size *= 2,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The file system, packed with gzip: most of it is zero.
+fn pack(files: &[(String, &[u8])], volume: &Volume, len: u64) -> io::Result<Vec<u8>> {
+    let mut out = GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    out.write_all(volume.head())?;
+    let mut at = volume.head().len() as u64;
+    // Files lie one behind the other, in their order.
+    for ((_, content), &place) in files.iter().zip(volume.places()).filter(|((_, content), _)| !content.is_empty()) {
+        let gap = place.checked_sub(at).ok_or(io::ErrorKind::InvalidData)?;
+        io::copy(&mut io::repeat(0).take(gap), &mut out)?;
+        out.write_all(content)?;
+        at = place + content.len() as u64;
+    }
+    io::copy(&mut io::repeat(0).take(len.saturating_sub(at)), &mut out)?;
+    out.finish()
 }
 
 async fn download(source: &dyn Source) -> Result<Bytes, ConfigDriveError> {
@@ -181,7 +299,14 @@ fn kind(head: &[u8]) -> Option<Kind> {
     if has(32769, b"CD001") {
         return Some(Kind::Iso9660);
     }
-    (has(510, &[0x55, 0xaa]) && (has(54, b"FAT") || has(82, b"FAT32"))).then_some(Kind::Fat)
+    let named = has(510, &[0x55, 0xaa]) && (has(54, b"FAT") || has(82, b"FAT32"));
+    (named && fat_sector(head).is_some()).then_some(Kind::Fat)
+}
+
+/// Bytes of a sector of a FAT file system, `BPB_BytsPerSec` (FAT specification 1.03, section 3.1).
+fn fat_sector(head: &[u8]) -> Option<u32> {
+    let sector = u32::from(u16::from_le_bytes(*head.get(11..)?.first_chunk()?));
+    [512, 1024, 2048, 4096].contains(&sector).then_some(sector)
 }
 
 /// The volume label of the file system that starts with these bytes.
@@ -205,8 +330,6 @@ pub(crate) fn is_config_drive(head: &[u8]) -> bool {
 pub(crate) mod tests {
     use super::*;
     use flate2::Compression;
-    use flate2::write::GzEncoder;
-    use std::io::Write;
     use std::time::Instant;
 
     /// The few bytes by which an ISO 9660 file system is known.
@@ -250,6 +373,8 @@ pub(crate) mod tests {
         let mut fat = vec![0; 4096];
         fat[510..512].copy_from_slice(&[0x55, 0xaa]);
         fat[54..59].copy_from_slice(b"FAT16");
+        assert!(matches!(ConfigDrive::from_bytes(fat.clone().into()), Err(ConfigDriveError::Unknown)), "no sectors");
+        fat[11..13].copy_from_slice(&512_u16.to_le_bytes());
         fat[43..54].copy_from_slice(b"CONFIG-2   ");
         assert_eq!(ConfigDrive::from_bytes(fat.clone().into()).unwrap().kind(), Kind::Fat);
         assert!(is_config_drive(&fat));

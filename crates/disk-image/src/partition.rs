@@ -20,7 +20,7 @@ pub(crate) use fs::Superblock;
 pub(crate) use shared::SharedDisk;
 
 use crate::buffer::AlignedBuf;
-use crate::configdrive::{self, ConfigDrive, Kind};
+use crate::configdrive::{self, ConfigDrive};
 use crate::disk::{self, Disk};
 use crate::error::Cause;
 use crate::layout::{Identities, Label, Layout, LayoutError, Role, Sizes, Slot};
@@ -73,8 +73,11 @@ pub enum PartitionError {
     #[error("the image has a partition table: it is a whole-disk image; deploy it with image_type whole-disk")]
     WholeDisk,
     /// Its file system is none that the boot loader's files can be taken from.
-    #[error("the image does not begin with an ext2, ext3 or ext4 file system, which is what partition images may hold")]
-    FileSystem,
+    #[error(
+        "the image is {0}; a partition image has to be an ext2, ext3 or ext4 file system, out of which its kernel is read: make \
+         it one (mkfs.ext4), or deploy a whole-disk image"
+    )]
+    FileSystem(&'static str),
     /// It ends before its file system does.
     #[error("the image has {bytes} bytes, its file system needs {needed}: it is truncated")]
     Truncated {
@@ -153,9 +156,6 @@ impl Partitions {
         disk: &mut dyn Disk,
         geometry: &Geometry,
     ) -> Result<Self, Cause> {
-        if drive.is_some_and(|drive| drive.kind() == Kind::Iso9660) && geometry.sector > 2048 {
-            return Err(ImageError::IsoSectors(geometry.sector).into());
-        }
         let config_drive = if drive.is_some() { configdrive::MAX_SIZE } else { 0 };
         let Partitioning { root, swap, ephemeral, esp, .. } = plan;
         let sizes = Sizes { esp, ephemeral, swap, config_drive, root };
@@ -198,13 +198,14 @@ impl Partitions {
         }
         if let Some(superblock) = Superblock::read(head) {
             self.room(disk).check_length(superblock.size, false)?;
+            fs::check(head)?;
             return Ok(superblock);
         }
         if let Some(name) = table::foreign(head) {
             return Err(ImageError::Format(name).into());
         }
         let whole = Mbr::parse(head).is_ok_and(|mbr| mbr.used().next().is_some());
-        Err(if whole { PartitionError::WholeDisk } else { PartitionError::FileSystem }.into())
+        Err(if whole { PartitionError::WholeDisk } else { PartitionError::FileSystem(fs::foreign(head)) }.into())
     }
 
     /// Puts everything but image, config drive and table in its place. The image is on the disk and verified.

@@ -144,6 +144,8 @@ fn write(
 struct Writer<'a> {
     pass: &'a Pass,
     target: &'a mut Target,
+    /// How large the image is, if that is known. Of a qcow2 that is not declared it is the size of its file, which says nothing:
+    /// it counts when the head has shown what the image is.
     announced: Option<u64>,
     /// Byte of the disk at which the image begins.
     base: u64,
@@ -172,10 +174,8 @@ impl Writer<'_> {
             };
             self.check_cancelled()?;
             match block {
-                Block::Announce { size, at_least } => {
-                    self.room().check_length(size, at_least)?;
-                    self.announced = Some(size).filter(|_| !at_least);
-                }
+                Block::Announce { size, at_least: true } => self.room().check_length(size, true)?,
+                Block::Announce { size, at_least: false } => self.announced = Some(size),
                 Block::Data { mut content, len, offset } => {
                     self.data(&mut content, len, offset)?;
                     if let Content::Own(bytes) = content {
@@ -213,11 +213,19 @@ impl Writer<'_> {
         Ok(())
     }
 
+    fn check_announced(&self, head: &[u8]) -> Result<(), ImageError> {
+        match self.announced {
+            Some(size) if table::foreign(head).is_none() => self.room().check_length(size, false),
+            _ => Ok(()),
+        }
+    }
+
     /// Everything that can be said before the first byte is written; then the disk is cleared.
     fn begin(&mut self, head: &[u8]) -> Result<(), Cause> {
         let geometry = self.target.geometry();
         let head = self.pass.map.as_ref().map_or(head, |map| &map.head);
         if let Some(partitions) = &self.pass.partitions {
+            self.check_announced(head)?;
             self.system = Some(partitions.judge(head, &geometry)?);
             self.target.keep(partitions.kept.clone());
             self.target.clear()?;
@@ -225,6 +233,7 @@ impl Writer<'_> {
             self.pass.meters.stage(Stage::Write);
             return Ok(());
         }
+        self.check_announced(head)?;
         let table = table::read(head, &geometry)?;
         if let Some(size) = self.announced {
             table.check_covered(size)?;

@@ -1,6 +1,6 @@
 //! What the head of an image says about it: its format, its partitions, whether it fits this disk.
 
-use crate::configdrive::{ConfigDrive, Kind};
+use crate::configdrive::ConfigDrive;
 use media::gpt::mbr::{self, Mbr, MbrError};
 use media::gpt::{self, Entry, Gpt, GptError, Guid};
 
@@ -120,9 +120,6 @@ pub enum ImageError {
         /// What is needed.
         need: u64,
     },
-    /// ISO 9660 has blocks of 2048 bytes, which larger sectors cannot give.
-    #[error("an ISO 9660 config drive cannot be read from {0}-byte sectors; make it a FAT image")]
-    IsoSectors(u32),
 }
 
 /// A partition of the written disk.
@@ -333,9 +330,6 @@ impl Table {
     /// Whether a config drive will find a place, as far as the table alone can tell: a new partition, or one of the
     /// image that may turn out to be labelled for it.
     pub(crate) fn check_drive(&self, drive: &ConfigDrive, disk: &Geometry) -> Result<(), ImageError> {
-        if drive.kind() == Kind::Iso9660 && disk.sector > 2048 {
-            return Err(ImageError::IsoSectors(disk.sector));
-        }
         let Err(error) = self.clone().add_drive(disk, Guid([1; 16])) else { return Ok(()) };
         let possible = self.partitions().iter().any(|partition| {
             (drive.size()..=4 * DRIVE_SIZE).contains(&partition.size) || is_drive_name(&partition.name)

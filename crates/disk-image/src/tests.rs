@@ -8,6 +8,7 @@ mod frames;
 mod hostile;
 pub(crate) mod image;
 mod info;
+mod odd;
 mod partition;
 mod qcow2;
 mod refusals;

@@ -163,10 +163,12 @@ async fn run(
     let shared = SharedDisk::new(disk);
     let mut target = Target::new(Box::new(shared.clone()), plan.verify);
     target.check().map_err(|error| failed(DiskState::Untouched, error.into()))?;
+    let geometry = target.geometry();
+    let drive = fit(plan.config_drive, geometry.sector).await.map_err(|cause| failed(DiskState::Untouched, cause))?;
     let partitions = match plan.partitioning {
         None => None,
         Some(partitioning) => {
-            let (drive, geometry) = (plan.config_drive.as_ref(), target.geometry());
+            let drive = drive.as_ref();
             let placed = Partitions::new(partitioning, drive, &mut *target.disk, &geometry);
             Some(Arc::new(placed.map_err(|cause| failed(DiskState::Untouched, cause))?))
         }
@@ -184,7 +186,7 @@ async fn run(
                 shares,
                 algorithm: plan.digest.as_ref().map(Digest::algorithm),
                 packing: plan.packing,
-                drive: plan.config_drive.clone(),
+                drive: drive.clone(),
                 partitions: partitions.clone(),
                 new_disk_guid: plan.new_disk_guid,
                 meters: meters.clone(),
@@ -225,6 +227,12 @@ async fn run(
         }
     }
     Err(last)
+}
+
+/// The config drive as the disk's sectors want it.
+async fn fit(drive: Option<ConfigDrive>, sector: u32) -> Result<Option<ConfigDrive>, Cause> {
+    let fitting = tokio::task::spawn_blocking(move || drive.map(|drive| drive.fitted(sector)).transpose());
+    Ok(fitting.await.map_err(|_| Cause::Stage("config drive"))??)
 }
 
 /// Of a qcow2: reads its tables, and binds the pass to what they belong to.

@@ -1,13 +1,16 @@
 //! Writer of ISO9660 images with Rock Ridge and Joliet names (ECMA-119, SUSP 1.10, RRIP 1.10, Joliet specification),
-//! and with an El Torito entry for EFI firmware (El Torito 1.0, UEFI specification 13.3.2.1).
+//! and with an El Torito entry for EFI firmware (El Torito 1.0, UEFI specification 13.3.2.1); and reader of small ones.
 //!
 //! Used for bootable virtual media and for config drives. The same calls give the same bytes: all times are
 //! 1 January 1980.
 
 mod layout;
+mod read;
 mod record;
 mod susp;
 mod tree;
+
+pub use read::{ReadError, files};
 
 use crate::path::{self, PathError};
 use std::borrow::Cow;

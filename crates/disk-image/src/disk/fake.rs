@@ -25,7 +25,20 @@ pub(crate) struct State {
     pub(crate) at_most: Option<usize>,
     /// A write behind this offset is acknowledged and lost.
     pub(crate) loses: Option<std::ops::Range<u64>>,
+    /// After so many writes the disk ends at this byte: what is behind it takes and gives nothing.
+    pub(crate) shrinks: Option<(u32, u64)>,
     pub(crate) announced: u32,
+}
+
+impl State {
+    /// Bytes that there still are from here on.
+    fn left(&self, offset: u64) -> usize {
+        let writes = self.log.iter().filter(|event| matches!(event, Event::Write { .. })).count();
+        match self.shrinks {
+            Some((after, end)) if writes >= after as usize => end.saturating_sub(offset) as usize,
+            _ => usize::MAX,
+        }
+    }
 }
 
 /// Clones share the same bytes, so that a test can look at the disk that it gave away.
@@ -73,7 +86,10 @@ impl Disk for FakeDisk {
     fn write_at(&mut self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         self.check(bytes.len(), offset);
         let mut state = self.state.lock().unwrap();
-        let len = bytes.len().min(state.at_most.unwrap_or(usize::MAX));
+        let len = bytes.len().min(state.at_most.unwrap_or(usize::MAX)).min(state.left(offset));
+        if len == 0 {
+            return Ok(0);
+        }
         if let Some((from, errno, times)) = &mut state.fail_write
             && offset + len as u64 > *from
             && *times > 0
@@ -91,7 +107,7 @@ impl Disk for FakeDisk {
     fn read_at(&mut self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
         self.check(bytes.len(), offset);
         let state = self.state.lock().unwrap();
-        let len = bytes.len().min(state.at_most.unwrap_or(usize::MAX));
+        let len = bytes.len().min(state.at_most.unwrap_or(usize::MAX)).min(state.left(offset));
         if let Some((from, errno)) = state.fail_read
             && offset + len as u64 > from
         {

@@ -3,7 +3,7 @@
 use super::{PartitionError, SharedDisk};
 use crate::disk;
 use crate::error::Cause;
-use ext4_view::{Ext4, Ext4Read};
+use ext4_view::{Ext4, Ext4Error, Ext4Read};
 use std::error::Error;
 
 /// Where the superblock begins, and its magic number in it (linux/fs/ext4/ext4.h, `struct ext4_super_block`).
@@ -35,6 +35,29 @@ impl Superblock {
         let size = blocks.checked_mul(1 << shift)?;
         (size > 0).then_some(Self { size })
     }
+}
+
+/// Refuses what the library cannot read, as far as the first bytes of an image show that: features above all.
+pub(super) fn check(head: &[u8]) -> Result<(), PartitionError> {
+    match Ext4::load(Box::new(head.to_vec())) {
+        // What lies further on is seen when it is on the disk.
+        Ok(_) | Err(Ext4Error::Io(_)) => Ok(()),
+        Err(error) => Err(PartitionError::Read(error)),
+    }
+}
+
+/// What an image is that has no superblock of ext2, ext3 or ext4.
+pub(super) fn foreign(head: &[u8]) -> &'static str {
+    let known: [(usize, &[u8], &str); 5] = [
+        (0, b"XFSB", "an XFS file system"),
+        // linux/fs/btrfs: `BTRFS_SUPER_INFO_OFFSET` and `BTRFS_MAGIC`.
+        (0x1_0040, b"_BHRfS_M", "a btrfs file system"),
+        (1024, b"\x10\x20\xf5\xf2", "an F2FS file system"),
+        (512, b"LABELONE", "a physical volume of LVM"),
+        (510, b"\x55\xaa", "a FAT file system or a boot sector without partitions"),
+    ];
+    let is = |at: usize, magic: &[u8]| head.get(at..at + magic.len()) == Some(magic);
+    known.into_iter().find(|(at, magic, _)| is(*at, magic)).map_or("no file system that is known", |(_, _, name)| name)
 }
 
 /// The file system of an image that is on the disk.

@@ -1,11 +1,15 @@
 //! Where the config drive goes.
 
 use super::image::*;
+use super::qcow2::run;
 use crate::configdrive::{ConfigDrive, tests::iso};
 use crate::disk::fake::FakeDisk;
 use crate::{Cause, DiskState, ImageError, Plan};
+use fatfs::{FileSystem, FsOptions};
 use media::gpt::mbr::Mbr;
 use media::gpt::{Entry, Gpt, Guid};
+use std::io::{Cursor, Read as _};
+use std::process::Command;
 
 const DRIVE: usize = 64 << 20;
 
@@ -107,10 +111,82 @@ async fn a_partition_that_is_labelled_for_it_is_reused() {
     assert!(!has_table(&disk.bytes()));
 }
 
+/// A config drive as Ironic and its clients make them.
+fn real_iso(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = media::iso9660::Builder::new("config-2").unwrap();
+    for (path, content) in files {
+        builder.file(path, 0o644, *content).unwrap();
+    }
+    builder.to_vec().unwrap()
+}
+
+fn file_of(drive: &[u8], path: &str) -> Vec<u8> {
+    let mut bytes = drive.to_vec();
+    let system = FileSystem::new(Cursor::new(&mut bytes), FsOptions::new()).unwrap();
+    let mut content = Vec::new();
+    system.root_dir().open_file(path).unwrap().read_to_end(&mut content).unwrap();
+    content
+}
+
+const FILES: [(&str, &[u8]); 3] = [
+    ("openstack/latest/meta_data.json", b"{\"name\": \"node-1\"}"),
+    ("openstack/latest/network_data.json", b""),
+    ("openstack/content/0000", &[0x5a; 300_000]),
+];
+
+/// ISO 9660 has blocks of 2048 bytes, and no kernel mounts it from sectors of 4096.
 #[tokio::test(flavor = "multi_thread")]
-async fn iso_9660_on_large_sectors_is_explained() {
+async fn on_large_sectors_an_iso_9660_drive_becomes_fat_with_the_same_files() {
     let disk = FakeDisk::new(old_disk(80), 4096);
-    let error = write(with_drive(&gpt_image(6, 4096), &iso(400_000, "config-2")), disk).await.unwrap_err();
-    insta::assert_snapshot!(error.cause, @"an ISO 9660 config drive cannot be read from 4096-byte sectors; make it a FAT image");
-    assert_eq!(error.state, DiskState::Untouched);
+    let written = write(with_drive(&gpt_image(6, 4096), &real_iso(&FILES)), disk.clone()).await.unwrap();
+    let place = written.config_drive.unwrap();
+    assert_eq!((place.offset % (1 << 20), place.size % 4096, place.name.as_str()), (0, 0, "config-2"));
+    let bytes = disk.bytes();
+    let drive = &bytes[place.offset as usize..(place.offset + place.size) as usize];
+    assert_eq!(u16::from_le_bytes([drive[11], drive[12]]), 4096, "the sectors of the file system");
+    assert!(crate::configdrive::is_config_drive(drive), "the label");
+    for (path, content) in FILES {
+        assert!(file_of(drive, path) == content, "{path}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("drive"), &drive[..2 * MIB]).unwrap();
+    run(Command::new("fsck.fat").arg("-n").arg(dir.path().join("drive")));
+    // The same on small sectors stays what it is.
+    let small = FakeDisk::new(old_disk(80), 512);
+    let written = write(with_drive(&gpt_image(6, 512), &real_iso(&FILES)), small.clone()).await.unwrap();
+    let place = written.config_drive.unwrap();
+    assert_drive(&small.bytes(), place.offset as usize, place.size as usize, &real_iso(&FILES));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuilt_drive_goes_into_the_partition_that_is_labelled_for_it() {
+    let mut image = gpt_image(12, 4096);
+    let mut gpt = Gpt::new(Guid([3; 16]), 4096, 12 * 256).unwrap();
+    gpt.add(Entry::new(Guid::LINUX_DATA, Guid([2; 16]), 1024..=1535, "config-2")).unwrap();
+    gpt.write_primary(&mut image).unwrap();
+    let disk = FakeDisk::new(old_disk(80), 4096);
+    let written = write(with_drive(&image, &real_iso(&FILES)), disk.clone()).await.unwrap();
+    let place = written.config_drive.unwrap();
+    assert_eq!((place.number, place.offset, place.size), (1, 4 << 20, 2 << 20));
+    assert!(file_of(&disk.bytes()[4 * MIB..6 * MIB], FILES[0].0) == FILES[0].1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drives_that_large_sectors_cannot_give_are_refused_with_the_reason() {
+    let large: [(&str, &[u8]); 1] = [("large", &[1; 17 << 20])];
+    let cases = [
+        ("small sectors", media::fat::image(&FILES, "config-2").unwrap()),
+        ("too large", real_iso(&large)),
+        ("a name that FAT cannot hold", real_iso(&[("a:b", b"x")])),
+        ("names that FAT holds one of", real_iso(&[("A", b"x"), ("a", b"y")])),
+        ("no directory to be found", iso(400_000, "config-2")),
+    ];
+    let mut texts = String::new();
+    for (name, drive) in cases {
+        let disk = FakeDisk::new(old_disk(80), 4096);
+        let error = write(with_drive(&gpt_image(6, 4096), &drive), disk.clone()).await.unwrap_err();
+        assert_eq!((error.state, disk.bytes() == old_disk(80)), (DiskState::Untouched, true), "{name}");
+        texts += &format!("{name}: {}\n", transport::client::chain(&error.cause));
+    }
+    insta::assert_snapshot!(texts);
 }

@@ -273,13 +273,28 @@ async fn the_table_comes_last_and_after_a_flush() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_partition_image_is_refused_before_a_byte_is_written() {
     let disk = FakeDisk::new(old(), 512);
-    let cases = [gpt_image(6, 512), vec![7; 2 * MIB], Vec::new(), [image(), &vec![0; 9 * MIB]].concat()];
+    let magic = |at: usize, magic: &[u8]| {
+        let mut image = vec![0; 2 * MIB];
+        image[at..at + magic.len()].copy_from_slice(magic);
+        image
+    };
+    let cases = [
+        gpt_image(6, 512),
+        vec![7; 2 * MIB],
+        magic(0, b"XFSB"),
+        magic(0x1_0040, b"_BHRfS_M"),
+        magic(512, b"LABELONE"),
+        root(&[], &["-t", "ext4", "-O", "inline_data"]),
+        root(&[], &["-t", "ext4", "-O", "meta_bg,^resize_inode"]),
+        Vec::new(),
+        [image(), &vec![0; 9 * MIB]].concat(),
+    ];
     let mut texts = Vec::new();
     for image in cases {
         let error = write(partition_plan(&image, &disk), disk.clone()).await.unwrap_err();
         // Only of what is packed or streamed without a length the size shows late.
         let untouched = error.state == DiskState::Untouched && disk.bytes() == old();
-        texts.push(format!("{untouched}: {}", error.cause));
+        texts.push(format!("{untouched}: {}", transport::client::chain(&error.cause)));
     }
     let mut plan = partition_plan(image(), &disk);
     plan.partitioning.as_mut().unwrap().root = 8 << 20;

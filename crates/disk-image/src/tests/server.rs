@@ -26,6 +26,14 @@ pub(super) struct Answer {
     pub(super) ignore_if_range: bool,
     /// Send so many bytes at a time, with a pause after each.
     pub(super) slow: Option<(usize, Duration)>,
+    /// Send so many bytes behind the announced ones, and close the connection.
+    pub(super) extra: usize,
+    /// Announce no length: the end of the connection is the end of the image.
+    pub(super) endless: bool,
+    /// Answer with 206 although everything was asked for.
+    pub(super) partial: bool,
+    /// Send no more than so many bytes of a range, and say so in its `Content-Range`.
+    pub(super) portion: Option<usize>,
     /// Where to redirect to.
     pub(super) location: Option<String>,
 }
@@ -112,6 +120,10 @@ async fn serve(
             tokio::time::sleep(pause).await;
         }
         log.lock().unwrap()[index].sent = len;
+        if stream.write_all(&vec![0x5a; answer.extra]).await.is_err() || answer.extra > 0 || answer.endless {
+            let _ = stream.shutdown().await;
+            return;
+        }
         if answer.stall.is_some() {
             std::future::pending::<()>().await;
         }
@@ -128,8 +140,9 @@ fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [
         return (format!("HTTP/1.1 307 x\r\ncontent-length: 0\r\nlocation: {location}\r\n\r\n"), &[]);
     } else if let Some(status) = answer.status {
         return (format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n"), &[]);
-    } else if start > 0 {
-        let right = format!("bytes {start}-{}/{total}", total - 1);
+    } else if start > 0 || answer.partial {
+        let end = answer.portion.map_or(total, |portion| total.min(start + portion));
+        let right = format!("bytes {start}-{}/{total}", end - 1);
         match answer.content_range.as_deref().unwrap_or(&right) {
             "" => "HTTP/1.1 206 x\r\n".to_owned(),
             range => format!("HTTP/1.1 206 x\r\ncontent-range: {range}\r\n"),
@@ -137,11 +150,15 @@ fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [
     } else {
         "HTTP/1.1 200 x\r\n".to_owned()
     };
-    head += &format!("content-length: {}\r\n", total - start);
+    let rest = answer.portion.filter(|_| start > 0).map_or(total - start, |portion| portion.min(total - start));
+    if !answer.endless {
+        head += &format!("content-length: {rest}\r\n");
+    }
     if !answer.etag.is_empty() {
         head += &format!("etag: {}\r\n", answer.etag);
     }
-    (head + "\r\n", content.get(start..).unwrap_or_default())
+    let body = content.get(start..).unwrap_or_default();
+    (head + "\r\n", &body[..body.len().min(rest)])
 }
 
 async fn read_head(stream: &mut TcpStream) -> Option<String> {
