@@ -19,6 +19,8 @@ pub(super) enum Kind {
     Frames,
     /// qcow2, as fast as it comes.
     Qcow2,
+    /// qcow2 of zlib clusters, as distributions publish theirs.
+    Zlib,
     /// qcow2 from a source that takes as long to send it as it takes to convert.
     Slow,
     /// Peak memory of a large, sparse image.
@@ -27,7 +29,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// Those whose speed is measured.
-    pub(super) const SPEED: [Self; 5] = [Self::Raw, Self::Zst, Self::Frames, Self::Qcow2, Self::Slow];
+    pub(super) const SPEED: [Self; 6] = [Self::Raw, Self::Zst, Self::Frames, Self::Qcow2, Self::Zlib, Self::Slow];
 
     pub(super) fn title(self) -> &'static str {
         match self {
@@ -35,6 +37,7 @@ impl Kind {
             Self::Zst => "raw.zst, one frame",
             Self::Frames => "raw.zst, many frames",
             Self::Qcow2 => "qcow2",
+            Self::Zlib => "qcow2, zlib clusters",
             Self::Slow => "qcow2, slow source",
             Self::Memory => "memory",
         }
@@ -46,6 +49,7 @@ impl Kind {
             Self::Zst => "disk.raw.zst",
             Self::Frames => "frames.raw.zst",
             Self::Qcow2 | Self::Slow => "disk.qcow2",
+            Self::Zlib => "zlib.qcow2",
             Self::Memory => "sparse.raw.zst",
         }
     }
@@ -131,7 +135,7 @@ impl Case<'_> {
         };
         let curl = words(&["curl", "-sf", &url]);
         let mut ways = vec![Way::one("ferric image write", Role::Ours, write(&url), true)];
-        if matches!(self.kind, Kind::Qcow2 | Kind::Slow) {
+        if matches!(self.kind, Kind::Qcow2 | Kind::Zlib | Kind::Slow) {
             // The digest is made while the file arrives: no order of the three is faster.
             let save = words(&["dd", "bs=1M", "iflag=fullblock", "status=none", &format!("of={download}")]);
             let got = Step { pipeline: vec![curl, words(&["tee", &fifo]), save], beside: Some(sha(&fifo)) };
@@ -186,7 +190,7 @@ fn judge(kind: Kind, title: &str, measured: &[Measured], bars: &mut Bars) {
         Kind::Raw | Kind::Zst | Kind::Frames => {
             bars.add(format!("{title}: rate, fastest peer with a digest is 1"), peer / ours.seconds, Bar::Least(0.95));
         }
-        Kind::Qcow2 => {
+        Kind::Qcow2 | Kind::Zlib => {
             let (hash, convert) = (named("hash alone"), named("convert alone"));
             if hash > convert {
                 let ratio = convert / hash;

@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::Command;
 
-const ALL: [&str; 4] = ["disk.raw", "disk.raw.zst", "frames.raw.zst", "disk.qcow2"];
+const ALL: [&str; 5] = ["disk.raw", "disk.raw.zst", "frames.raw.zst", "disk.qcow2", "zlib.qcow2"];
 
 /// The same disk in every form that is measured.
 pub(super) fn all(folder: &Path, mib: usize) -> Result<()> {
@@ -20,7 +20,8 @@ pub(super) fn all(folder: &Path, mib: usize) -> Result<()> {
     cmd::run(Command::new("zstd").args(["-q", "-3", "-T0", "--check"]).arg(&raw))?;
     // Frames of 8 MiB, none of which says how long it is.
     cmd::run(Command::new("pzstd").args(["-q", "-3"]).arg(&raw).arg("-o").arg(folder.join("frames.raw.zst")))?;
-    convert(&raw, &folder.join("disk.qcow2"))
+    convert(&raw, &folder.join("disk.qcow2"), &[])?;
+    convert(&raw, &folder.join("zlib.qcow2"), &["-c"])
 }
 
 pub(super) fn remove(folder: &Path) -> Result<()> {
@@ -30,8 +31,8 @@ pub(super) fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn convert(raw: &Path, qcow2: &Path) -> Result<()> {
-    cmd::run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).arg(raw).arg(qcow2))
+pub(super) fn convert(raw: &Path, qcow2: &Path, more: &[&str]) -> Result<()> {
+    cmd::run(Command::new("qemu-img").args(["convert", "-f", "raw", "-O", "qcow2"]).args(more).arg(raw).arg(qcow2))
 }
 
 /// A whole disk with one partition: in turn 1 MiB of zeros, of repetition, and of what cannot be packed.

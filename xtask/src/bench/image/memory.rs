@@ -12,7 +12,7 @@ pub(super) fn run(bench: &Bench, gib: u64, bars: &mut Bars) -> Result<()> {
     println!("\n{gib} GiB, nearly all holes");
     let raw = bench.folder.join("sparse.raw");
     make::sparse(&raw, (gib * 1024) as usize)?;
-    make::convert(&raw, &bench.folder.join("sparse.qcow2"))?;
+    make::convert(&raw, &bench.folder.join("sparse.qcow2"), &[])?;
     cmd::run(Command::new("zstd").args(["-q", "-1", "-T0", "--rm"]).arg(&raw))?;
     for name in ["sparse.raw.zst", "sparse.qcow2"] {
         let (url, target) = (format!("{}/{name}", bench.server.url), bench.path("target"));
