@@ -17,6 +17,7 @@ use hardware_sim::SimMachine;
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use support::stream::{self, NODE, Ruled};
 use support::{TOKEN, rig};
@@ -45,10 +46,25 @@ fn version_of(headers: &HeaderMap) -> String {
 }
 
 async fn start_driver(lookup: Value, heartbeat: StatusCode) -> (String, mpsc::UnboundedReceiver<Heard>) {
+    start_driver_that_fails_at_first(0, lookup, heartbeat).await
+}
+
+/// As [`start_driver`], but the first so many requests for the versions that it serves are answered 503.
+async fn start_driver_that_fails_at_first(
+    failures: usize,
+    lookup: Value,
+    heartbeat: StatusCode,
+) -> (String, mpsc::UnboundedReceiver<Heard>) {
     let (heard, ears) = mpsc::unbounded_channel();
     let driver = Driver { heard, lookup: Arc::new(lookup), heartbeat };
+    let left = Arc::new(AtomicUsize::new(failures));
+    let root = get(async move || {
+        let fails = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok();
+        let status = if fails { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+        (status, axum::Json(json!({"default_version": {"version": "1.115"}})))
+    });
     let router = Router::new()
-        .route("/", get(async || axum::Json(json!({"default_version": {"version": "1.115"}}))))
+        .route("/", root)
         .route(
             "/v1/lookup",
             get(async |State(driver): State<Driver>, RawQuery(query): RawQuery, headers: HeaderMap| {
@@ -276,6 +292,21 @@ async fn the_next_url_is_tried_when_one_is_not_there_and_a_lookup_gives_up_in_ti
     let error = run(&lost, &CancellationToken::new()).await.unwrap().unwrap_err();
     let text = client::chain(&error);
     assert!(text.starts_with("look up the node: no lookup succeeded within"), "{text}");
+}
+
+/// A lookup of an old version brings no token, and a driver gives it to one lookup only.
+#[tokio::test]
+async fn a_driver_that_cannot_tell_its_version_yet_is_not_taken_for_an_old_one() {
+    let (url, mut ears) = start_driver_that_fails_at_first(2, lookup_reply(json!(TOKEN)), StatusCode::ACCEPTED).await;
+    let patient = rig(SimMachine::new(), Settings { lookup_timeout: Duration::from_secs(20), ..settings(&url) });
+    let stop = CancellationToken::new();
+    let running = run(&patient, &stop);
+    let first = next(&mut ears).await;
+    assert!(matches!(&first, Heard::Lookup(_, version) if version == "1.62"), "{first:?}");
+    let (_, version, body) = next_heartbeat(&mut ears).await;
+    assert_eq!((version.as_str(), &body["agent_token"]), ("1.68", &json!(TOKEN)));
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -19,6 +19,21 @@ pub const TOKEN_VERSION: u16 = 62;
 /// Since this version heartbeats carry a certificate; they ask for no later one.
 pub const VERIFY_CA_VERSION: u16 = 68;
 
+/// Why it is not known which version the driver serves.
+#[derive(Debug)]
+struct Undiscovered {
+    reason: String,
+    /// Whether the driver did not answer, or failed; else it answered something odd.
+    is_absent: bool,
+}
+
+impl Undiscovered {
+    fn fallback(self) -> u16 {
+        tracing::warn!("the API's version is not known ({}); 1.{FALLBACK_VERSION} is assumed", self.reason);
+        FALLBACK_VERSION
+    }
+}
+
 /// A client of the driver's API.
 #[derive(Debug)]
 pub struct Ironic {
@@ -54,21 +69,33 @@ impl Ironic {
 
     /// The minor part of the highest microversion that the driver serves, asked once.
     pub async fn version(&self) -> u16 {
-        match self.version.get_or_try_init(|| self.discover()).await {
-            Ok(version) => *version,
-            Err(reason) => {
-                tracing::warn!("the API's version is not known ({reason}); 1.{FALLBACK_VERSION} is assumed");
-                FALLBACK_VERSION
-            }
+        self.discovered().await.unwrap_or_else(Undiscovered::fallback)
+    }
+
+    /// As [`Self::version`], for the lookup: the reply to one of an old version has no token, and there is no second one. So a
+    /// driver that cannot be asked now is to be asked again; an error says why.
+    pub async fn version_for_lookup(&self) -> Result<u16, String> {
+        match self.discovered().await {
+            Err(unknown) if unknown.is_absent => Err(unknown.reason),
+            other => Ok(other.unwrap_or_else(Undiscovered::fallback)),
         }
     }
 
-    async fn discover(&self) -> Result<u16, String> {
-        let reply = self.request(Method::GET, "/", None, None).await.map_err(|error| client::chain(&error))?;
-        let root: serde_json::Value = reply.json().map_err(|error| error.to_string())?;
-        let version = root.pointer("/default_version/version").and_then(serde_json::Value::as_str);
-        let minor = version.and_then(|version| version.strip_prefix("1.")).and_then(|minor| minor.parse().ok());
-        minor.ok_or_else(|| format!("{} does not tell default_version.version as 1.N", reply.url))
+    async fn discovered(&self) -> Result<u16, Undiscovered> {
+        self.version.get_or_try_init(|| self.discover()).await.copied()
+    }
+
+    async fn discover(&self) -> Result<u16, Undiscovered> {
+        let absent = |reason| Undiscovered { reason, is_absent: true };
+        let reply = self.request(Method::GET, "/", None, None).await.map_err(|error| absent(client::chain(&error)))?;
+        if reply.status.is_server_error() {
+            return Err(absent(refusal(&reply)));
+        }
+        let root = reply.json::<serde_json::Value>().ok();
+        let version = root.as_ref().and_then(|root| root.pointer("/default_version/version")?.as_str());
+        let minor = version.and_then(|version| version.strip_prefix("1.")?.parse().ok());
+        let reason = format!("{} does not tell default_version.version as 1.N", reply.url);
+        minor.ok_or(Undiscovered { reason, is_absent: false })
     }
 
     /// Sends a request to the first URL that can be reached, and keeps that one in front. `path` begins with a slash.

@@ -105,7 +105,7 @@ async fn attempt(agent: &Agent, ironic: &Ironic, uuid: Option<&str>) -> Result<L
         return Err(failure("this machine has no network interface with a MAC address".to_owned()));
     }
     let path = format!("/v1/lookup?{}", query(&addresses, uuid));
-    let version = ironic.version().await.min(TOKEN_VERSION);
+    let version = ironic.version_for_lookup().await.map_err(failure)?.min(TOKEN_VERSION);
     tracing::info!(addresses = addresses.join(","), "lookup");
     let reply = ironic.request(Method::GET, &path, Some(version), None).await;
     judge(&reply.map_err(|error| failure(transport::client::chain(&error)))?)

@@ -115,7 +115,8 @@ async fn check_in_and_serve(
         if !settings.listens {
             return Err(SessionError::Unreachable { why: "no driver is known" });
         }
-        return serve(agent, dispatcher, given.as_ref(), stop).await?.finished().await;
+        serve(agent, dispatcher, given.as_ref(), stop).await?.finished().await;
+        return Ok(());
     }
     lookup::run(agent, &ironic, uuid.as_deref()).await.map_err(SessionError::Lookup)?;
     let settings = agent.shared.settings();
@@ -140,10 +141,10 @@ async fn check_in_and_serve(
     if let Some(stream) = stream {
         stream.finished().await;
     }
-    match serving {
-        Some(serving) => serving.finished().await,
-        None => Ok(()),
+    if let Some(serving) = serving {
+        serving.finished().await;
     }
+    Ok(())
 }
 
 /// Serves the API, and finds out what the driver has to know of it.
@@ -186,10 +187,9 @@ async fn generate(ironic: &Ironic, settings: &Settings, host: &str) -> Result<Op
 struct Serving(tokio::task::JoinHandle<()>);
 
 impl Serving {
-    async fn finished(self) -> Result<(), SessionError> {
+    async fn finished(self) {
         // A server that panicked has ended like one that was stopped.
         let _ = self.0.await;
-        Ok(())
     }
 }
 
