@@ -4,6 +4,7 @@ use crate::api::{Api, ApiError, Node};
 use crate::destroy::{self, Does, Loss};
 use crate::error::Error;
 use crate::output::{self, Output};
+use crate::table;
 use crate::verbs::way;
 use lifecycle::provision::Verb;
 use serde_json::json;
@@ -66,12 +67,12 @@ impl ConsentArgs {
 
     fn end(self, output: Output, action: &str, nodes: &[(&Node, &Does)], losses: Vec<Loss>) -> Result<Go, Error> {
         if self.dry_run {
-            let text = format!("{}A dry run: nothing was changed.", destroy::text(&losses));
+            let text = format!("{}A dry run: nothing was changed.", destroy::text(&losses, table::width()));
             output.result(&text, &json!({"dry_run": true, "nodes": losses}));
             return Ok(Go::Home);
         }
         let costs = nodes.first().map_or("changes nothing", |(_, does)| does.costs());
-        confirm(action, costs, &destroy::text(&losses))?;
+        confirm(action, costs, nodes.len(), &destroy::text(&losses, table::width()))?;
         Ok(Go::On)
     }
 }
@@ -86,7 +87,7 @@ async fn losses(api: &Api, action: &str, nodes: &[(&Node, &Does)]) -> Result<Vec
 }
 
 /// Asks the person at the terminal. `costs`: why it is not done unasked.
-pub(crate) fn confirm(action: &str, costs: &str, what: &str) -> Result<(), Error> {
+pub(crate) fn confirm(action: &str, costs: &str, nodes: usize, what: &str) -> Result<(), Error> {
     if !output::can_ask() {
         return Err(Error::usage(
             format!("{action} {costs}, and there is nobody to ask"),
@@ -94,7 +95,8 @@ pub(crate) fn confirm(action: &str, costs: &str, what: &str) -> Result<(), Error
         ));
     }
     let mut err = std::io::stderr();
-    let _ = write!(err, "{what}Go on? Type yes: ");
+    let with = if nodes > 1 { format!(" with {nodes} nodes") } else { String::new() };
+    let _ = write!(err, "{what}Go on{with}? Type yes: ");
     let _ = err.flush();
     let mut answer = String::new();
     let read = std::io::stdin().lock().read_line(&mut answer);

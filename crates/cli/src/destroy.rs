@@ -206,7 +206,12 @@ fn considered(node: &Node, disks: Vec<Disk>, notes: &mut Vec<String>) -> Vec<Dis
 }
 
 fn unknown(node: &Node) -> String {
-    format!("which disks is not known: it was never inspected (`ferric inspect {}` finds out)", node.title())
+    let inspected = match node.state() {
+        // Elsewhere there is a way to it first.
+        "manageable" | "enroll" => "; `ferric inspect` finds out",
+        _ => "",
+    };
+    format!("which disks is not known: it was never inspected{inspected}")
 }
 
 const IMAGINARY: &str = "nothing: its deploy interface is \"fake\", so there is no machine";
@@ -288,28 +293,67 @@ fn one_step(loss: &mut Loss, node: &Node, step: &Value, known: Known) -> Known {
     known
 }
 
-/// The losses for people.
-pub(crate) fn text(losses: &[Loss]) -> String {
-    let mut text = String::new();
+/// The losses for people, in lines of at most `width` characters. Nodes that lose the same are told of together.
+pub(crate) fn text(losses: &[Loss], width: usize) -> String {
+    let mut groups: Vec<(Vec<&Loss>, Vec<&str>)> = Vec::new();
     for loss in losses {
-        let what = if loss.disks.is_empty() { "" } else { " destroys what is on" };
-        writeln!(text, "{} {} ({}){what}:", loss.action, loss.node, loss.provision_state).ok();
+        let mut fates: Vec<&str> = Vec::new();
         for disk in &loss.disks {
-            let of = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-            let parts = [
-                Some(table::size(disk.size)),
-                of(&disk.model),
-                of(&disk.serial).map(|serial| format!("serial {serial}")),
-            ];
-            let parts: Vec<String> = parts.into_iter().flatten().collect();
-            writeln!(text, "  {}", table::plain(&format!("{}  {}", disk.name, parts.join(", ")))).ok();
-            writeln!(text, "    {}", table::wrap(&disk.fate, 74).replace('\n', "\n    ")).ok();
+            if !fates.contains(&disk.fate.as_str()) {
+                fates.push(&disk.fate);
+            }
         }
-        for note in &loss.notes {
-            writeln!(text, "  {}", table::wrap(note, 76).replace('\n', "\n  ")).ok();
+        let same = |(others, told): &&mut (Vec<&Loss>, Vec<&str>)| {
+            *told == fates
+                && others.iter().all(|other| {
+                    (&other.action, &other.provision_state, &other.notes)
+                        == (&loss.action, &loss.provision_state, &loss.notes)
+                })
+        };
+        match groups.iter_mut().find(same) {
+            Some((others, _)) => others.push(loss),
+            None => groups.push((vec![loss], fates)),
         }
     }
+    groups.iter().map(|(losses, fates)| group(losses, fates, width)).collect()
+}
+
+fn group(losses: &[&Loss], fates: &[&str], width: usize) -> String {
+    let [first, ..] = losses else { return String::new() };
+    let mut text = String::new();
+    let many = losses.len() > 1;
+    let what = if fates.is_empty() { "" } else { " destroys what is on" };
+    let who = if many { format!("{} nodes", losses.len()) } else { table::plain(&first.node) };
+    writeln!(text, "{} {who} ({}){what}:", first.action, first.provision_state).ok();
+    let mut below = |indent: usize, paragraph: &str| {
+        let blank = " ".repeat(indent);
+        let lines = table::wrap(paragraph, width.saturating_sub(indent));
+        writeln!(text, "{blank}{}", lines.replace('\n', &format!("\n{blank}"))).ok();
+    };
+    if many && fates.is_empty() {
+        let names: Vec<String> = losses.iter().map(|loss| table::plain(&loss.node)).collect();
+        below(2, &names.join(", "));
+    }
+    let named = losses.iter().map(|loss| loss.node.chars().count()).max().unwrap_or(0);
+    for fate in fates {
+        let disks = losses.iter().flat_map(|loss| loss.disks.iter().map(move |disk| (loss, disk)));
+        for (loss, disk) in disks.filter(|(_, disk)| disk.fate == *fate) {
+            let node = if many { format!("{:<named$}  ", loss.node) } else { String::new() };
+            below(2, &table::plain(&format!("{node}{}", described(disk))));
+        }
+        below(4, fate);
+    }
+    first.notes.iter().for_each(|note| below(2, note));
     text
+}
+
+/// A disk in one line.
+fn described(disk: &Fate) -> String {
+    let of = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+    let parts =
+        [Some(table::size(disk.size)), of(&disk.model), of(&disk.serial).map(|serial| format!("serial {serial}"))];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    format!("{}  {}", disk.name, parts.join(", "))
 }
 
 #[cfg(test)]
@@ -390,7 +434,29 @@ mod tests {
             judge(&plain, "rescue", &Does::Interrupts, Known::Never),
             judge(&plain, "delete", &Does::Forgets, Known::Never),
         ];
-        insta::assert_snapshot!(text(&losses));
+        let alone: String = losses.iter().map(|loss| text(std::slice::from_ref(loss), 80)).collect();
+        insta::assert_snapshot!(alone);
         insta::assert_json_snapshot!(losses[0]);
+    }
+
+    #[test]
+    fn nodes_that_lose_the_same_are_told_of_together() {
+        let node = |number: usize, state: &str| {
+            Node(json!({"uuid": format!("u-{number}"), "name": format!("rack1-n{number}"), "provision_state": state}))
+        };
+        let off = Does::SwitchesOff { at_once: true };
+        let clean = Does::CleansUp { instance: false };
+        let known = |number: usize| {
+            let disks = [disk("/dev/sda", 447, &format!("A{number}")), disk("/dev/sdb", 900, &format!("B{number}"))];
+            Known::Disks(disks.into_iter().take(1 + number % 2).collect())
+        };
+        let mut losses: Vec<Loss> =
+            (1..=30).map(|n| judge(&node(n, "active"), "power off", &off, Known::Never)).collect();
+        losses.push(judge(&node(31, "clean wait"), "power off", &off, Known::Never));
+        losses.extend((8..=11).map(|n| judge(&node(n, "manageable"), "provide", &clean, known(n))));
+        losses.push(judge(&node(12, "manageable"), "provide", &clean, Known::Never));
+        let text = text(&losses, 80);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(text);
     }
 }

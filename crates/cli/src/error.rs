@@ -42,9 +42,37 @@ pub(crate) enum Error {
     Interrupted { nodes: String },
     #[error("{0}")]
     Differs(String),
+    #[error("write the result: {0}")]
+    Unwritten(String),
+    /// Each that is missing has told so already.
+    #[error("{missing} of {all} nodes are not there; nothing was asked for the others")]
+    SomeMissing { missing: usize, all: usize },
     /// Each of several nodes has told its own already.
     #[error("{failed} of {all} nodes failed")]
     Some { failed: usize, all: usize, exit: Exit },
+}
+
+/// What to do about a refusal that a setting of the node is the reason of; by the words of Ironic's refusals, which are
+/// ferricd's too.
+fn settings(node: &str, error: &ApiError) -> Option<String> {
+    let ApiError::Refused { text, .. } = error else { return None };
+    let says = |words: &str| text.contains(words);
+    if says("because it's in maintenance") {
+        return Some(format!("`ferric maintenance off {node}` takes it back"));
+    }
+    if says("protected") {
+        return Some(format!("`ferric node set {node} --protected no` allows it"));
+    }
+    if says("is locked") {
+        return Some(format!("try again in a moment; `ferric node why {node}` says what holds it"));
+    }
+    if says("image_source") || says("image_checksum") || says("image_os_hash") {
+        return Some("give --image URL with --checksum sha256:HEX".to_owned());
+    }
+    if says("driver_info") || says("redfish_") {
+        return Some(format!("`ferric node set {node} --driver-info KEY=VALUE` sets it"));
+    }
+    None
 }
 
 impl From<ApiError> for Error {
@@ -70,7 +98,10 @@ impl Error {
             | ApiError::Broken { .. }
             | ApiError::CutOff { .. }
             | ApiError::Lacking { .. }) => source.into(),
-            source => Self::Node { node: format!("node {node:?}"), source: Box::new(source), remedy: None },
+            source => {
+                let remedy = settings(node, &source);
+                Self::Node { node: format!("node {node:?}"), source: Box::new(source), remedy }
+            }
         }
     }
 
@@ -85,6 +116,8 @@ impl Error {
             Self::Late { .. } => Exit::Late,
             Self::Declined(_) | Self::Interrupted { .. } => Exit::Cancelled,
             Self::Differs(_) => Exit::Differs,
+            Self::Unwritten(_) => Exit::Fault,
+            Self::SomeMissing { .. } => Exit::Missing,
             Self::Some { exit, .. } => *exit,
         }
     }
@@ -92,7 +125,12 @@ impl Error {
     /// What to do, when there is something.
     pub(crate) fn remedy(&self) -> Option<String> {
         match self {
-            Self::Image(_) | Self::Declined(_) | Self::Differs(_) | Self::Some { .. } => None,
+            Self::Image(_)
+            | Self::Declined(_)
+            | Self::Differs(_)
+            | Self::Unwritten(_)
+            | Self::SomeMissing { .. }
+            | Self::Some { .. } => None,
             Self::Connect(error) => Some(error.remedy()),
             Self::Input(error) => error.remedy(),
             Self::Usage { remedy, .. } | Self::TooEarly { remedy, .. } => {
@@ -103,6 +141,10 @@ impl Error {
             Self::Ended { node, .. } => Some(format!(
                 "`ferric node why {node}` says what can be done, `ferric node history {node}` what happened"
             )),
+            // Power has no state of its own to be watched in.
+            Self::Late { node, state, .. } if state.starts_with("power") => {
+                Some(format!("it goes on; `ferric node show {node}` shows what became of it"))
+            }
             Self::Late { node, .. } => Some(format!(
                 "it goes on; `ferric watch {node}` shows it, `ferric node why {node}` says what it waits for"
             )),

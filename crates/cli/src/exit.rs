@@ -7,7 +7,7 @@ use disk_image::{Cause, VerifyError, WriteError};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Exit {
-    /// A fault of this program.
+    /// A fault of this program, or standard output cannot be written.
     Fault = 1,
     /// What was asked for cannot be meant.
     Usage = 2,
@@ -42,7 +42,7 @@ impl Exit {
     pub(crate) const HELP: &str = "\
 Exit codes:
   0   done
-  1   a fault of this program
+  1   a fault of this program, or its result cannot be written
   2   wrong usage, or --yes is missing where nobody can be asked
   3   image: it or its digest cannot be had: server, network, no such file
   4   image: it is not what it has to be: digest, format, damage, size
@@ -57,7 +57,7 @@ Exit codes:
   13  not ended within --timeout
   14  the service does not have this: an Ironic, or an older release
 
-Of several nodes, the highest code counts.";
+Of several nodes, the highest code counts; of what a signal stopped, 7.";
 
     /// All of them, for tests.
     #[cfg(test)]

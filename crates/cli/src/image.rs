@@ -275,7 +275,7 @@ async fn write(args: WriteArgs, output: &Output, cancel: CancellationToken) -> R
     }
     let agreed = !yes && !image.json && target.exists() && crate::output::can_ask();
     if agreed {
-        crate::consent::confirm("image write", "destroys data", &format!("{}\n", found.text()))
+        crate::consent::confirm("image write", "destroys data", 1, &format!("{}\n", found.text()))
             .map_err(|_| Error::Declined)?;
     }
     let target = until(&cancel, target::open(&image, &target, yes || agreed, size)).await?;

@@ -190,7 +190,7 @@ pub(crate) fn mac(given: &str) -> Result<String, InputError> {
     Err(InputError::Argument {
         what: "MAC address",
         given: given.to_owned(),
-        problem: "it is none".to_owned(),
+        problem: "it is not six pairs of hexadecimal digits".to_owned(),
         remedy: "write six pairs of hexadecimal digits: 52:54:00:12:34:56",
     })
 }

@@ -45,13 +45,18 @@ enum Verb {
     Node(NodeVerb),
     #[command(flatten)]
     Act(Act),
-    /// Verify records of erasures
+    /// Show and verify signed records of erasures
     #[command(subcommand)]
     Erasures(ErasureVerb),
     /// Write, explain and verify disk images, without a node
     #[command(subcommand, after_help = exit::Exit::HELP)]
     Image(image::Verb),
     /// Print completions for a shell
+    #[command(after_help = "\
+Where shells look for them:
+  bash  ferric completions bash > ~/.local/share/bash-completion/completions/ferric
+  zsh   ferric completions zsh > DIR/_ferric, of a DIR in $fpath
+  fish  ferric completions fish > ~/.config/fish/completions/ferric.fish")]
     Completions {
         /// Which shell
         #[arg(value_enum)]
@@ -130,7 +135,12 @@ fn without_service(verb: clap::Command) -> clap::Command {
 async fn main() -> ExitCode {
     let arguments = Arguments::from_arg_matches(&command().get_matches()).unwrap_or_else(|error| error.exit());
     let output = Output { format: arguments.connection.output };
-    match run(arguments).await {
+    let ended = run(arguments).await;
+    if let Some(reason) = output::lost() {
+        output.error(&Error::Unwritten(reason.to_owned()));
+        return ExitCode::from(exit::Exit::Fault as u8);
+    }
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Error::Image(error)) => {
             // It has told it in its own way already.
@@ -149,6 +159,7 @@ async fn run(arguments: Arguments) -> Result<(), Error> {
         Verb::Node(NodeVerb::Look(look)) | Verb::Look(look) => verbs::look::run(&look, &connection).await,
         Verb::Node(NodeVerb::Act(act)) | Verb::Act(act) => verbs::act::run(&act, &connection).await,
         Verb::Node(NodeVerb::Erasures(args)) => verbs::erasures(&args, &connection).await,
+        Verb::Erasures(ErasureVerb::Show(args)) => verbs::erasures(&args, &connection).await,
         Verb::Erasures(ErasureVerb::Verify(args)) => verbs::verify_erasure(&args, Output { format: connection.output }),
         Verb::Erasures(ErasureVerb::Key) => verbs::erasure_key(&connection).await,
         Verb::Image(verb) => {

@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::table;
 use serde_json::{Value, json};
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 /// Where results go, and in which shape.
 #[derive(Debug, Clone, Copy)]
@@ -70,19 +71,41 @@ fn print(text: &str) {
     if text.is_empty() {
         return;
     }
-    // A closed pipe is the reader's choice.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    written(writeln!(std::io::stdout(), "{text}"));
+}
+
+/// Why standard output could not be written; a program that reads half of a result must not take it for all.
+static LOST: OnceLock<String> = OnceLock::new();
+
+fn written(result: std::io::Result<()>) -> bool {
+    match result {
+        Ok(()) => return true,
+        // A closed pipe is the reader's choice.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        Err(error) => drop(LOST.set(error.to_string())),
+    }
+    false
+}
+
+/// Why a result could not be written, if one could not.
+pub(crate) fn lost() -> Option<&'static str> {
+    LOST.get().map(String::as_str)
 }
 
 /// A line of a stream, as it comes; false when nobody reads any more.
 pub(crate) fn line(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+    written(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
 /// A line for people that is no result.
 pub(crate) fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{}", hanging(&format!("ferric: {text}")));
+}
+
+/// Whether a person reads what is printed.
+pub(crate) fn is_read(output: Output) -> bool {
+    output.format == Format::Table && std::io::stdout().is_terminal() && std::io::stderr().is_terminal()
 }
 
 /// Whether a person is at both ends: can be asked, and sees the question.

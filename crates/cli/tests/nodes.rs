@@ -95,7 +95,6 @@ fn where_nobody_can_be_asked_nothing_is_done() {
     let service = Service::start(site(json!({"provision_state": "active"})));
     for arguments in [
         &["undeploy", "node-1"][..],
-        &["delete", "node-1"],
         &["service", "node-1", "--step", "erase_devices"],
         &["power", "off", "node-1"],
         &["power", "soft-reboot", "node-1"],
@@ -104,6 +103,10 @@ fn where_nobody_can_be_asked_nothing_is_done() {
         assert_eq!(code, Some(2), "{err}");
         assert!(err.contains("--yes"), "{err}");
     }
+    assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
+    let service = Service::start(site(json!({"provision_state": "manageable"})));
+    let (code, _, err) = service.run(&["delete", "node-1"]);
+    assert_eq!(code, Some(2), "{err}");
     assert!(service.asked().iter().all(|asked| asked.method == Method::GET));
     for (state, verb) in [("deploying", "break-out"), ("wait call-back", "abort")] {
         let service = Service::start(site(json!({"provision_state": state})));

@@ -17,8 +17,12 @@ pub(crate) enum ApiError {
         #[source]
         source: std::io::Error,
     },
-    #[error("prepare trust in the service")]
-    Tls(#[source] transport::tls::TlsError),
+    #[error("trust what {} vouches for", file(.path.as_deref()))]
+    Tls {
+        path: Option<String>,
+        #[source]
+        source: transport::tls::TlsError,
+    },
     #[error("no password for user {user:?}")]
     NoPassword { user: String },
     #[error("{url} {}: {text}", denied(.user.as_deref()))]
@@ -51,7 +55,7 @@ impl ApiError {
             Self::Unreachable { .. } | Self::Understood { .. } | Self::Broken { .. } | Self::CutOff { .. } => {
                 Exit::Service
             }
-            Self::Trust { .. } | Self::Tls(_) | Self::NoPassword { .. } => Exit::Usage,
+            Self::Trust { .. } | Self::Tls { .. } | Self::NoPassword { .. } => Exit::Usage,
             Self::Denied { .. } => Exit::Denied,
             Self::NoNode { .. } | Self::NotFound { .. } => Exit::Missing,
             Self::NoRoute { .. } | Self::TooOld { .. } | Self::Lacking { .. } => Exit::Lacking,
@@ -69,6 +73,9 @@ impl ApiError {
                 "check --url or FERRIC_URL: host and port of the API, with http or https as it is served".to_owned()
             }
             Self::Trust { .. } => "check --cacert, FERRIC_CACERT or OS_CACERT: a PEM file that you may read".to_owned(),
+            Self::Tls { path: Some(_), .. } => {
+                "give the certificates themselves: a PEM file with BEGIN CERTIFICATE in it".to_owned()
+            }
             Self::NoPassword { .. } => "export FERRIC_PASSWORD, or name a password_file in the context".to_owned(),
             Self::Denied { user: None, .. } => {
                 "say who asks: --user NAME, and FERRIC_PASSWORD; or a context with username and password_file"
@@ -85,7 +92,7 @@ impl ApiError {
             }
             Self::CutOff { .. } => "ask again; what was shown is not all".to_owned(),
             Self::Broken { .. } => "the log of the service says more; try again in a moment".to_owned(),
-            Self::Tls(_)
+            Self::Tls { path: None, .. }
             | Self::NotFound { .. }
             | Self::NoRoute { .. }
             | Self::TooOld { .. }
@@ -93,6 +100,10 @@ impl ApiError {
             | Self::ReadOnly { .. } => return None,
         })
     }
+}
+
+fn file(path: Option<&str>) -> &str {
+    path.unwrap_or("this machine")
 }
 
 /// What a service does to somebody whom it does not know.
@@ -111,21 +122,36 @@ fn reason(error: &ClientError) -> String {
     }
 }
 
+/// Who named an address.
+fn named(by: &str) -> String {
+    if by.is_empty() { "what is asked when none is set".to_owned() } else { format!("that of {by}") }
+}
+
 fn unreachable(named_by: &str, error: &ClientError) -> String {
     match error {
+        ClientError::Connection { reason, .. } if reason.contains("not valid for name") => {
+            "its certificate is for another name: ask it by that one".to_owned()
+        }
+        ClientError::Connection { reason, .. } if reason.contains("certificate expired") => {
+            "renew its certificate, or set this machine's clock right".to_owned()
+        }
         ClientError::Connection { reason, .. } if reason.contains("certificate") => {
             "name the certificates that vouch for it: --cacert FILE, or FERRIC_CACERT".to_owned()
         }
         ClientError::Connection { reason, .. } if reason.contains("corrupt message") => {
             "it speaks no TLS there: http:// instead of https://?".to_owned()
         }
+        ClientError::Connection { reason, .. } if reason.contains("invalid HTTP version") => {
+            "it speaks no plain HTTP there: https:// instead of http://?".to_owned()
+        }
+        ClientError::Connection { reason, .. } if reason.contains("dns error") => {
+            format!("check the name of the host; the address is {}", named(named_by))
+        }
         ClientError::Connection { .. } | ClientError::Timeout { .. } | ClientError::Body { .. } => {
-            let named_by = if named_by.is_empty() {
-                "That address is asked when none is set".to_owned()
-            } else {
-                format!("The address is that of {named_by}")
-            };
-            format!("is ferricd running there? {named_by}; --url URL or FERRIC_URL names another (`ferric --help`)")
+            let named_by = named(named_by);
+            format!(
+                "is ferricd running there? The address is {named_by}; --url URL or FERRIC_URL names another (`ferric --help`)"
+            )
         }
         ClientError::Url { .. } | ClientError::Json { .. } => "check --url or FERRIC_URL".to_owned(),
     }

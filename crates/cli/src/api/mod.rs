@@ -62,7 +62,8 @@ impl Api {
             }
         };
         let settings = Settings { trust, body_limit: REPLY_LIMIT, ..Settings::default() };
-        let client = Client::new(settings).map_err(ApiError::Tls)?;
+        let path = endpoint.cacert.as_ref().map(|file| file.display().to_string());
+        let client = Client::new(settings).map_err(|source| ApiError::Tls { path, source })?;
         let authorization = match &endpoint.user {
             None => None,
             Some(user) => Some(basic(user, &endpoint.url)?),

@@ -14,7 +14,7 @@ use crate::input;
 use crate::watch::{self, Goal, Outcome, WatchArgs};
 use futures::{StreamExt as _, stream};
 use http::Method;
-use lifecycle::provision::{Kind, Verb};
+use lifecycle::provision::{Kind, State, Verb};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
@@ -30,8 +30,14 @@ pub(crate) enum Act {
     /// Clean nodes and make them available
     Provide(RiskyArgs),
     /// Run clean steps by hand on manageable nodes
+    #[command(after_help = "Example:\n  ferric clean n1 --step erase_devices_metadata --watch")]
     Clean(StepsArgs),
     /// Put an image on available nodes
+    #[command(after_help = "\
+Example:
+  ferric deploy n1 --image http://images/debian.raw \\
+      --checksum http://images/SHA256SUMS \\
+      --ssh-key ~/.ssh/id_ed25519.pub --watch")]
     Deploy(Box<DeployArgs>),
     /// Put an image on active nodes anew
     Rebuild(Box<DeployArgs>),
@@ -53,6 +59,7 @@ pub(crate) enum Act {
     /// End work that is stuck inside the driver (Ferric only)
     BreakOut(RiskyArgs),
     /// Switch servers on or off; one that is in use is switched off after a yes
+    #[command(after_help = "Example:\n  ferric power off n1")]
     Power(PowerArgs),
     /// Set nodes aside, or take them back
     Maintenance(MaintenanceArgs),
@@ -283,6 +290,10 @@ const RESCUE_KEYS: &str = "rescue_authorized_keys";
 
 async fn rescue(session: &Session, args: &RescueArgs) -> Result<(), Error> {
     let keys: Vec<String> = args.ssh_key.iter().map(|path| public_key(path)).collect::<Result<_, _>>()?;
+    if !args.consent.dry_run {
+        // Nobody thinks of a password for what is refused.
+        session.nodes(&args.nodes).await?.iter().try_for_each(|node| provision::in_time(node, Verb::Rescue))?;
+    }
     let password = match &args.password_file {
         _ if args.consent.dry_run => String::new(),
         Some(path) => input::secret(path)?,
@@ -360,6 +371,9 @@ async fn maintenance(session: &Session, args: &MaintenanceArgs) -> Result<(), Er
 
 async fn delete(session: &Session, args: &RiskyNodesArgs) -> Result<(), Error> {
     let nodes = session.nodes(&args.nodes).await?;
+    if !args.consent.yes && !args.consent.dry_run {
+        nodes.iter().try_for_each(deletable)?;
+    }
     let asked: Vec<_> = nodes.iter().map(|node| (node, &Does::Forgets)).collect();
     if args.consent.ask_plainly(&session.api, session.output, "delete", &asked).await? == Go::Home {
         return Ok(());
@@ -369,14 +383,33 @@ async fn delete(session: &Session, args: &RiskyNodesArgs) -> Result<(), Error> {
         if let Err(Error::Node { remedy, source, .. }) = &mut outcome.result
             && matches!(**source, ApiError::Refused { status: 400 | 409, .. })
         {
-            let node = outcome.node.title();
-            *remedy = Some(format!(
-                "a node is deleted in enroll, manageable, available or a failed state, or in maintenance: \
-                 `ferric undeploy {node}`, or `ferric maintenance on {node}`"
-            ));
+            *remedy = remedy.take().or_else(|| Some(before_delete(&outcome.node)));
         }
     }
     said(session, done, "deleted")
+}
+
+/// Nobody is asked to agree to what the service would refuse.
+fn deletable(node: &Node) -> Result<(), Error> {
+    match node.state().parse::<State>() {
+        Ok(state) if !state.allows_delete(node.flag("maintenance")) => Err(Error::TooEarly {
+            node: node.title().to_owned(),
+            verb: "delete",
+            state: node.state().to_owned(),
+            remedy: before_delete(node),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What makes a node one that may be deleted.
+fn before_delete(node: &Node) -> String {
+    let name = node.title();
+    let first = match super::way::to_rest(node.state()) {
+        Some(verb) => format!("first `ferric {verb} {name}`; or"),
+        None => "in any state:".to_owned(),
+    };
+    format!("{first} `ferric maintenance on {name}`, which lets it be deleted as it is")
 }
 
 /// Says of each node that something is done.

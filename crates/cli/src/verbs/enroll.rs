@@ -2,7 +2,7 @@
 //! recorded.
 
 use super::provision::{self, Request};
-use super::{AT_ONCE, Session};
+use super::{AT_ONCE, NodesArg, Session};
 use crate::api::{ApiError, Node, like, path};
 use crate::connect::Format;
 use crate::consent::ConsentArgs;
@@ -10,6 +10,7 @@ use crate::consent::Go;
 use crate::destroy::Does;
 use crate::error::Error;
 use crate::input::{self, InputError};
+use crate::table::{width, wrap};
 use crate::watch::{self, Outcome, WatchArgs};
 use futures::{StreamExt as _, stream};
 use http::Method;
@@ -23,6 +24,9 @@ const MOST: usize = 10_000;
 
 /// Arguments of `enroll`.
 #[derive(Debug, clap::Args)]
+#[command(
+    override_usage = "ferric enroll [OPTIONS] <NAME>\n       ferric enroll [OPTIONS] --file <FILE>\n       ferric enroll --example"
+)]
 pub(crate) struct EnrollArgs {
     /// Name of the node
     #[arg(required_unless_present = "file")]
@@ -190,8 +194,8 @@ pub(crate) async fn run(session: &Session, args: &EnrollArgs) -> Result<(), Erro
     if args.dry_run() {
         let documents: Vec<Value> = drafts.iter().map(shown).collect();
         let names: Vec<&str> = drafts.iter().map(|draft| draft.title.as_str()).collect();
-        let text =
-            format!("would record {}: {}\nA dry run: nothing was changed.", count(names.len()), names.join(", "));
+        let text = format!("would record {}: {}", count(names.len()), names.join(", "));
+        let text = format!("{}\nA dry run: nothing was changed.", wrap(&text, width()));
         session.output.result(&text, &json!({"dry_run": true, "nodes": documents}));
         return Ok(());
     }
@@ -266,7 +270,7 @@ fn draft(args: &EnrollArgs) -> Result<Draft, Error> {
         body.insert(format!("{kind}_interface"), name);
     }
     body.insert("ports".to_owned(), json!(args.port));
-    let mut drafts = drafts("the options", json!([body]))?;
+    let mut drafts = drafts("enroll", json!([body]))?;
     Ok(drafts.remove(0))
 }
 
@@ -342,11 +346,23 @@ fn unknown<'a>(keys: impl Iterator<Item = &'a String>, known: &[&str]) -> Vec<St
         .collect()
 }
 
+/// A node that nobody could reach is not worth recording; one whose interfaces are chosen one by one may need no address.
+fn without_bmc(body: &Map<String, Value>) -> Option<String> {
+    let redfish = body.get("driver").and_then(Value::as_str) == Some("redfish");
+    let chosen = ["power_interface", "management_interface"].iter().any(|key| body.contains_key(*key));
+    let address = body.get("driver_info").and_then(|info| info.get("redfish_address"));
+    (redfish && !chosen && address.is_none_or(Value::is_null)).then(|| {
+        "driver redfish needs driver_info/redfish_address (--bmc URL); to try things out there is fake-hardware"
+            .to_owned()
+    })
+}
+
 fn one(title: String, mut body: Map<String, Value>) -> Result<Draft, Vec<String>> {
     let mut problems = unknown(body.keys(), KEYS);
     if body.get("driver").and_then(Value::as_str).is_none_or(str::is_empty) {
         problems.push("it has no driver".to_owned());
     }
+    problems.extend(without_bmc(&body));
     for key in ["driver_info", "properties", "extra", "instance_info"] {
         if body.get(key).is_some_and(|value| !value.is_object()) {
             problems.push(format!("{key} is no object"));
@@ -489,9 +505,12 @@ async fn go_on(session: &Session, args: &EnrollArgs, recorded: Vec<Outcome>) -> 
     }
     let last = verbs.last().copied();
     for verb in verbs {
-        let nodes: Vec<Node> = std::mem::take(&mut good).into_iter().map(|outcome| outcome.node).collect();
+        let mut nodes: Vec<Node> = std::mem::take(&mut good).into_iter().map(|outcome| outcome.node).collect();
         let request = Request::plain(verb);
         if verb == Verb::Provide {
+            // What the watching has read of them is not all that decides what is lost.
+            let named: Vec<String> = nodes.iter().map(|node| node.uuid().to_owned()).collect();
+            nodes = session.nodes(&NodesArg { nodes: named }).await?;
             let does = Does::CleansUp { instance: false };
             let asked: Vec<_> = nodes.iter().map(|node| (node, &does)).collect();
             match args.consent.ask(&session.api, session.output, verb, &asked).await? {
@@ -542,10 +561,10 @@ mod tests {
     fn all_mistakes_of_a_file_are_told_at_once() {
         let text = "nodes:\n\
                     - {name: n1, driver: redfish, driver_inf: {}, ports: [52:54:00:00:00:01]}\n\
-                    - {name: n1, driver: redfish, ports: [{address: 52-54-00-00-00-02, pxe: true}, 52:54:00]}\n\
+                    - {name: n1, driver: fake-hardware, ports: [{address: 52-54-00-00-00-02, pxe: true}, 52:54:00]}\n\
                     - {driver_info: 7, properties: {root_device: {colour: red}}}\n\
-                    - {name: n2, driver: redfish, ports: [52:54:00:00:00:03]}\n\
-                    - {name: n2, driver: redfish, ports: ['52:54:00:00:00:03']}\n\
+                    - {name: n2, driver: fake-hardware, ports: [52:54:00:00:00:03]}\n\
+                    - {name: n2, driver: fake-hardware, ports: ['52:54:00:00:00:03']}\n\
                     - n3\n";
         let error = drafts("nodes.yaml", input::parse_document("nodes.yaml", text).unwrap()).unwrap_err();
         insta::assert_snapshot!(crate::output::error_text(&error));

@@ -11,7 +11,7 @@ use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use base64::Engine as _;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Arguments of `node erasures`.
 #[derive(Debug, clap::Args)]
@@ -20,12 +20,17 @@ pub(crate) struct ErasuresArgs {
     node: String,
     /// UUID of one record: all of it, as it is signed
     record: Option<String>,
+    /// Check the signature of each record with this public key, a PEM file. Get it from somebody whom you trust
+    #[arg(long, value_name = "KEYFILE")]
+    verify: Option<PathBuf>,
 }
 
 /// What is done with a record.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum ErasureVerb {
-    /// Check the signature of a record, without asking anybody
+    /// Show the records of a node
+    Show(ErasuresArgs),
+    /// Check the signature of a record in a file, without asking anybody
     Verify(VerifyArgs),
     /// Show the public key by which records are verified
     Key,
@@ -45,21 +50,51 @@ pub(crate) struct VerifyArgs {
 pub(crate) async fn show(session: &Session, args: &ErasuresArgs) -> Result<(), Error> {
     let instead = "`ferric node history NODE` shows what an Ironic keeps";
     let of = |error| Error::of(&args.node, error);
+    let key = args.verify.as_deref().map(public_key).transpose()?;
     match &args.record {
         Some(record) => {
             let document = session.api.ours(&args.node, &format!("erasures/{record}"), instead).await.map_err(of)?;
-            session.output.result(&record_text(&document, width()), &document);
+            let verdict = key.as_ref().map(|key| check(record, &document, key)).transpose()?;
+            let told = verdict.map(|()| "signature  good\n").unwrap_or_default();
+            session.output.result(&(record_text(&document, width()) + told), &document);
         }
         None => {
             // Asked for once to learn whether the service has them, then page by page.
             session.api.ours(&args.node, "erasures?limit=1", instead).await.map_err(of)?;
             let resource = path(&["nodes", &args.node, "erasures"]);
-            let records = session.api.list(resource.trim_start_matches('/'), &[], usize::MAX).await.map_err(of)?;
+            let query: &[(&str, &str)] = if key.is_some() { &[("fields", SIGNED)] } else { &[] };
+            let records = session.api.list(resource.trim_start_matches('/'), query, usize::MAX).await.map_err(of)?;
             if records.is_empty() && session.output.format == Format::Table {
                 crate::output::note(&format!("no erasure of {:?} is recorded", args.node));
             }
             session.output.result(&list_text(&records, on_terminal().then(width)), &json!(records));
+            if let Some(key) = &key {
+                check_all(session, &records, key)?;
+            }
         }
+    }
+    Ok(())
+}
+
+/// What a signature is checked by, and what a list shows.
+const SIGNED: &str = "uuid,created_at,step,device,method,outcome,node_uuid,record,signature";
+
+/// Checks all records, and tells of each that is not what was signed.
+fn check_all(session: &Session, records: &[Value], key: &Key) -> Result<(), Error> {
+    let mut failed = 0;
+    for record in records {
+        let name = record.get("uuid").and_then(Value::as_str).unwrap_or("a record without a UUID");
+        if let Err(error) = check(name, record, key) {
+            session.output.error(&error);
+            failed += 1;
+        }
+    }
+    let all = records.len();
+    if failed > 0 {
+        return Err(Error::Differs(format!("{failed} of {all} records are not proven by {}", key.path)));
+    }
+    if session.output.format == Format::Table && all > 0 {
+        crate::output::note(&format!("the signature of each of the {all} records is that of key {}", key.id));
     }
     Ok(())
 }
@@ -143,48 +178,9 @@ pub(crate) fn verify(args: &VerifyArgs, output: Output) -> Result<(), Error> {
     let shown = args.file.display().to_string();
     let document: Value = wire::json::read(&input::bytes(&args.file)?)
         .map_err(|error| InputError::Document { path: shown.clone(), reason: error.to_string() })?;
-    let key = public_key(args)?;
-    let (record, signature) = (document.get("record"), document.get("signature"));
-    let (Some(record), Some(signature)) = (record.filter(|it| it.is_object()), signature.filter(|it| it.is_object()))
-    else {
-        return Err(Error::Input(InputError::Content {
-            path: shown,
-            problem: "it has no record with its signature".to_owned(),
-            remedy: "save one by `ferric node erasures NODE RECORD -o json`",
-        }));
-    };
-    let word = |key: &str| signature.get(key).and_then(Value::as_str).unwrap_or_default();
-    if (word("algorithm"), word("canonicalization")) != ("ed25519", "RFC 8785") {
-        return Err(Error::Differs(format!(
-            "{shown} is signed by {:?} over {:?}; this command knows ed25519 over RFC 8785",
-            word("algorithm"),
-            word("canonicalization")
-        )));
-    }
-    let key_id: String = digest::digest(&digest::SHA256, &[&SPKI[..], &key].concat())
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    if word("key_id") != key_id {
-        return Err(Error::Differs(format!(
-            "{shown} names the key {:?}, and {} holds {key_id}",
-            word("key_id"),
-            args.key.display()
-        )));
-    }
-    let value = base64::engine::general_purpose::STANDARD.decode(word("value")).unwrap_or_default();
-    let text = wire::jcs::canonical(record);
-    let verified = UnparsedPublicKey::new(&ED25519, &key).verify(text.as_bytes(), &value);
-    verified.map_err(|_| Error::Differs(format!("{shown} is not what was signed: it was changed, or is another's")))?;
-    // What stands beside the signed record is for lists; it must not tell another story.
-    for (beside, signed) in [("step", "/step"), ("node_uuid", "/node/uuid"), ("uuid", "/uuid")] {
-        if let (Some(told), Some(true)) = (document.get(beside), record.pointer(signed).map(Value::is_string))
-            && Some(told) != record.pointer(signed)
-        {
-            return Err(Error::Differs(format!("{shown} says {beside} {told}, and the signed record does not")));
-        }
-    }
+    let key = public_key(&args.key)?;
+    check(&shown, &document, &key)?;
+    let (record, key_id) = (document.get("record").unwrap_or(&Value::Null), key.id);
     let report = |key: &str| record.pointer(&format!("/report/{key}")).cloned().unwrap_or_default();
     let device = match report("device") {
         Value::String(name) => name,
@@ -207,12 +203,21 @@ fn plain(value: Option<&Value>) -> String {
     value.and_then(Value::as_str).unwrap_or("-").to_owned()
 }
 
-/// The 32 bytes of the key.
-fn public_key(args: &VerifyArgs) -> Result<Vec<u8>, Error> {
-    let text = input::text(&args.key)?;
+/// A public key, and who it is.
+struct Key {
+    /// The file that it is from.
+    path: String,
+    bytes: Vec<u8>,
+    /// SHA-256 of its SubjectPublicKeyInfo, in hexadecimal.
+    id: String,
+}
+
+fn public_key(file: &Path) -> Result<Key, Error> {
+    let text = input::text(file)?;
+    let path = file.display().to_string();
     let wrong = || {
         Error::Input(InputError::Content {
-            path: args.key.display().to_string(),
+            path: path.clone(),
             problem: "it holds no Ed25519 public key (PEM, SubjectPublicKeyInfo)".to_owned(),
             remedy: "`ferric erasures key` prints that of the service",
         })
@@ -221,8 +226,57 @@ fn public_key(args: &VerifyArgs) -> Result<Vec<u8>, Error> {
         text.split_once("-----BEGIN PUBLIC KEY-----").and_then(|(_, rest)| rest.split_once("-----END PUBLIC KEY-----"));
     let body: String = body.ok_or_else(wrong)?.0.split_whitespace().collect();
     let der = base64::engine::general_purpose::STANDARD.decode(body).map_err(|_| wrong())?;
-    der.strip_prefix(&SPKI[..]).filter(|key| key.len() == 32).map(<[u8]>::to_vec).ok_or_else(wrong)
+    let bytes = der.strip_prefix(&SPKI[..]).filter(|key| key.len() == 32).map(<[u8]>::to_vec).ok_or_else(wrong)?;
+    let id = digest::digest(&digest::SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Key { path, bytes, id })
 }
+
+/// Whether a record is what was signed with this key. `name`: of the record, for messages.
+fn check(name: &str, document: &Value, key: &Key) -> Result<(), Error> {
+    let (record, signature) = (document.get("record"), document.get("signature"));
+    let (Some(record), Some(signature)) = (record.filter(|it| it.is_object()), signature.filter(|it| it.is_object()))
+    else {
+        return Err(Error::Input(InputError::Content {
+            path: name.to_owned(),
+            problem: "it has no record with its signature".to_owned(),
+            remedy: "save one by `ferric node erasures NODE RECORD -o json`",
+        }));
+    };
+    let word = |key: &str| signature.get(key).and_then(Value::as_str).unwrap_or_default();
+    if (word("algorithm"), word("canonicalization")) != ("ed25519", "RFC 8785") {
+        return Err(Error::Differs(format!(
+            "{name} is signed by {:?} over {:?}; this command knows ed25519 over RFC 8785",
+            word("algorithm"),
+            word("canonicalization")
+        )));
+    }
+    if word("key_id") != key.id {
+        let text = format!("{name} names the key {:?}, and {} holds {}", word("key_id"), key.path, key.id);
+        return Err(Error::Differs(text));
+    }
+    let value = base64::engine::general_purpose::STANDARD.decode(word("value")).unwrap_or_default();
+    let text = wire::jcs::canonical(record);
+    let verified = UnparsedPublicKey::new(&ED25519, &key.bytes).verify(text.as_bytes(), &value);
+    verified.map_err(|_| Error::Differs(format!("{name} is not what was signed: it was changed, or is another's")))?;
+    // What stands beside the signed record is for lists; it must not tell another story.
+    for (beside, signed) in BESIDE {
+        if let Some(told @ Value::String(_)) = document.get(beside)
+            && Some(told) != record.pointer(signed)
+        {
+            return Err(Error::Differs(format!("{name} says {beside} {told}, and the signed record does not")));
+        }
+    }
+    Ok(())
+}
+
+/// What a list shows of a record, and where the signed record has it.
+const BESIDE: [(&str, &str); 5] = [
+    ("step", "/step"),
+    ("node_uuid", "/node/uuid"),
+    ("uuid", "/uuid"),
+    ("outcome", "/report/outcome"),
+    ("method", "/report/method"),
+];
 
 #[cfg(test)]
 mod tests {
@@ -253,7 +307,7 @@ mod tests {
         let value =
             base64::engine::general_purpose::STANDARD.encode(pair.sign(wire::jcs::canonical(&record).as_bytes()));
         let document = json!({"uuid": record["uuid"], "step": record["step"], "node_uuid": record["node"]["uuid"],
-                              "record": record, "signature": {"algorithm": "ed25519", "canonicalization": "RFC 8785",
+                              "outcome": "verified", "record": record, "signature": {"algorithm": "ed25519", "canonicalization": "RFC 8785",
                               "key_id": id, "value": value}});
         let folder = tempfile::tempdir().unwrap();
         let (file, key_file) = (folder.path().join("record.json"), folder.path().join("key.pem"));
@@ -272,6 +326,7 @@ mod tests {
             ("/signature/key_id", json!("00")),
             ("/signature/algorithm", json!("none")),
             ("/node_uuid", json!("another")),
+            ("/outcome", json!("skipped")),
         ] {
             let mut changed = document.clone();
             *changed.pointer_mut(pointer).unwrap() = value;

@@ -2,14 +2,14 @@
 
 use super::logs::{LogsArgs, run as logs};
 use super::set::{self, SetArgs};
-use super::{NodesArg, Session, show};
-use crate::api::{Node, path};
+use super::{NodesArg, Session, show, why};
+use crate::api::{Node, like, path};
 use crate::connect::{Connection, Format};
 use crate::error::Error;
 use crate::table::{self, age, duration, on_terminal, pairs, width, wrap};
 use crate::{output, watch};
 use jiff::Timestamp;
-use lifecycle::provision::Kind;
+use lifecycle::provision::{Kind, State};
 use serde_json::{Value, json};
 
 /// What can be looked at.
@@ -19,7 +19,7 @@ pub(crate) enum Look {
     List(ListArgs),
     /// Show all that is known of a node
     Show(NodesArg),
-    /// Tell why a node is where it is, and what can be done (Ferric only)
+    /// Tell why a node is where it is, and what can be done
     Why(NodesArg),
     /// Show what the ramdisk logs (Ferric only)
     Logs(LogsArgs),
@@ -69,7 +69,7 @@ pub(crate) async fn run(look: &Look, connection: &Connection) -> Result<(), Erro
     match look {
         Look::List(args) => list(session, args).await,
         Look::Show(args) => show::run(session, args).await,
-        Look::Why(args) => why(session, args).await,
+        Look::Why(args) => why::run(session, args).await,
         Look::Logs(args) => logs(session, args).await,
         Look::History(args) => history(session, args).await,
         Look::Progress(args) => progress(session, args).await,
@@ -102,6 +102,7 @@ const FIELDS: &[&str] = &[
 ];
 
 async fn list(session: &Session, args: &ListArgs) -> Result<(), Error> {
+    args.state.iter().try_for_each(|state| known_state(state))?;
     let mut filters = Vec::new();
     // One state is for the service to pick; a list of nodes has no filter for several.
     if let [state] = &args.state[..] {
@@ -126,6 +127,20 @@ async fn list(session: &Session, args: &ListArgs) -> Result<(), Error> {
     Ok(())
 }
 
+/// A state that is misspelled would let no node through.
+fn known_state(state: &str) -> Result<(), Error> {
+    if state.parse::<State>().is_ok() {
+        return Ok(());
+    }
+    let known = || State::ALL.iter().map(|state| state.as_str());
+    let near = like(state, known());
+    let remedy = match near.is_empty() {
+        true => format!("states are {}", known().collect::<Vec<_>>().join(", ")),
+        false => format!("did you mean {}?", near.join(" or ")),
+    };
+    Err(Error::usage(format!("--state: there is no provision state {state:?}"), remedy))
+}
+
 fn needs_somebody(node: &Node) -> bool {
     matches!(node.kind(), Kind::Failed | Kind::Held) || node.flag("maintenance") || node.state() == "error"
 }
@@ -142,23 +157,34 @@ fn list_text(nodes: &[Node], long: bool, limit: Option<usize>, now: Timestamp) -
         (Some(power), None) => power.trim_start_matches("power ").to_owned(),
         (None, None) => "-".to_owned(),
     };
+    let text = |node: &Node, key: &str| node.text(key).unwrap_or("-").to_owned();
     let row = |node: &Node| {
         let mut row = vec![node.title().to_owned(), node.state().to_owned(), power(node), since(node)];
-        if long {
-            let text = |key: &str| node.text(key).unwrap_or("-").to_owned();
-            row.splice(1..1, [text("uuid"), text("driver"), text("resource_class")]);
+        if long && limit.is_none() {
+            row.splice(1..1, ["uuid", "driver", "resource_class"].map(|key| text(node, key)));
         }
         row.push(note(node));
         row
     };
     let rows: Vec<Vec<String>> = nodes.iter().map(row).collect();
-    let head: &[&str] = if long {
-        &["node", "uuid", "driver", "class", "state", "power", "since", "note"]
-    } else {
-        &["node", "state", "power", "since", "note"]
-    };
-    // A UUID that is cut is of no use.
-    table::table(head, &rows, limit.filter(|_| !long))
+    let short: &[&str] = &["node", "state", "power", "since", "note"];
+    match (long, limit) {
+        (false, _) => table::table(short, &rows, limit),
+        (true, None) => {
+            table::table(&["node", "uuid", "driver", "class", "state", "power", "since", "note"], &rows, None)
+        }
+        // A UUID that is cut is of no use; it stands below, where there is room.
+        (true, Some(_)) => {
+            let shown = table::table(short, &rows, limit);
+            let (head, lines) = shown.split_once('\n').unwrap_or_default();
+            let mut all = format!("{head}\n");
+            for (line, node) in lines.lines().zip(nodes) {
+                let more = ["uuid", "driver", "resource_class"].map(|key| text(node, key));
+                all += &format!("{line}\n    {}\n", table::plain(&more.join("  ")));
+            }
+            all
+        }
+    }
 }
 
 /// What is worth a word.
@@ -177,80 +203,13 @@ fn note(node: &Node) -> String {
     }
 }
 
-async fn why(session: &Session, named: &NodesArg) -> Result<(), Error> {
-    let mut text = String::new();
-    let mut documents = Vec::new();
-    for ident in &named.nodes {
-        let instead = "`ferric node show NODE` has its last_error, `ferric node history NODE` what happened";
-        let why = session.api.ours(ident, "why", instead).await.map_err(|error| Error::of(ident, error))?;
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text += &why_text(ident, &why, width());
-        documents.push(why);
-    }
-    let document = if documents.len() == 1 { documents.remove(0) } else { Value::Array(documents) };
-    session.output.result(&text, &document);
-    Ok(())
-}
-
-/// How an operator of this program says it.
-fn command(verb: &str, node: &str) -> String {
-    match verb {
-        "active" | "deploy" => format!("ferric deploy {node} --image URL --checksum …"),
-        "deleted" => format!("ferric undeploy {node}"),
-        "break out" => format!("ferric break-out {node}"),
-        "clean" | "service" => format!("ferric {verb} {node} --step …"),
-        other => format!("ferric {other} {node}"),
-    }
-}
-
-fn why_text(ident: &str, why: &Value, width: usize) -> String {
-    let text = |key: &str| why.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let name = text("name").unwrap_or(ident);
-    let mut said = format!("{name}\n{}\n", wrap(&table::plain(text("summary").unwrap_or_default()), width));
-    let mut lines = Vec::new();
-    if let Some(work) = why.get("work").filter(|work| work.is_object()) {
-        let of = |key: &str| work.get(key).and_then(Value::as_u64);
-        let action = work.get("action").and_then(Value::as_str).unwrap_or_default();
-        let place = format!("{action} ({} of {})", of("number").unwrap_or(0), of("of").unwrap_or(0));
-        lines.push((
-            "doing",
-            place + &of("action_seconds").map(|s| format!(", since {}", duration(s))).unwrap_or_default(),
-        ));
-    }
-    if let Some(progress) = why.get("progress").filter(|progress| progress.is_object()) {
-        lines.push(("progress", watch::told(&Node(why.clone()), progress)));
-    }
-    if let Some(agent) = why.get("agent").filter(|agent| agent.is_object()) {
-        let url = agent.get("url").and_then(Value::as_str).unwrap_or("address unknown");
-        let heard = agent.get("seconds").and_then(Value::as_u64);
-        let heard = heard.map_or("not heard of".to_owned(), |seconds| format!("heard of {} ago", duration(seconds)));
-        lines.push(("agent", format!("{url}, {heard}")));
-    }
-    if let Some(error) = text("last_error") {
-        lines.push(("last error", error.to_owned()));
-    }
-    if !lines.is_empty() {
-        said += &format!("\n{}", pairs(&lines, width));
-    }
-    let possible = why.get("possible").and_then(Value::as_array).cloned().unwrap_or_default();
-    if !possible.is_empty() {
-        said += "\nWhat you can do:\n";
-        for one in &possible {
-            let what = one.get("what").and_then(Value::as_str).unwrap_or_default();
-            let how = match one.get("verb").and_then(Value::as_str) {
-                Some(verb) => command(verb, name),
-                None if what.starts_with("DELETE maintenance") => format!("ferric maintenance off {name}"),
-                None if what.starts_with("DELETE") => format!("ferric delete {name}"),
-                None if what.starts_with("PATCH protected") => format!("ferric node set {name} --protected no"),
-                None => String::new(),
-            };
-            let what = what.split_once(": ").filter(|_| one["verb"].is_null()).map_or(what, |(_, what)| what);
-            said += &format!("  {how}\n      {}\n", wrap(what, width.saturating_sub(6)).replace('\n', "\n      "));
-        }
-    }
-    said
+/// How long something lasts, against what is usual.
+pub(super) fn lasting(what: &Value) -> Option<String> {
+    let seconds = what.get("seconds").and_then(Value::as_u64)?;
+    let usual = what.pointer("/usual_seconds/median").and_then(Value::as_u64);
+    let long = if what["longer_than_usual"] == true { ", longer than usual" } else { "" };
+    let usual = usual.map(|usual| format!(", usually {}", duration(usual))).unwrap_or_default();
+    Some(format!(" for {}{usual}{long}", duration(seconds)))
 }
 
 async fn history(session: &Session, args: &HistoryArgs) -> Result<(), Error> {
@@ -315,13 +274,6 @@ fn from_node(node: &Node) -> Value {
 
 fn progress_text(ident: &str, report: &Value, width: usize) -> String {
     let node = Node(report.clone());
-    let lasting = |what: &Value| {
-        let seconds = what.get("seconds").and_then(Value::as_u64)?;
-        let usual = what.pointer("/usual_seconds/median").and_then(Value::as_u64);
-        let long = if what["longer_than_usual"] == true { ", longer than usual" } else { "" };
-        let usual = usual.map(|usual| format!(", usually {}", duration(usual))).unwrap_or_default();
-        Some(format!(" for {}{usual}{long}", duration(seconds)))
-    };
     let since = report.get("state").and_then(lasting).unwrap_or_default();
     let mut lines =
         vec![("node", node.text("name").unwrap_or(ident).to_owned()), ("state", node.state().to_owned() + &since)];
@@ -359,6 +311,10 @@ async fn validate(session: &Session, named: &NodesArg) -> Result<(), Error> {
                 let reason = found.get("reason").and_then(Value::as_str);
                 let verdict = match found.get("result") {
                     Some(Value::Bool(true)) => "fine".to_owned(),
+                    // What a driver does not have is no mistake in the settings.
+                    Some(Value::Bool(false)) if reason.is_some_and(|reason| reason.contains("does not support")) => {
+                        "not supported".to_owned()
+                    }
                     Some(Value::Bool(false)) => format!("NO: {}", reason.unwrap_or("no reason is given")),
                     _ => format!("not supported{}", reason.map(|reason| format!(": {reason}")).unwrap_or_default()),
                 };
@@ -404,24 +360,8 @@ mod tests {
         let now: Timestamp = "2026-11-23T06:00:00Z".parse().unwrap();
         let short = list_text(&nodes(), false, Some(80), now);
         assert!(short.lines().all(|line| line.chars().count() <= 80), "{short}");
-        insta::assert_snapshot!(format!("{short}\n{}", list_text(&nodes(), true, Some(80), now)));
-    }
-
-    #[test]
-    fn why_says_what_to_type() {
-        let why = json!({
-            "name": "n1", "provision_state": "wait call-back", "last_error": null,
-            "summary": "It is in \"wait call-back\" for the flow \"deploy\": it waits for the end of the agent's command \
-                        (run deploy.write_image). If nothing happens it becomes \"deploy failed\" in 1750 s \
-                        (deploy_callback_timeout).",
-            "work": {"flow": "deploy", "action": "run deploy.write_image", "action_seconds": 50, "number": 7, "of": 12},
-            "agent": {"url": "https://192.0.2.7:9999", "seconds": 12},
-            "progress": {"stage": "write", "done": 1, "total": 2},
-            "possible": [{"verb": "abort", "what": "gives up what is waited for"},
-                         {"verb": "deleted", "what": "takes the instance off, and cleans"},
-                         {"verb": null, "what": "DELETE maintenance: takes the node back and clears its fault"}],
-        });
-        insta::assert_snapshot!(why_text("n1", &why, 80));
+        let (long, piped) = (list_text(&nodes(), true, Some(80), now), list_text(&nodes(), true, None, now));
+        insta::assert_snapshot!(format!("{short}\n{long}\n{piped}"));
     }
 
     #[test]

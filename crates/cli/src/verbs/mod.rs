@@ -10,6 +10,7 @@ mod provision;
 mod set;
 mod show;
 pub(crate) mod way;
+mod why;
 
 pub(crate) use erasures::{ErasureVerb, ErasuresArgs, key as erasure_key, verify as verify_erasure};
 
@@ -69,7 +70,7 @@ impl Session {
                     return Err(errors.swap_remove(at));
                 }
                 errors.iter().for_each(|error| self.output.error(error));
-                Err(Error::Some { failed, all: named.nodes.len(), exit: crate::exit::Exit::Missing })
+                Err(Error::SomeMissing { missing: failed, all: named.nodes.len() })
             }
         }
     }

@@ -9,7 +9,7 @@ use crate::output;
 use crate::watch::{self, Goal, Outcome, WatchArgs};
 use futures::{StreamExt as _, stream};
 use http::Method;
-use lifecycle::provision::Verb;
+use lifecycle::provision::{Kind, Verb};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ pub(crate) async fn run(
 }
 
 /// Nobody is asked to agree to what the service would refuse.
-fn in_time(node: &Node, verb: Verb) -> Result<(), Error> {
+pub(super) fn in_time(node: &Node, verb: Verb) -> Result<(), Error> {
     match way::remedy(node.title(), node.state(), verb) {
         None => Ok(()),
         Some(remedy) => {
@@ -99,12 +99,12 @@ async fn send(session: &Session, node: &Node, request: &Request) -> Result<(), E
     let fresh = if sets { Some(api.node(node.uuid()).await?) } else { None };
     let node = fresh.as_ref().unwrap_or(node);
     let explained = |error: ApiError| match Error::of(node.title(), error) {
-        Error::Node { node: name, source, remedy: None } => {
-            let remedy = match *source {
+        Error::Node { node: name, source, remedy } => {
+            let way = match *source {
                 ApiError::Refused { status: 400 | 409, .. } => way::remedy(node.title(), node.state(), request.verb),
                 _ => None,
             };
-            Error::Node { node: name, source, remedy }
+            Error::Node { node: name, source, remedy: way.or(remedy) }
         }
         other => other,
     };
@@ -179,7 +179,21 @@ pub(crate) async fn finish(
     options: WatchArgs,
 ) -> Result<(), Error> {
     if !options.watch {
-        return watch::report(session.output, begun);
+        let going: Vec<&str> = begun
+            .iter()
+            .filter(|one| one.result.is_ok() && is_going(&one.node, goal))
+            .map(|one| one.node.title())
+            .collect();
+        let hint = match &going[..] {
+            [] => None,
+            [node] => Some(format!("it goes on: `ferric watch {node}` shows it")),
+            _ => Some("they go on: `ferric watch` shows all that are at work".to_owned()),
+        };
+        watch::report(session.output, begun)?;
+        if let Some(hint) = hint.filter(|_| output::is_read(session.output)) {
+            output::note(&hint);
+        }
+        return Ok(());
     }
     let going: Vec<(Node, Goal)> =
         begun.iter().filter(|outcome| outcome.result.is_ok()).map(|outcome| (outcome.node.clone(), goal)).collect();
@@ -189,6 +203,14 @@ pub(crate) async fn finish(
         Err(_) => outcome,
     });
     watch::report(session.output, all.collect())
+}
+
+/// Whether something is still done to a node.
+fn is_going(node: &Node, goal: Goal) -> bool {
+    match goal {
+        Goal::Power(_) => node.text("target_power_state").is_some(),
+        Goal::States(_) | Goal::Rest | Goal::Still => !matches!(node.kind(), Kind::Stable | Kind::Failed),
+    }
 }
 
 #[cfg(test)]

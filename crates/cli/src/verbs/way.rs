@@ -43,6 +43,12 @@ fn way(from: State, wanted: Verb) -> Option<Vec<Verb>> {
     None
 }
 
+/// The verb by which a node comes to rest without what it has now.
+pub(crate) fn to_rest(state: &str) -> Option<&'static str> {
+    let allowed = allowed_verbs(state.parse().ok()?);
+    [Verb::Deleted, Verb::Abort, Verb::Manage, Verb::BreakOut].into_iter().find(|verb| allowed.contains(verb)).map(word)
+}
+
 /// What to do when `wanted` was refused in this state; nothing when the state is not why.
 pub(crate) fn remedy(node: &str, state: &str, wanted: Verb) -> Option<String> {
     let state: State = state.parse().ok()?;
@@ -54,6 +60,20 @@ pub(crate) fn remedy(node: &str, state: &str, wanted: Verb) -> Option<String> {
         return Some(format!(
             "`ferric rebuild {node}` installs it anew; `ferric undeploy {node}` takes the instance off"
         ));
+    }
+    if matches!(wanted, Verb::Abort | Verb::BreakOut | Verb::Unhold) {
+        return Some(match (wanted, state.kind()) {
+            (_, Kind::Stable | Kind::Failed) => format!(
+                "nothing is done to it, so there is nothing to {}; `ferric node why {node}` says what can be done",
+                if wanted == Verb::Unhold { "let go on" } else { "end" }
+            ),
+            (Verb::Unhold, _) => format!("no step holds it; `ferric watch {node}` shows what it does"),
+            (Verb::Abort, _) if allowed_verbs(state).contains(&Verb::BreakOut) => format!(
+                "the driver itself is at work; it ends soon, as `ferric watch {node}` shows. If it does not: \
+                 `ferric break-out {node}`"
+            ),
+            _ => format!("`ferric watch {node}` shows what it does, `ferric node why {node}` what can be done"),
+        });
     }
     if matches!(state.kind(), Kind::Working | Kind::Waiting) {
         return Some(format!(
@@ -89,6 +109,11 @@ mod tests {
             ("available", Verb::Inspect),
             ("available", Verb::Active),
             ("defrosting", Verb::Active),
+            ("active", Verb::Abort),
+            ("cleaning", Verb::Abort),
+            ("wait call-back", Verb::BreakOut),
+            ("wait call-back", Verb::Unhold),
+            ("deploy failed", Verb::Unhold),
         ] {
             said += &format!("{state}, {}: {:?}\n", word(wanted), remedy("n1", state, wanted));
         }

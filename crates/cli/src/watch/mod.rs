@@ -140,7 +140,8 @@ pub(crate) async fn watch(
     timeout: Option<u64>,
 ) -> Vec<Outcome> {
     let begun = Instant::now();
-    let mut screen = Screen::new(output, nodes.iter().map(|(node, _)| node.title().chars().count()).max().unwrap_or(0));
+    let mut screen =
+        Screen::new(output, nodes.len(), nodes.iter().map(|(node, _)| node.title().chars().count()).max().unwrap_or(0));
     let watched = |(node, goal): (Node, Goal)| {
         let progress = node.progress().cloned();
         (node.uuid().to_owned(), Watched { node, goal, progress, outcome: None })
@@ -372,14 +373,14 @@ async fn outcomes(
     };
     let mut outcomes = Vec::new();
     for one in order.iter().filter_map(|uuid| all.remove(uuid)) {
-        let (node, state) = (one.node.title().to_owned(), one.node.state().to_owned());
+        let node = one.node.title().to_owned();
+        let state = match one.goal {
+            Goal::Power(_) => one.node.text("power_state").unwrap_or("power unknown").to_owned(),
+            Goal::States(_) | Goal::Rest | Goal::Still => one.node.state().to_owned(),
+        };
         let (seconds, result) = match one.outcome {
             Some((Standing::Failed, seconds)) => {
                 let why = why(api, &one.node, one.goal).await;
-                let state = match one.goal {
-                    Goal::Power(_) => one.node.text("power_state").unwrap_or("unknown").to_owned(),
-                    Goal::States(_) | Goal::Rest | Goal::Still => state,
-                };
                 (Some(seconds), Err(Error::Ended { node, state, why }))
             }
             Some((_, seconds)) => (Some(seconds), Ok(())),
@@ -397,23 +398,25 @@ async fn outcomes(
     outcomes
 }
 
-/// Why a node is not where it should be. Ironic clears the last error when it switches a machine off; the history keeps it.
-async fn why(api: &Api, node: &Node, goal: Goal) -> String {
+/// What went wrong last with a node. Ironic clears the last error when it switches a machine off; the history keeps it.
+pub(crate) async fn recorded_error(api: &Api, node: &Node) -> Option<String> {
     if let Some(error) = node.text("last_error") {
-        return error.to_owned();
+        return Some(error.to_owned());
     }
     let history = api.get(&format!("{}?detail=True", path(&["v1", "nodes", node.uuid(), "history"]))).await;
     let entries = history.ok().and_then(|history| history.get("history")?.as_array().cloned()).unwrap_or_default();
     let newest =
         entries.iter().filter(|entry| entry["severity"] == "ERROR").max_by_key(|entry| entry["created_at"].to_string());
-    match newest.and_then(|entry| entry["event"].as_str()) {
-        Some(event) => event.to_owned(),
-        None => match goal {
-            Goal::States(states) => format!("no error is recorded; {} was expected", states.join(" or ")),
-            Goal::Power(wanted) => format!("no error is recorded; {wanted} was expected"),
-            Goal::Rest | Goal::Still => "no error is recorded".to_owned(),
-        },
-    }
+    newest.and_then(|entry| entry["event"].as_str()).map(str::to_owned)
+}
+
+/// Why a node is not where it should be.
+async fn why(api: &Api, node: &Node, goal: Goal) -> String {
+    recorded_error(api, node).await.unwrap_or_else(|| match goal {
+        Goal::States(states) => format!("no error is recorded; {} was expected", states.join(" or ")),
+        Goal::Power(wanted) => format!("no error is recorded; {wanted} was expected"),
+        Goal::Rest | Goal::Still => "no error is recorded".to_owned(),
+    })
 }
 
 /// Says what became of nodes: one line or one document for all, errors by themselves.

@@ -6,6 +6,7 @@ use crate::connect::Format;
 use crate::output::Output;
 use crate::table::{duration, height, natural, plain, width};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub(super) struct Screen {
     /// One bar of many lines, so that they are drawn at once.
     bar: Option<ProgressBar>,
     named: usize,
-    total: Option<usize>,
+    total: usize,
     ended: usize,
     failed: usize,
     /// What was said last of each node, and when.
@@ -26,20 +27,19 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// `named`: characters of the widest name.
-    pub(super) fn new(output: Output, named: usize) -> Self {
+    /// For `total` nodes; `named`: characters of the widest name.
+    pub(super) fn new(output: Output, total: usize, named: usize) -> Self {
         let draws = output.format == Format::Table && std::io::stderr().is_terminal();
         let bar = draws.then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.set_style(ProgressStyle::with_template("{msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
             bar
         });
-        Self { bar, named, total: None, ended: 0, failed: 0, said: BTreeMap::new() }
+        Self { bar, named, total, ended: 0, failed: 0, said: BTreeMap::new() }
     }
 
     /// Shows nodes that are not done yet.
     pub(super) fn show(&mut self, nodes: Vec<Shown<'_>>, waited: Duration) {
-        self.total.get_or_insert(nodes.len() + self.ended);
         match &self.bar {
             Some(bar) => bar.set_message(self.drawn(&nodes, waited).join("\n")),
             None => nodes.iter().for_each(|shown| self.tell(shown, waited)),
@@ -48,13 +48,19 @@ impl Screen {
 
     fn drawn(&self, nodes: &[Shown<'_>], waited: Duration) -> Vec<String> {
         let room = height().saturating_sub(2).max(1);
-        // Those that tell something come first when there is not room for all.
+        // Those that stall come first when there is not room for all, then those that tell something.
         let mut order: Vec<&Shown<'_>> = nodes.iter().collect();
-        order.sort_by_cached_key(|shown| (nodes.len() > room && shown.progress.is_none(), natural(shown.node.title())));
+        let rank = |shown: &Shown<'_>| match shown.progress {
+            _ if nodes.len() <= room => 0,
+            Some(progress) if progress.get("stalled").is_some_and(Value::is_string) => 0,
+            Some(_) => 1,
+            None => 2,
+        };
+        order.sort_by_cached_key(|shown| (rank(shown), natural(shown.node.title())));
         let width = width() - 1;
         let mut lines: Vec<String> =
             order.iter().take(room).map(|shown| line(shown, self.named, width, waited)).collect();
-        let total = self.total.unwrap_or(nodes.len());
+        let total = self.total;
         if total > 1 {
             let failed = if self.failed > 0 { format!(", {} failed", self.failed) } else { String::new() };
             let hidden = nodes.len().saturating_sub(room);
@@ -87,7 +93,8 @@ impl Screen {
     pub(super) fn ended(&mut self, node: &Node, good: bool, waited: Duration) {
         self.ended += 1;
         self.failed += usize::from(!good);
-        if self.total.is_none_or(|total| total > 1) || self.bar.is_none() {
+        // Of one node alone, the result says it.
+        if self.total > 1 {
             let word = if good { "" } else { "FAILED: " };
             self.say(&format!("{}: {word}{} ({})", node.title(), node.state(), duration(waited.as_secs())));
         }

@@ -145,7 +145,9 @@ pub(super) async fn operate(world: &mut World, own: bool) -> Result<()> {
     ferric.run(&["node", "validate", ALL[0]]).await?;
     ferric.run(&["node", "progress", ALL[0]]).await?;
     ferric.run(&["watch"]).await?;
-    for verb in [&["node", "why", ALL[0]][..], &["node", "erasures", ALL[0]], &["node", "logs", ALL[0]]] {
+    let why = ferric.run(&["node", "why", ALL[0]]).await?;
+    ensure!(why.contains("ferric rebuild rack1-n1"), "what can be done is {why}");
+    for verb in [&["node", "erasures", ALL[0]][..], &["node", "logs", ALL[0]]] {
         if own {
             ferric.run(verb).await?;
         } else {
