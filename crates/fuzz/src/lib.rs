@@ -20,7 +20,7 @@ use wire::session::{Body as Said, Frame, FromAgent, FromDriver, Link, Receipt, V
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: [Target; 22] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -39,6 +39,7 @@ pub const TARGETS: [Target; 21] = [
     ("session_state", session::session_state),
     ("log_batches", session::log_batches),
     ("enrolment", session::enrolment),
+    ("event_stream", event_stream),
     ("nvme_answers", nvme_answers),
     ("ata_answers", ata_answers),
     ("scsi_answers", scsi_answers),
@@ -252,6 +253,33 @@ where
         if link.has_room(answer.size()) {
             link.send(answer.clone());
         }
+    }
+}
+
+/// Events and lines of a reply that goes on, as the command `ferric` reads them. The first byte says how they are cut; cut
+/// otherwise they are the same, and no piece is longer than it may be.
+pub fn event_stream(data: &[u8]) {
+    use wire::events::{Event, Events, LONGEST, Lines};
+    let Some((size, stream)) = data.split_first() else { return };
+    let read = |size: usize| -> (Vec<String>, Vec<Event>) {
+        let (mut lines, mut events) = (Lines::default(), Events::default());
+        let (mut all, mut told) = (Vec::new(), Vec::new());
+        for piece in stream.chunks(size) {
+            lines.push(piece);
+            while let Ok(Some(line)) = lines.next_line() {
+                told.extend(events.line(&line));
+                all.push(line);
+            }
+        }
+        all.extend(lines.rest());
+        (all, told)
+    };
+    let (lines, events) = read(usize::from(*size) + 1);
+    assert!(stream.len() > LONGEST || (lines.clone(), events.clone()) == read(stream.len().max(1)));
+    assert!(lines.iter().all(|line| !line.contains('\n') && line.len() <= 3 * LONGEST));
+    assert!(events.iter().all(|event| !event.data.is_empty() && event.data.len() <= LONGEST));
+    for event in events {
+        let _ = wire::json::read::<wire::ramdisk::Lookup>(event.data.as_bytes());
     }
 }
 
