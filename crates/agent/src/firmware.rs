@@ -92,13 +92,22 @@ pub(crate) async fn update(shared: &Shared, call: StepCall) -> Result<Value, Ste
     let devices = devices.map_err(|error| broken(call.kind, chain(&error)))?;
     let devices = devices.map_err(|details| broken(call.kind, details))?;
     let work = plan(&manifest, &devices, downgrade).map_err(|details| broken(call.kind, details))?;
+    let unused = unused(&manifest, &devices);
+    if !unused.is_empty() {
+        tracing::warn!(
+            components = unused.join(", "),
+            "these components of the manifest fit no device of this machine"
+        );
+    }
     if dry_run {
         let told = work.iter().map(|(component, device, action)| tell(component, device, *action, None));
-        return Ok(json!({"dry_run": true, "devices": told.collect::<Vec<_>>()}));
+        return Ok(json!({"dry_run": true, "devices": told.collect::<Vec<_>>(), "unused": unused}));
     }
     root_disk::may_write(shared, "update_firmware").map_err(|error| maintenance::failed(&error))?;
     let images = images(shared, &work, verify).await.map_err(|details| broken(call.kind, details))?;
-    install(shared, &call, work, &images).await
+    let mut told = install(shared, &call, work, &images).await?;
+    told["unused"] = json!(unused);
+    Ok(told)
 }
 
 /// The manifest from the step's arguments, checked.
@@ -182,6 +191,12 @@ fn plan<'a>(
         return Err(format!("the manifest fits no device of this machine; devices with firmware are {here}"));
     }
     Ok(work)
+}
+
+/// Components that fit no device, by name and model: a slip of the pen, or a manifest for machines of several kinds.
+fn unused(manifest: &Manifest, devices: &[Device]) -> Vec<String> {
+    let fits_none = |component: &&Component| !devices.iter().any(|device| component.fits(device));
+    manifest.components.iter().filter(fits_none).map(|one| format!("{} ({})", one.component, one.model)).collect()
 }
 
 /// Compares versions piece by piece: numbers as numbers, letters as letters; what stands between them does not count.

@@ -97,7 +97,9 @@ fn words(told: &Value) -> String {
         }
         Some("failed") => {
             let error = told["error"].as_str().unwrap_or_default();
+            // Of several methods the last one.
             let reason = error.split_once(": ").map_or(error, |(_, reason)| reason);
+            let reason = reason.rsplit("; ata_").next().unwrap_or_default();
             format!("failed: {}", reason.chars().take(100).collect::<String>())
         }
         other => format!("{other:?}"),

@@ -23,7 +23,7 @@ pub(super) struct Component {
     pub(super) component: String,
     /// Patterns with `*`; without a vendor any will do.
     vendor: Option<String>,
-    model: String,
+    pub(super) model: String,
     /// What the device says when it runs it.
     pub(super) version: String,
     pub(super) url: String,

@@ -312,6 +312,14 @@ async fn nothing_is_touched_on_a_dry_run_a_wrong_digest_a_downgrade_or_a_foreign
 }
 
 #[tokio::test]
+async fn a_component_that_fits_nothing_is_told_though_another_fits() {
+    let url = server(image("2.0")).await;
+    let (machine, _) = machine(Manner::AtOnce);
+    let args = json!({"manifest": manifest(&url, &digest(&image("2.0")), "2.0"), "dry_run": true});
+    assert_eq!(run(machine, args).await.unwrap()["unused"], json!(["another (ACME 99)"]));
+}
+
+#[tokio::test]
 async fn an_older_version_is_installed_when_somebody_says_so() {
     let url = server(image("1.8")).await;
     let (machine, _) = machine(Manner::AtOnce);

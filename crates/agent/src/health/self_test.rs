@@ -337,7 +337,7 @@ fn scsi_log(device: &dyn Device) -> Result<Log, String> {
     if last.is_some_and(|last| last.result == scsi::SelfTestResult::RUNNING) {
         let sense = scsi::receive(device, &scsi::request_sense(), 252).ok();
         let part = sense.and_then(|bytes| scsi::Sense::parse(&bytes)).and_then(|sense| sense.progress);
-        let percent = part.map_or(0, |part| (u32::from(part) * 100 >> 16) as u8);
+        let percent = part.map_or(0, |part| ((u32::from(part) * 100) >> 16) as u8);
         return Ok(Log { newest: None, count, running: Some(percent) });
     }
     let newest = last.map(|last| Entry {
