@@ -1,6 +1,6 @@
-//! `fuzz::inventory` under libFuzzer.
+//! `fuzz::machine::inventory` under libFuzzer.
 
 #![no_main]
 #![allow(unsafe_code, missing_docs, reason = "the macro exports the function that libFuzzer calls")]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::inventory(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::machine::inventory(data));

@@ -3,6 +3,7 @@
 //!
 //! A finding is committed as a file of `corpus/<target>`, so that it is a test from then on.
 
+pub mod machine;
 pub mod session;
 
 use agent::config::Words;
@@ -20,11 +21,11 @@ use wire::session::{Body as Said, Frame, FromAgent, FromDriver, Link, Receipt, V
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 22] = [
+pub const TARGETS: [Target; 26] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
-    ("inventory", inventory),
+    ("inventory", machine::inventory),
     ("lookup_reply", lookup_reply),
     ("partition_tables", partition_tables),
     ("config_drive", config_drive),
@@ -43,6 +44,10 @@ pub const TARGETS: [Target; 22] = [
     ("nvme_answers", nvme_answers),
     ("ata_answers", ata_answers),
     ("scsi_answers", scsi_answers),
+    ("vpd_pages", machine::vpd_pages),
+    ("bmc_answers", machine::bmc_answers),
+    ("disk_contents", machine::disk_contents),
+    ("boot_entries", machine::boot_entries),
 ];
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -88,13 +93,6 @@ pub fn kernel_command_line(data: &[u8]) {
 pub fn virtual_media_config(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let _ = Settings::resolve(&Words::parse(&text), &Words::parse_ini(&text));
-}
-
-/// What firmware and the switch say about themselves.
-pub fn inventory(data: &[u8]) {
-    let _ = hardware_linux::smbios::installed_mib(data);
-    let _ = hardware_linux::smbios::processors(data);
-    let _ = hardware_linux::lldp::parse(data);
 }
 
 /// The reply to a lookup, taken over by an agent.

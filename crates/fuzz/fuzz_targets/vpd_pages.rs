@@ -1,0 +1,6 @@
+//! `fuzz::machine::vpd_pages` under libFuzzer.
+
+#![no_main]
+#![allow(unsafe_code, missing_docs, reason = "the macro exports the function that libFuzzer calls")]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::machine::vpd_pages(data));
