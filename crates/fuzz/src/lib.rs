@@ -3,6 +3,7 @@
 //!
 //! A finding is committed as a file of `corpus/<target>`, so that it is a test from then on.
 
+pub mod file_systems;
 pub mod machine;
 pub mod session;
 
@@ -21,7 +22,7 @@ use wire::session::{Body as Said, Frame, FromAgent, FromDriver, Link, Receipt, V
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All targets; a folder of `corpus` and a program of `fuzz_targets` belong to each.
-pub const TARGETS: [Target; 26] = [
+pub const TARGETS: [Target; 28] = [
     ("command_body", command_body),
     ("kernel_command_line", kernel_command_line),
     ("virtual_media_config", virtual_media_config),
@@ -34,6 +35,8 @@ pub const TARGETS: [Target; 26] = [
     ("image", image),
     ("qcow2", qcow2),
     ("packed_image", packed_image),
+    ("partition_image", file_systems::partition_image),
+    ("iso9660", file_systems::iso9660),
     ("checksum_file", checksum_file),
     ("content_range", content_range),
     ("session_frames", session_frames),
