@@ -132,19 +132,17 @@ impl Connection {
                     .map_err(|source| RedfishError::CaFile { path: path.display().to_string(), source })?,
             ),
         };
-        let client = |timeout| {
-            let settings = transport::client::Settings {
-                trust: trust.clone(),
-                connect_timeout: limits.connect,
-                timeout,
-                body_limit: limits.reply_bytes,
-                ..transport::client::Settings::default()
-            };
-            Client::new(settings).map_err(RedfishError::Trust)
+        let client = transport::client::Settings {
+            trust,
+            connect_timeout: limits.connect,
+            timeout: limits.request,
+            body_limit: limits.reply_bytes,
+            ..transport::client::Settings::default()
         };
+        let client = Client::new(client).map_err(RedfishError::Trust)?;
         Ok(Self {
-            client: client(limits.request)?,
-            pushes: client(limits.push)?,
+            pushes: client.within(limits.push),
+            client,
             origin: settings.address.clone(),
             credentials: settings.credentials.clone(),
             auth: settings.auth,

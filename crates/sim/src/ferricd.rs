@@ -128,7 +128,9 @@ impl Ferricd {
         if !reply.status.is_success() {
             bail!("/metrics gave {}: {}", reply.status, reply.text());
         }
-        Ok(self.sessions_before + sessions(&reply.text()).context("the metrics do not tell of sessions")?)
+        // Not `reply.text()`, which is cut to the length of a message.
+        let metrics = String::from_utf8_lossy(&reply.body);
+        Ok(self.sessions_before + sessions(&metrics).context("the metrics do not tell of sessions")?)
     }
 
     /// Bytes of the database with its side files.

@@ -219,8 +219,7 @@ async fn run(arguments: &Arguments, seed: u64, dir: &Path) -> Result<Report> {
     reading.abort();
     boots(&machines).await?;
     let sessions = ferricd.sessions().await?;
-    // Cleaning and deploying boot a ramdisk each.
-    let least = 2 * machines.len() as u64;
+    let least = least_sessions(machines.len() as u64, arguments.sessions_only);
     ensure!(
         sessions >= least,
         "agents had {sessions} sessions with ferricd, and {least} are the least: see agents.log"
@@ -250,6 +249,13 @@ fn progress(passed: Option<&operator::Passed>, begun: Instant) {
             begun.elapsed().as_secs_f64()
         );
     }
+}
+
+/// The fewest sessions of a run that went by sessions. Cleaning and deploying boot a ramdisk each; where ferricd can call the
+/// agent as well, one whose session is not there in time does its work without, which may be over before the session is there.
+fn least_sessions(machines: u64, sessions_only: bool) -> u64 {
+    let boots = 2 * machines;
+    if sessions_only { boots } else { boots * 9 / 10 }
 }
 
 /// At which parts of the `number`-th phase ferricd is killed.

@@ -12,7 +12,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 /// Whose certificates a client believes.
@@ -166,6 +166,13 @@ impl Client {
         Ok(Self { inner, connector: through, settings: Arc::new(settings) })
     }
 
+    /// The same client, connections included, with another [`Settings::timeout`].
+    #[must_use]
+    pub fn within(&self, timeout: Duration) -> Self {
+        let settings = Settings { timeout, ..Settings::clone(&self.settings) };
+        Self { settings: Arc::new(settings), ..self.clone() }
+    }
+
     /// Sends a request and returns the head; the body streams, without a deadline of its own.
     pub async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
         self.open_streamed(request.map(|body| body.map_err(|never| match never {}).boxed_unsync())).await
@@ -218,34 +225,44 @@ impl Client {
     }
 }
 
+/// Tickets that a client keeps to resume TLS sessions: 8 of a server (`rustls`, `MAX_TLS13_TICKETS_PER_SERVER`), and a client
+/// talks to few. The room for them is taken at once, and there is a client for each BMC.
+const TICKETS: usize = 4 * 8;
+
+/// The roots of [`Trust::Public`].
+static PUBLIC: LazyLock<Arc<rustls::RootCertStore>> =
+    LazyLock::new(|| Arc::new(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect()));
+
 /// The TLS settings of a client with this trust, and an identity where servers ask for one: TLS 1.2 and 1.3, HTTP/1.1.
 pub fn tls_config(trust: &Trust, identity: Option<&Identity>) -> Result<rustls::ClientConfig, TlsError> {
     let builder = rustls::ClientConfig::builder_with_provider(tls::provider())
         .with_protocol_versions(rustls::ALL_VERSIONS)
         .map_err(TlsError::Setup)?;
-    let mut roots = rustls::RootCertStore::empty();
-    match trust {
-        Trust::Anybody => {}
-        Trust::Public => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Trust::Only(pem) => tls::add(&mut roots, "trusted certificate", pem)?,
-        Trust::PublicAnd(pem) => {
-            roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-            tls::add(&mut roots, "trusted certificate", pem)?;
-        }
-    }
+    let own = |mut roots: rustls::RootCertStore, pem: &str| -> Result<_, TlsError> {
+        tls::add(&mut roots, "trusted certificate", pem)?;
+        Ok(Arc::new(roots))
+    };
+    let roots = match trust {
+        Trust::Anybody => Arc::new(rustls::RootCertStore::empty()),
+        Trust::Public => Arc::clone(&PUBLIC),
+        Trust::Only(pem) => own(rustls::RootCertStore::empty(), pem)?,
+        Trust::PublicAnd(pem) => own(rustls::RootCertStore::clone(&PUBLIC), pem)?,
+    };
     let builder = if matches!(trust, Trust::Anybody) {
         let verifier = Arc::new(tls::AcceptAny(tls::provider()));
         builder.dangerous().with_custom_certificate_verifier(verifier)
     } else {
         builder.with_root_certificates(roots)
     };
-    match identity {
-        None => Ok(builder.with_no_client_auth()),
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
         Some(identity) => {
             let (chain, key) = identity.parts()?;
-            builder.with_client_auth_cert(chain, key).map_err(TlsError::Setup)
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::Setup)?
         }
-    }
+    };
+    config.resumption = rustls::client::Resumption::in_memory_sessions(TICKETS);
+    Ok(config)
 }
 
 /// The URL without its query, which may hold a token.
@@ -264,4 +281,31 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_client_with_another_time_shares_connections_and_keeps_to_its_own_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        // One connection, whose second request is never answered.
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            let _ = stream.read(&mut head).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let client = Client::new(Settings::default()).unwrap();
+        let ask = || Request::get(&url).body(Full::default()).unwrap();
+        assert_eq!(&client.send(ask()).await.unwrap().body[..], b"ok");
+        let after = Duration::from_millis(50);
+        let error = client.within(after).send(ask()).await.unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { after: told, .. } if told == after), "{error}");
+    }
 }
