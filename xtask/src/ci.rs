@@ -81,6 +81,9 @@ pub fn run(args: &Args) -> Result<()> {
                 interop::prepare(Peer::Ipa, &evidence, Parts::Usual)
             });
         });
+        report.stage("all: ironic-python-agent's own tests against our agent", 5 * MINUTE, |checks| {
+            checks.check("ironic-python-agent's own functional tests", || xtask(&["interop", "ipa-tests"]));
+        });
         report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
         });

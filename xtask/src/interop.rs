@@ -2,7 +2,7 @@
 
 use crate::e2e::{self, Parts};
 use crate::python::{self, System};
-use crate::{peer, sdk, setup};
+use crate::{ipa_tests, peer, sdk, setup};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub enum Peer {
     Ipa,
     /// openstacksdk's own functional tests of bare metal, against ferricd; a story is a part of a test's name
     Sdk,
+    /// ironic-python-agent's own functional tests, against ferric-agent over http and https; they are not chosen from
+    IpaTests,
 }
 
 impl Peer {
@@ -39,13 +41,16 @@ impl Peer {
             Self::Ironic => "ironic",
             Self::Ipa => "ipa",
             Self::Sdk => "sdk",
+            Self::IpaTests => "ipa-tests",
         }
     }
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    if let Peer::Sdk = args.peer {
-        return sdk::run(&args.stories, args.list);
+    match args.peer {
+        Peer::Sdk => return sdk::run(&args.stories, args.list),
+        Peer::IpaTests => return ipa_tests::run(&args.stories),
+        Peer::Ironic | Peer::Ipa => {}
     }
     if args.list {
         return e2e::list(&["--peer", args.peer.name()]);
@@ -64,7 +69,7 @@ pub fn prepare(peer: Peer, evidence: &PathBuf, parts: Parts) -> Result<Command> 
             setup::packages()?;
             peer::ipa_ramdisk()?
         }
-        Peer::Ironic | Peer::Sdk => python::environment("ironic", System::Hidden)?,
+        Peer::Ironic | Peer::Sdk | Peer::IpaTests => python::environment("ironic", System::Hidden)?,
     };
     let (program, artifacts) = e2e::prepare(evidence, parts)?;
     // Built beside the stories.

@@ -11,6 +11,7 @@ mod e2e;
 mod fuzz;
 mod image;
 mod interop;
+mod ipa_tests;
 mod peer;
 mod python;
 mod ramdisk;
