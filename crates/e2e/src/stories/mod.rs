@@ -23,6 +23,8 @@ pub mod rescue_login;
 pub mod server_hardware;
 pub mod session_nat;
 pub mod session_only;
+pub mod session_rough;
+pub mod small_memory;
 pub mod wrong_checksum;
 
 pub use operator::{Image, Service, World};
@@ -94,8 +96,16 @@ pub const STORIES: &[Story] = &[
         about: "the same through a slow and lossy relay that is cut for a minute in the middle of the write",
     },
     Story {
+        name: "session_rough",
+        about: "the same behind a router that starts anew elsewhere, and through a cut of five minutes in which the write ends",
+    },
+    Story {
         name: "server_hardware",
         about: "profile server erases disks behind nine kinds of controllers and talks over seven kinds of network cards",
+    },
+    Story {
+        name: "small_memory",
+        about: "a node with 256 MiB boots profile server and gets a qcow2 that is larger than its memory",
     },
     Story {
         name: "erase_every_bus",
@@ -127,6 +137,8 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "server_hardware" => server_hardware::run(world).await,
         "session_nat" => session_nat::run(world).await,
         "session_only" => session_only::run(world).await,
+        "small_memory" => small_memory::run(world).await,
+        "session_rough" => session_rough::run(world).await,
         "erase_every_bus" => erase_every_bus::run(world).await,
         "erase_lying_device" => erase_lying_device::run(world).await,
         "clean_power_cut" => clean_power_cut::run(world).await,

@@ -19,12 +19,12 @@ use tokio::time::{Instant, sleep_until};
 const IMAGE_MIB: u64 = 128;
 /// Slow enough that the write lasts over the cut.
 const RATE: u64 = 1 << 20;
-const DELAY: Duration = Duration::from_millis(200);
+pub(super) const DELAY: Duration = Duration::from_millis(200);
 const CUT: Duration = Duration::from_secs(60);
 /// Where the relay is, and where the driver takes sessions.
-const RELAY: u16 = 7387;
-const SESSIONS: u16 = 6387;
-const SETTINGS: [(&str, &str); 2] = [
+pub(super) const RELAY: u16 = 7387;
+pub(super) const SESSIONS: u16 = 6387;
+pub(super) const SETTINGS: [(&str, &str); 2] = [
     ("FERRIC_KERNEL_APPEND_PARAMS", "ferric.listen=no"),
     // `GATEWAY`, as agents reach it.
     ("FERRIC_SESSION_URL", "https://10.77.0.1:7387"),
@@ -100,12 +100,12 @@ pub async fn run(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-fn port(which: &str) -> [String; 4] {
+pub(super) fn port(which: &str) -> [String; 4] {
     ["-p", "tcp", which, &RELAY.to_string()].map(str::to_owned)
 }
 
 /// Adds, inserts or deletes a rule that drops packets, in the network namespace of the story.
-async fn rule(verb: &str, chain: &str, packets: &[String], when: &[&str]) -> Result<()> {
+pub(super) async fn rule(verb: &str, chain: &str, packets: &[String], when: &[&str]) -> Result<()> {
     let mut command = Command::new("iptables");
     command.args([verb, chain]).args(packets).args(when).args(["-j", "DROP"]);
     output(&mut command).await.map(drop)
