@@ -232,7 +232,7 @@ async fn a_frame_that_takes_longer_than_any_silence_arrives_while_it_moves_and_n
 
     let mut peer = Peer::welcomed(DAY).await;
     let bytes = packed(frame);
-    peer.send(bytes.slice(..100 * 16 << 10));
+    peer.send(bytes.slice(..100 * (16 << 10)));
     assert_eq!(peer.ended().await, (Reason::Silent, LIMIT.as_secs() + 100));
 }
 
