@@ -73,7 +73,9 @@ impl Api {
     /// # Errors
     /// When it does not, or there is no answer within 30 s.
     pub async fn text(&self, path: &str) -> Result<String> {
-        let request = Request::get(format!("{}{path}", self.base)).header("Accept", "text/plain");
+        let request = Request::get(format!("{}{path}", self.base))
+            .header("X-OpenStack-Ironic-API-Version", MICROVERSION)
+            .header("Accept", "text/plain");
         let exchange = async {
             let response = self.client.request(request.body(Full::default())?).await?;
             let status = response.status();
