@@ -29,7 +29,7 @@ struct Arguments {
     /// Token that commands have to carry. Without one every command is refused.
     #[arg(long, env = "FERRIC_AGENT_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// `auto` for a generated certificate, `off` for plain HTTP, or the PEM files CERTIFICATE,KEY.
+    /// `auto` for a generated certificate (TLS 1.3 alone), `off` for plain HTTP, or the PEM files CERTIFICATE,KEY.
     #[arg(long, default_value = "off")]
     tls: Tls,
     /// Log level, or `target=level` directives with commas between them.
