@@ -1,10 +1,13 @@
 //! `abort` while Ironic waits for the ramdisk to rescue a node, and the way back; a ramdisk that has no rescue system; and one
-//! that has, to which the owner logs in.
+//! that has, to which the owner logs in. The ramdisk is booted from the network: with virtual media Ironic 39 switches the machine off
+//! when the rescue was finalized (`RedfishVirtualMediaBoot.clean_up_ramdisk`).
 
 use super::super::World;
 use super::super::login::{key_pair, opens_late, owner_looks_at_disk};
 use super::disk;
 use super::site::{BOOT_LIMIT, NODE, Site};
+use crate::firmware::Firmware;
+use crate::server::ServerSpec;
 use crate::witness::Witness;
 use anyhow::{Context as _, Result, ensure};
 use std::path::Path;
@@ -22,7 +25,8 @@ const PASSWORD: &str = "a word of the operator";
 /// # Errors
 /// Whatever did not happen as told.
 pub async fn run(world: &mut World) -> Result<()> {
-    let mut site = Site::start(world).await?;
+    let spec = ServerSpec { firmware: Firmware::SeaBios, ..ServerSpec::default() };
+    let mut site = Site::start_with(world, spec).await?;
     // The same two files, under the names that a rescue has for them.
     let files = site.ironic.driver_info().iter().filter_map(|pair| pair.strip_prefix("deploy_"));
     let files: Vec<String> = files.map(|pair| format!("rescue_{pair}")).collect();
@@ -96,7 +100,7 @@ async fn back(site: &mut Site<'_>) -> Result<()> {
     let before = site.server.serial_len();
     site.drive("unrescue", &[]).await?;
     site.expect("active").await?;
-    site.says(Witness::Uefi.text(), before, BOOT_LIMIT).await?;
+    site.says(Witness::Bios.text(), before, BOOT_LIMIT).await?;
     site.world.console.end("");
     Ok(())
 }
