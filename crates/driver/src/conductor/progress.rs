@@ -31,6 +31,8 @@ const LEARNED_FOR: Duration = Duration::from_secs(300);
 /// What the agent tells of the step that it runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Running {
+    /// The name of the node when it began.
+    pub node: Option<String>,
     /// The step, as `interface.step`.
     pub step: String,
     /// The agent's command.
@@ -214,8 +216,9 @@ impl<S: Store> Conductor<S> {
     /// Takes what an agent tells of a command.
     pub(super) fn told_progress(&self, node: &Node, step: &str, command: &str, progress: Progress) {
         let at = self.parts.clock.now();
-        let (step, command) = (step.to_owned(), command.to_owned());
-        self.show_progress(node, Running { step, command, progress: bounded(progress), percent: None, at });
+        let (name, step, command) = (node.name.clone(), step.to_owned(), command.to_owned());
+        let running = Running { node: name, step, command, progress: bounded(progress), percent: None, at };
+        self.show_progress(node, running);
     }
 
     /// Takes what a BMC tells of a task of the driver's own step.
@@ -223,8 +226,8 @@ impl<S: Store> Conductor<S> {
         let at = self.parts.clock.now();
         let step = action.own_step().map(|own| format!("{}.{}", own.step.interface, own.step.step));
         let progress = Progress { stage, done: 0, total: None, rate: 0, eta: None, stalled: None };
-        let (step, command) = (step.unwrap_or_default(), task.to_owned());
-        self.show_progress(node, Running { step, command, progress: bounded(progress), percent, at });
+        let (name, step, command) = (node.name.clone(), step.unwrap_or_default(), task.to_owned());
+        self.show_progress(node, Running { node: name, step, command, progress: bounded(progress), percent, at });
     }
 
     fn show_progress(&self, node: &Node, running: Running) {
@@ -246,7 +249,7 @@ impl<S: Store> Conductor<S> {
             running.at = at;
             running.clone()
         };
-        self.tell_progress(node, None, Some(&told));
+        self.tell_progress(node, told.node.as_deref(), Some(&told));
     }
 
     /// The agent does not answer while its step runs.
@@ -268,8 +271,9 @@ impl<S: Store> Conductor<S> {
     /// No step runs any more.
     pub(super) fn clear_progress(&self, node: Uuid) {
         self.boots.forget(node);
-        if self.board.lock().remove(&node).is_some() {
-            self.tell_progress(node, None, None);
+        let over = self.board.lock().remove(&node);
+        if let Some(over) = over {
+            self.tell_progress(node, over.node.as_deref(), None);
         }
     }
 
@@ -542,6 +546,7 @@ mod tests {
     #[test]
     fn percents_are_of_a_total_and_never_above_a_hundred() {
         let running = |done, total| Running {
+            node: None,
             step: "deploy.write_image".to_owned(),
             command: String::new(),
             progress: Progress { stage: "write".to_owned(), done, total, rate: 0, eta: None, stalled: None },

@@ -58,7 +58,7 @@ pub(crate) async fn rest(boot: &mut Boot, wire: &mut Wire) {
 
 #[tokio::test]
 async fn a_deployment_goes_through_a_session_and_is_told_while_it_runs() {
-    let site = Site::new().await;
+    let site = Site::with(|node| node.name = Some("rack-1".to_owned())).await;
     let before = site.conductor.events().now();
     let (mut boot, mut wire) = deploying(&site).await;
     let write = until(&mut boot, &mut wire, "deploy.execute_deploy_step").await;
@@ -83,6 +83,7 @@ async fn a_deployment_goes_through_a_session_and_is_told_while_it_runs() {
     let (events, _) = site.conductor.events().read(before, Some(site.node), 1000).unwrap();
     let data: Vec<Value> = events.iter().map(|event| serde_json::from_str(&event.data).unwrap()).collect();
     assert!(data.iter().any(|data| data["provision_state"] == json!("active")), "{data:?}");
+    assert!(data.iter().all(|data| data["name"] == json!("rack-1")), "{data:?}");
     let ended =
         |data: &Value| data["event"].as_str().is_some_and(|event| event.starts_with("deploy.write_image ended after "));
     assert!(data.iter().any(ended), "{data:?}");
