@@ -26,6 +26,7 @@ const CANCEL: &str = "an addition of ours: DELETE stops a command, and Allow say
 const JSON: &str = "JSON that RFC 8259 does not have, or that is not in UTF-8: the reference's parser is more lenient";
 const HTTP: &str = "another HTTP server reads another thing out of an odd request line";
 const STEPS: &str = "only steps that really work are offered";
+const CHOICES: &str = "our text also names the steps that there are";
 
 /// (recording, exchange, why it may differ).
 const KEPT: &[(&str, &str, &str)] = &[
@@ -62,6 +63,10 @@ const KEPT: &[(&str, &str, &str)] = &[
         "deploy.execute_deploy_step {\"node\": NODE, \"ports\": [], \"step\": {\"step\": null}}",
         "our text says what is wrong with the step",
     ),
+    ("parameters.json", "*\"no_such_step\"}, \"clean_version\": {\"generic_hardware_manager\": \"1.2\"}}", CHOICES),
+    ("parameters.json", "*\"no_such_step\"}, \"colour\": \"red\"}", CHOICES),
+    ("parameters.json", "*\"no_such_step\", \"args\": null}}", CHOICES),
+    ("parameters.json", "*\"no_such_step\", \"args\": {\"x\": 1}}}", CHOICES),
     ("documents.json", "v1 without the slash", SLASH),
     ("documents.json", "a command without the slash", SLASH),
     ("documents.json", "commands without the slash", SLASH),
@@ -69,10 +74,18 @@ const KEPT: &[(&str, &str, &str)] = &[
     ("quirk.json", "8: an unknown parameter of a synchronous command", QUIRK),
     ("quirk.json", "the list after it", QUIRK),
     ("results.json", "10: an image, and no disk fits the hints", "our text also names the disks that were looked at"),
+    ("results.json", "10: clean: no such step", CHOICES),
+    ("results.json", "10: deploy: no such step", CHOICES),
+    ("results.json", "10: service: no such step", CHOICES),
     ("results.json", "the list, in order", DOTTED),
     ("steps.json", "clean steps", STEPS),
     ("steps.json", "deploy steps", STEPS),
     ("steps.json", "service steps", STEPS),
+    (
+        "steps.json",
+        "the inventory, by the types of its values",
+        "an addition of ours: by_id of disks, as udev would name them",
+    ),
 ];
 
 /// Whether a name is meant; a pattern that begins with a star means every name with that end.
