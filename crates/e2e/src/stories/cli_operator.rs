@@ -159,9 +159,14 @@ pub(super) async fn operate(world: &mut World, own: bool) -> Result<()> {
     world.console.end("");
 
     world.console.begin("power, maintenance, undeploy, delete");
+    // A node that is off has nothing that ends.
+    ferric.run(&["power", "on", ALL[0], ALL[1], "--watch"]).await?;
     ferric.refused(&["power", "off", ALL[0]], 2, "--yes").await?;
+    let lost = ferric.json(&["power", "off", ALL[0], "--dry-run"]).await?;
+    ensure!(lost["dry_run"] == true && lost["nodes"][0]["node"] == ALL[0], "a dry run of power off says {lost}");
+    let on = ferric.json(&["node", "show", ALL[0]]).await?;
+    ensure!(on["power_state"] == "power on", "a refused power off has left it {}", on["power_state"]);
     ferric.run(&["power", "off", ALL[0], ALL[1], "--yes", "--watch"]).await?;
-    ferric.run(&["power", "on", ALL[0], "--watch"]).await?;
     ferric.run(&["maintenance", "on", ALL[2], "--reason", "a new fan"]).await?;
     let trouble = ferric.run(&["node", "list", "--trouble"]).await?;
     ensure!(trouble.contains("a new fan") && !trouble.contains(ALL[1]), "nodes in trouble are {trouble}");
