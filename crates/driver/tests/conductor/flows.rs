@@ -281,6 +281,16 @@ async fn a_rescue_by_public_keys_alone_tells_nobody_a_password_and_forgets_the_k
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_agent_that_could_not_be_reached_has_taken_no_password() {
+    let site = Site::new().await;
+    site.make_active().await;
+    site.machine.lock().unreached = 1;
+    site.verb_with(Verb::Rescue, rescue()).await.unwrap();
+    site.settle(State::Rescue).await;
+    assert_eq!(site.machine.lock().rescued.len(), 1, "it is done when the agent has the password");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_ramdisk_that_cannot_be_logged_into_fails_the_rescue_and_forgets_the_hash() {
     let site = Site::new().await;
     site.make_active().await;

@@ -219,6 +219,10 @@ impl Line {
     fn with_agent<T>(&self, work: impl FnOnce(&mut AgentState) -> AgentReply<T>) -> AgentReply<T> {
         let mut state = self.machine.lock();
         let (own, known) = (certificate(state.boot), self.certificate.as_ref());
+        if let Some(left) = state.unreached.checked_sub(1) {
+            state.unreached = left;
+            return Err(AgentError::Unreachable("no route to host".to_owned()));
+        }
         let agent = state.agent.as_mut().filter(|agent| agent.serves);
         let agent = agent.ok_or_else(|| AgentError::Unreachable("connection refused".to_owned()))?;
         if known.is_some_and(|known| *known != own) {

@@ -66,6 +66,8 @@ pub(crate) struct State {
     pub(crate) deaf: bool,
     /// What the agent offers for service.
     pub(crate) service_steps: serde_json::Value,
+    /// Calls to the agent that do not get there, from now on.
+    pub(crate) unreached: u32,
     /// Passwords for rescue that the agent took.
     pub(crate) rescued: Vec<String>,
     /// Public keys for rescue that its last look-up told.
@@ -123,6 +125,7 @@ impl Machine {
             tasks: vec![UpdateState::Done],
             listed: Some(vec!["/tasks/of-somebody-else".to_owned()]),
             loses_answers: 0,
+            unreached: 0,
             results: Vec::new(),
             hangs: None,
             deaf: false,
