@@ -28,7 +28,12 @@ pub fn collect(profile: &Profile, wanted: &BTreeSet<String>, debian: &mut Debian
     Ok(files)
 }
 
-/// Adds what is wanted of an unpacked package. Links become copies, so that no link leads to what was left out.
+/// Level of compression; the result is a fifth of what it was.
+const LEVEL: i32 = 19;
+
+/// Adds what is wanted of an unpacked package, packed: the kernel looks for `NAME.zst` where there is no `NAME`, and unpacks it
+/// (`drivers/base/firmware_loader/main.c`), so that what no card asks for takes little of a small machine's memory. Links become
+/// copies, so that no link leads to what was left out.
 fn take(package: &Path, wanted: &BTreeSet<String>, files: &mut BTreeMap<String, File>) -> Result<()> {
     let folders = [package.join(FOLDER), package.join("usr").join(FOLDER)];
     let folder = folders.iter().find(|folder| folder.is_dir()).context("the package has no firmware")?;
@@ -39,7 +44,9 @@ fn take(package: &Path, wanted: &BTreeSet<String>, files: &mut BTreeMap<String, 
             let real = entry.path().canonicalize()?;
             ensure!(real.starts_with(package.canonicalize()?), "{path} leads out of its package");
             let data = std::fs::read(&real).with_context(|| format!("read {}", real.display()))?;
-            files.insert(format!("{FOLDER}/{path}"), File { mode: 0o644, data, link: None });
+            // All at once, as the kernel wants the size in the frame.
+            let data = zstd::bulk::compress(&data, LEVEL).with_context(|| format!("pack {path}"))?;
+            files.insert(format!("{FOLDER}/{path}.zst"), File { mode: 0o644, data, link: None });
         }
     }
     Ok(())
@@ -87,7 +94,9 @@ mod tests {
         let mut files = BTreeMap::new();
         take(&root, &BTreeSet::from(["vendor/wanted.fw".to_owned()]), &mut files).unwrap();
         assert_eq!(files.len(), 1);
-        assert_eq!(files["lib/firmware/vendor/wanted.fw"].data, b"2");
+        let packed = &files["lib/firmware/vendor/wanted.fw.zst"].data;
+        assert_eq!(zstd::bulk::decompress(packed, 1).unwrap(), b"2");
+        assert_eq!(zstd::zstd_safe::get_frame_content_size(packed).unwrap(), Some(1));
         std::fs::remove_dir_all(&root).unwrap();
     }
 }
