@@ -49,7 +49,7 @@ enum Verb {
     #[command(subcommand)]
     Erasures(ErasureVerb),
     /// Write, explain and verify disk images, without a node
-    #[command(subcommand, after_help = exit::Exit::HELP)]
+    #[command(subcommand, after_long_help = exit::Exit::HELP)]
     Image(image::Verb),
     /// Print completions for a shell
     #[command(after_help = "\

@@ -451,6 +451,22 @@ fn credentials_go_to_the_service_that_they_belong_to() {
 }
 
 #[test]
+fn a_result_that_cannot_be_written_is_no_success() {
+    let service = Service::start(site(json!({})));
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = service.ferric(&["node", "list", "-o", "json"]).stdout(full).output().unwrap();
+    let (code, _, err) = said(&output, &service.url);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("write the result"), "{err}");
+    // Whoever has read enough and closes the pipe is not told of it.
+    let mut listing = service.ferric(&["node", "list", "-o", "json"]);
+    let mut child = listing.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let (code, _, err) = said(&child.wait_with_output().unwrap(), &service.url);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+}
+
+#[test]
 fn every_shell_gets_completions() {
     for (shell, word) in [("bash", "_ferric"), ("zsh", "#compdef ferric"), ("fish", "complete -c ferric")] {
         let output = ferric(&["completions", shell]).output().unwrap();

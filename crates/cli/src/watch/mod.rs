@@ -28,6 +28,8 @@ const SHORTEST: Duration = Duration::from_millis(300);
 const AWAY: Duration = Duration::from_secs(120);
 /// How long a power request may take to show in the node.
 const POWER_GRACE: Duration = Duration::from_secs(15);
+/// Most nodes of which it is asked, at a look, why nothing moves when they tell nothing by themselves.
+const REASONS: usize = 32;
 /// Nodes that are asked for at once.
 const AT_ONCE: usize = 8;
 /// What is read of each node.
@@ -200,7 +202,9 @@ async fn run(
         if Instant::now() >= next {
             let whole = Instant::now() >= every;
             let due = |uuid: &str| whole || some.contains(uuid);
-            let seen = look(api, all, due).await;
+            // Only who has events has reasons as well.
+            let reasons = between == LOOK_WITH_EVENTS;
+            let seen = look(api, all, due, reasons).await;
             match seen {
                 Ok(()) => {
                     some.clear();
@@ -284,7 +288,12 @@ fn settle(all: &mut BTreeMap<String, Watched>, screen: &mut Screen, begun: Insta
 }
 
 /// Reads those nodes anew that are due and have not ended; no others of the site.
-async fn look(api: &Arc<Api>, all: &mut BTreeMap<String, Watched>, due: impl Fn(&str) -> bool) -> Result<(), ApiError> {
+async fn look(
+    api: &Arc<Api>,
+    all: &mut BTreeMap<String, Watched>,
+    due: impl Fn(&str) -> bool,
+    reasons: bool,
+) -> Result<(), ApiError> {
     let open = all.iter().filter(|(uuid, one)| one.outcome.is_none() && due(uuid));
     let open: Vec<String> = open.map(|(uuid, _)| uuid.clone()).collect();
     let ask = |uuid: String| async move {
@@ -298,6 +307,17 @@ async fn look(api: &Arc<Api>, all: &mut BTreeMap<String, Watched>, due: impl Fn(
     let read: Vec<_> = stream::iter(open.clone()).map(ask).buffered(AT_ONCE).collect().await;
     let nodes = read.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
     let found: BTreeMap<String, Node> = nodes.map(|node| (node.uuid().to_owned(), node)).collect();
+    let silent =
+        found.values().filter(|node| node.progress().is_none() && !matches!(node.kind(), Kind::Stable | Kind::Failed));
+    let silent: Vec<String> =
+        silent.map(|node| node.uuid().to_owned()).take(if reasons { REASONS } else { 0 }).collect();
+    let stalled = async |uuid: String| {
+        let report = api.get(&path(&["v1", "nodes", &uuid, "progress"])).await.ok()?;
+        let reason = report.get("stalled")?.as_str()?;
+        Some((uuid, serde_json::json!({"stalled": reason})))
+    };
+    let stalled: Vec<_> = stream::iter(silent).map(stalled).buffered(AT_ONCE).collect().await;
+    let mut stalled: BTreeMap<String, Value> = stalled.into_iter().flatten().collect();
     for uuid in open {
         let Some(one) = all.get_mut(&uuid) else { continue };
         match found.get(&uuid) {
@@ -305,7 +325,8 @@ async fn look(api: &Arc<Api>, all: &mut BTreeMap<String, Watched>, due: impl Fn(
                 if node.step() != one.node.step() || node.state() != one.node.state() {
                     one.progress = None;
                 }
-                one.progress = node.progress().cloned().or(one.progress.take());
+                let progress = one.progress.take().filter(|progress| progress.get("stage").is_some());
+                one.progress = node.progress().cloned().or(stalled.remove(&uuid)).or(progress);
                 one.node = node.clone();
             }
             None => {
