@@ -20,8 +20,8 @@ const HOSTNAME: &str = "ferric-demo";
 const BOOT_LIMIT: Duration = Duration::from_secs(400);
 
 /// Resident memory of an agent that waits, and of one that writes an image: bytes at most.
-const IDLE_MEMORY: u64 = 40 << 20;
-const BUSY_MEMORY: u64 = 96 << 20;
+pub(super) const IDLE_MEMORY: u64 = 40 << 20;
+pub(super) const BUSY_MEMORY: u64 = 96 << 20;
 
 /// What runs once Debian is up.
 #[derive(Debug)]
@@ -95,7 +95,7 @@ pub async fn install(world: &mut World) -> Result<Running> {
 }
 
 /// The most that the agent said about its memory in the log field `field`, bytes.
-fn memory_at_most(server: &VirtualServer, field: &str, limit: u64) -> Result<u64> {
+pub(super) fn memory_at_most(server: &VirtualServer, field: &str, limit: u64) -> Result<u64> {
     let key = format!(" {field}=");
     let console = server.serial_since(0);
     let said = console.lines().filter_map(|line| {

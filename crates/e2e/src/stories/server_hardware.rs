@@ -160,7 +160,7 @@ pub(super) async fn define(world: &World, server: &VirtualServer, arguments: &[(
     virsh(&["define", definition.to_str().context("the lab's folder is not UTF-8")?]).await.map(drop)
 }
 
-/// Fails unless every disk is in the inventory, by its serial number, with the size of its file.
+/// Fails unless every disk is in the inventory, by its serial number, with the size of its file and the name that udev gives it.
 fn disks_are_there(inventory: &Value, files: &[PathBuf]) -> Result<String> {
     let listed = inventory["disks"].as_array().context("the inventory has no disks")?;
     let mut names = Vec::new();
@@ -170,7 +170,11 @@ fn disks_are_there(inventory: &Value, files: &[PathBuf]) -> Result<String> {
             found.with_context(|| format!("disk {} is not in the inventory: {}", disk.serial, brief(listed)))?;
         let size = fs::metadata(file)?.len();
         ensure!(found["size"] == size, "disk {} has {size} bytes, the inventory says {}", disk.serial, found["size"]);
-        names.push(format!("{} {}", disk.serial, found["name"].as_str().unwrap_or_default()));
+        // What stands behind UAS has its serial number in SCSI, and USB knows another.
+        let id = found["by_id"].as_str().and_then(|id| id.strip_prefix("/dev/disk/by-id/"));
+        let id = id.filter(|id| id.contains(disk.serial) || (disk.serial == "USBUAS" && id.starts_with("usb-QEMU")));
+        let id = id.with_context(|| format!("disk {} is by id {}", disk.serial, found["by_id"]))?;
+        names.push(format!("{} {}", found["name"].as_str().unwrap_or_default(), id));
     }
     Ok(names.join(", "))
 }
