@@ -326,7 +326,7 @@ pub fn nvme_answers(data: &[u8]) {
 /// What an ATA drive says of itself, and the registers in what a controller says of a command.
 pub fn ata_answers(data: &[u8]) {
     use erase::ata::{self, Identify, Registers, SanitizeStatus, SmartData};
-    let _ = (Identify::parse(data), SmartData::parse(data), ata::dco_blocks(data));
+    let _ = (Identify::parse(data), SmartData::parse(data), ata::dco_blocks(data), ata::SelfTestResult::newest(data));
     if let Some(registers) = Registers::parse(data) {
         let _ = (SanitizeStatus::of(&registers), ata::smart_verdict(&registers), registers.text());
         assert!(registers.lba >> 48 == 0);
@@ -338,6 +338,7 @@ pub fn scsi_answers(data: &[u8]) {
     use erase::scsi::{self, BlockLimits, Capacity, Characteristics, Inquiry, Provisioning, Sense};
     let _ = (Inquiry::parse(data), BlockLimits::parse(data), Characteristics::parse(data), Provisioning::parse(data));
     let _ = (Capacity::parse(data), scsi::supported_pages(data), scsi::operation_supported(data));
+    let _ = scsi::SelfTestResult::newest(data);
     if let Some(sense) = Sense::parse(data) {
         assert!(sense.key < 16 && !sense.text().is_empty());
     }
