@@ -59,6 +59,7 @@ fn generate(package: &str, described: &FileDescriptorSet) -> Result<String> {
         .out_dir(out.path())
         // Documents are parts of the frame that they came in, not copies.
         .bytes(".")
+        .codec_path("crate::rpc::Codec")
         // It has a token in it: its Debug is written by hand.
         .skip_debug([".ferric.agent.v1.EnrollRequest"])
         .compile_fds(described.clone())

@@ -37,6 +37,9 @@ use writer::Job;
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections for queries; SQLite takes one writer and, in WAL mode, any number of readers beside it.
 const READERS: u32 = 4;
+/// Pages that a connection for queries keeps, as SQLite has it: 256 KiB. What is asked often is answered from memory, and the
+/// rest is in the system's cache.
+const READER_CACHE: &str = "-256";
 /// Changes that wait for the writer; more wait outside.
 const WAITING: usize = 1024;
 
@@ -123,7 +126,8 @@ impl SqliteStore {
         let writer = SqlitePoolOptions::new().max_connections(1).connect_with(writing).await;
         let writer = writer.map_err(failed("open the database"))?;
         migrator().run(&writer).await.map_err(failed("bring the schema of the database up to date"))?;
-        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(options.read_only(true)).await;
+        let reading = options.read_only(true).pragma("cache_size", READER_CACHE);
+        let readers = SqlitePoolOptions::new().max_connections(READERS).connect_with(reading).await;
         let readers = readers.map_err(failed("open the database for reading"))?;
         let shared = Arc::new(Shared {
             writer,

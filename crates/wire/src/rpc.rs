@@ -11,6 +11,41 @@ pub mod events {
     include!("generated/ferric.events.v1.rs");
 }
 
+/// Bytes of a buffer for messages of one direction of a call, at first; it grows with what is in it. Most frames are short, and
+/// a driver holds four such buffers for each agent for as long as its session lasts.
+const BUFFER: usize = 1024;
+/// Bytes after which what is encoded is handed on (tonic's own).
+const HANDED_ON: usize = 32 << 10;
+
+/// [`tonic_prost::ProstCodec`] with small buffers.
+#[derive(Debug, Clone)]
+pub struct Codec<T, U>(std::marker::PhantomData<(T, U)>);
+
+impl<T, U> Default for Codec<T, U> {
+    fn default() -> Self {
+        Self(std::marker::PhantomData)
+    }
+}
+
+impl<T, U> tonic::codec::Codec for Codec<T, U>
+where
+    T: prost::Message + Send + 'static,
+    U: prost::Message + Default + Send + 'static,
+{
+    type Encode = T;
+    type Decode = U;
+    type Encoder = tonic_prost::ProstEncoder<T>;
+    type Decoder = tonic_prost::ProstDecoder<U>;
+
+    fn encoder(&mut self) -> Self::Encoder {
+        tonic_prost::ProstEncoder::new(tonic::codec::BufferSettings::new(BUFFER, HANDED_ON))
+    }
+
+    fn decoder(&mut self) -> Self::Decoder {
+        tonic_prost::ProstDecoder::new(tonic::codec::BufferSettings::new(BUFFER, HANDED_ON))
+    }
+}
+
 /// The token is not for logs.
 impl std::fmt::Debug for EnrollRequest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -415,7 +415,7 @@ pub mod agent_session_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::rpc::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ferric.agent.v1.AgentSession/Enroll",
             );
@@ -441,7 +441,7 @@ pub mod agent_session_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::rpc::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ferric.agent.v1.AgentSession/Session",
             );
@@ -467,7 +467,7 @@ pub mod agent_session_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::rpc::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ferric.agent.v1.AgentSession/Telemetry",
             );
@@ -630,7 +630,7 @@ pub mod agent_session_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = EnrollSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::rpc::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -676,7 +676,7 @@ pub mod agent_session_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SessionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::rpc::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -722,7 +722,7 @@ pub mod agent_session_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TelemetrySvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::rpc::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

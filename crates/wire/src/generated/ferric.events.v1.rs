@@ -118,7 +118,7 @@ pub mod events_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::rpc::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/ferric.events.v1.Events/Watch",
             );
@@ -263,7 +263,7 @@ pub mod events_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = WatchSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::rpc::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
