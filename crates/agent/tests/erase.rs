@@ -11,6 +11,8 @@ use hardware_sim::{Event, Fault, Lie, SimMachine, disk};
 use serde_json::{Map, Value, json};
 use std::io::Read as _;
 use std::path::Path;
+use std::sync::Mutex;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 use support::{Answer, Rig, rig, settings};
 use wire::agent::CommandRequest;
@@ -379,12 +381,16 @@ async fn wrong_settings_are_refused_before_any_disk_is_touched() {
     }
 }
 
-/// A clean that is told to stop as soon as it has begun.
-async fn stopped(rig: &Rig, name: &str) -> Answer {
+/// A clean that is told to stop while it looks into the first disk.
+async fn stopped(machine: SimMachine, name: &str) -> Answer {
+    let (stop, stops) = channel::<()>();
+    let stops = Mutex::new(stops);
+    let rig = rig(machine.looking_with(move || _ = stops.lock().unwrap().recv()), settings());
     let params: Map<String, Value> = step(name).as_object().cloned().unwrap();
     let request = CommandRequest { name: "clean.execute_clean_step".to_owned(), params };
     let record = rig.dispatcher.submit(request).await.unwrap();
     record.cancel();
+    drop(stop);
     record.wait().await;
     Answer { status: 200, body: serde_json::to_value(record.to_result()).unwrap() }
 }
@@ -393,8 +399,7 @@ async fn stopped(rig: &Rig, name: &str) -> Answer {
 async fn an_erase_that_is_stopped_is_no_success_and_says_how_it_left_each_disk() {
     for name in ["erase_devices", "erase_devices_metadata"] {
         let (machine, folder) = machine(&["/dev/vda", "/dev/vdb"]);
-        let rig = rig(machine, settings());
-        let answer = stopped(&rig, name).await;
+        let answer = stopped(machine, name).await;
         let (class, details) = error(&answer);
         assert_eq!(class, "CommandCancelled", "{}", answer.body);
         assert!(details.contains(&format!("step {name} was stopped on request: /dev/vd")), "{details}");
@@ -409,8 +414,7 @@ async fn an_erase_that_is_stopped_is_no_success_and_says_how_it_left_each_disk()
 async fn what_went_wrong_before_an_erase_was_stopped_is_told_as_well() {
     let (machine, _folder) = machine(&["/dev/vda", "/dev/vdb"]);
     machine.inject(Fault::Open("/dev/vda".to_owned()));
-    let rig = rig(machine, settings());
-    let answer = stopped(&rig, "erase_devices").await;
+    let answer = stopped(machine, "erase_devices").await;
     let (class, details) = error(&answer);
     assert_eq!(class, "BlockDeviceEraseError", "{}", answer.body);
     assert!(details.contains("/dev/vda: read /dev/vda: injected fault"), "{details}");

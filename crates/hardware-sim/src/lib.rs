@@ -96,16 +96,23 @@ struct State {
     faults: Vec<Fault>,
     events: Vec<Event>,
     parts: maintain::Parts,
-    end: End,
+    end: Hook<PowerAction>,
+    look: Hook<()>,
 }
 
-/// What ends the machine from outside.
-#[derive(Clone, Default)]
-struct End(Option<Arc<dyn Fn(PowerAction) + Send + Sync>>);
+/// What is called from the machine.
+#[derive(Clone)]
+struct Hook<T>(Option<Arc<dyn Fn(T) + Send + Sync>>);
 
-impl std::fmt::Debug for End {
+impl<T> Default for Hook<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> std::fmt::Debug for Hook<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("End").field(&self.0.is_some()).finish()
+        f.debug_tuple("Hook").field(&self.0.is_some()).finish()
     }
 }
 
@@ -146,7 +153,14 @@ impl SimMachine {
     /// more.
     #[must_use]
     pub fn ending_with(self, end: impl Fn(PowerAction) + Send + Sync + 'static) -> Self {
-        self.state().end = End(Some(Arc::new(end)));
+        self.state().end = Hook(Some(Arc::new(end)));
+        self
+    }
+
+    /// Calls `look` each time before a disk is looked into, so that a test can do something in the middle of a step.
+    #[must_use]
+    pub fn looking_with(self, look: impl Fn() + Send + Sync + 'static) -> Self {
+        self.state().look = Hook(Some(Arc::new(move |()| look())));
         self
     }
 
@@ -263,6 +277,10 @@ impl Machine for SimMachine {
     }
 
     fn contents(&self, disk: &Disk) -> Result<Contents, MachineError> {
+        let look = self.state().look.clone();
+        if let Hook(Some(look)) = look {
+            look(());
+        }
         let mut state = self.state();
         if state.fails(&Fault::Look(disk.name.clone())) {
             let (what, source) = broken(&disk.name);
@@ -431,7 +449,7 @@ impl Machine for SimMachine {
         let end = state.end.clone();
         // Whoever ends the machine may look at it.
         drop(state);
-        if let End(Some(end)) = end {
+        if let Hook(Some(end)) = end {
             end(action);
         }
         Ok(())

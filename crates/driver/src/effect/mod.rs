@@ -148,10 +148,7 @@ pub trait OutOfBand: Send + Sync {
     }
 
     /// Those that came since `known` and may be updates.
-    fn updates_since<'a>(
-        &'a self,
-        _known: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
+    fn updates_since<'a>(&'a self, _known: &'a [String]) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
         unsupported("update")
     }
 
@@ -289,10 +286,7 @@ impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + Firmware
         Box::pin(FirmwareControl::tasks(self))
     }
 
-    fn updates_since<'a>(
-        &'a self,
-        known: &'a [String],
-    ) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
+    fn updates_since<'a>(&'a self, known: &'a [String]) -> BoxFuture<'a, Result<Option<Vec<String>>, OutOfBandError>> {
         Box::pin(FirmwareControl::updates_since(self, known))
     }
 
