@@ -7,6 +7,7 @@ use super::{Hints, NetError, NetState, Report, Source, dhcp, dhcp6, resolver};
 use futures::{FutureExt, StreamExt};
 use rtnetlink::{Handle, MulticastGroup};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -17,6 +18,8 @@ use tokio::task::AbortHandle;
 
 /// How often is looked without having been told, in case an announcement was lost.
 const LOOK_ANYWAY: Duration = Duration::from_secs(15);
+/// How often is looked whether a driver that is being loaded has come to its end.
+const LOOK_AGAIN: Duration = Duration::from_millis(25);
 /// How long a link rests after it could not be configured.
 const REST: Duration = Duration::from_secs(5);
 
@@ -53,6 +56,8 @@ struct Watcher {
     unnamed: Option<u32>,
     resolv_conf: Option<String>,
     hostname: Option<String>,
+    /// Whether a link is left down until its driver is loaded.
+    waits: bool,
 }
 
 /// Opens the netlink socket and starts the task. It ends when the sender of `stop` says so.
@@ -79,11 +84,13 @@ pub(super) async fn start(
         unnamed: None,
         resolv_conf: None,
         hostname: None,
+        waits: false,
     };
     watcher.refresh().await?;
     tokio::spawn(async move {
         let heard = Arc::clone(&watcher.heard);
         loop {
+            let look = if watcher.waits { LOOK_AGAIN } else { LOOK_ANYWAY };
             tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
@@ -98,7 +105,7 @@ pub(super) async fn start(
                 () = heard.changed.notified() => {}
                 () = again.notified() => std::mem::take(&mut watcher.tasks).values().for_each(AbortHandle::abort),
                 Ok(()) = wanted.changed() => watcher.params = wanted.borrow_and_update().clone(),
-                () = tokio::time::sleep(LOOK_ANYWAY) => {}
+                () = tokio::time::sleep(look) => {}
             }
             if let Err(error) = watcher.refresh().await {
                 warn(&error, "links cannot be looked at");
@@ -116,6 +123,17 @@ fn warn(error: &(dyn std::error::Error + 'static), what: &str) {
     tracing::warn!(%error, cause, "{what}");
 }
 
+/// Whether the driver of a card is still being loaded. Some announce a card before it is ready, and the kernel stumbles when
+/// it is brought up then: e100 makes the pool for its commands after that. `sys` is where sysfs is mounted; a driver has the
+/// name of its module, or is not waited for.
+fn is_loading(sys: &Path, link: &str) -> bool {
+    let driver = fs::read_link(sys.join("class/net").join(link).join("device/driver"));
+    let Some(name) = driver.as_deref().ok().and_then(Path::file_name).and_then(OsStr::to_str) else { return false };
+    // What it may be is in the kernel's kernel/module/main.c, show_initstate: live, coming, going, unformed.
+    let state = fs::read_to_string(sys.join("module").join(name.replace('-', "_")).join("initstate"));
+    state.is_ok_and(|state| state.trim() == "coming")
+}
+
 impl Watcher {
     /// Looks at all links and does what there is to do.
     async fn refresh(&mut self) -> Result<(), NetError> {
@@ -129,8 +147,11 @@ impl Watcher {
                 self.size(&links, &params).await;
             }
         }
+        self.waits = false;
         for link in links.iter().filter(|link| !link.up) {
-            if let Err(error) = links::set_up(&self.handle, link, true).await {
+            if is_loading(Path::new("/sys"), &link.name) {
+                self.waits = true;
+            } else if let Err(error) = links::set_up(&self.handle, link, true).await {
                 warn(&error, "a link stays down");
             }
         }
@@ -381,4 +402,26 @@ async fn ask_v6(autoconf: Autoconf, link: &Link, handle: &Handle, heard: &Heard)
         }
     };
     tokio::join!(listening, asking);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_left_alone_until_its_driver_is_loaded() {
+        let sys = tempfile::tempdir().unwrap();
+        let device = sys.path().join("class/net/eth0/device");
+        let module = sys.path().join("module/dwmac_intel");
+        fs::create_dir_all(&device).unwrap();
+        fs::create_dir_all(&module).unwrap();
+        assert!(!is_loading(sys.path(), "eth0"), "no driver");
+        std::os::unix::fs::symlink("../../bus/pci/drivers/dwmac-intel", device.join("driver")).unwrap();
+        assert!(!is_loading(sys.path(), "eth0"), "built in");
+        fs::write(module.join("initstate"), "coming\n").unwrap();
+        assert!(is_loading(sys.path(), "eth0"));
+        fs::write(module.join("initstate"), "live\n").unwrap();
+        assert!(!is_loading(sys.path(), "eth0"));
+        assert!(!is_loading(sys.path(), "vlan0"), "no device");
+    }
 }
