@@ -1,5 +1,5 @@
 //! `check_hardware`, and the collector `health`: what disks, memory and temperature sensors say of themselves, as one report.
-//! Nothing is written to any disk, and no test is started. docs/hardware-work.md explains the judgement.
+//! Nothing is written to any disk; only `test_disks` starts a test. docs/hardware-work.md explains the judgement.
 
 mod disk;
 mod self_test;

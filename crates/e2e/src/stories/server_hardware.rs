@@ -95,7 +95,7 @@ pub async fn run(world: &mut World) -> Result<()> {
     let cards = cards_are_there(&inventory["inventory"])?;
     world.console.end(&format!("disks {found}; cards {cards}"));
 
-    world.console.begin("provide: erase the metadata of every disk");
+    world.console.begin("provide: erase every disk");
     world.drive(&mut ferricd, "provide", NODE, &[]).await?;
     world.expect_state(NODE, "available").await?;
     for (disk, path) in DISKS.iter().zip(&disks) {
