@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<()> {
     });
     if args.all {
         report.stage("all: other stories", 40 * MINUTE, |checks| {
-            checks.at_once("", others(&["e2e", "--list"], &[&E2E[..], &INTEROP]), || {
+            checks.stories_at_once("", others(&["e2e", "--list"], &[&E2E[..], &INTEROP]), || {
                 let (program, artifacts) = e2e::prepare(&evidence, Parts::All)?;
                 let mut stories = Command::new(program);
                 stories.arg("run").args(artifacts);
@@ -72,12 +72,12 @@ pub fn run(args: &Args) -> Result<()> {
             });
         });
         report.stage("all: other stories with Ironic", 40 * MINUTE, |checks| {
-            checks.at_once("ironic ", others(&["interop", "ironic", "--list"], &[&IRONIC]), || {
+            checks.stories_at_once("ironic ", others(&["interop", "ironic", "--list"], &[&IRONIC]), || {
                 interop::prepare(Peer::Ironic, &evidence, Parts::All)
             });
         });
         report.stage("all: ironic-python-agent under ferricd", 30 * MINUTE, |checks| {
-            checks.at_once("ipa ", others(&["interop", "ipa", "--list"], &[]), || {
+            checks.stories_at_once("ipa ", others(&["interop", "ipa", "--list"], &[]), || {
                 interop::prepare(Peer::Ipa, &evidence, Parts::Usual)
             });
         });
@@ -246,30 +246,34 @@ impl Checks {
 
     /// Stories several at a time, each with a log of its own whose end is shown when it failed. `stories` makes the
     /// command that takes their names behind `--`.
-    fn at_once(&mut self, kind: &str, names: Result<Vec<String>>, stories: impl FnOnce() -> Result<Command>) {
-        let prepared = names.and_then(|names| Ok((names, stories()?)));
-        let (names, stories) = match prepared {
-            Ok(prepared) => prepared,
-            Err(error) => return self.check(&format!("parts of the {kind}stories"), || Err(error)),
-        };
+    fn stories_at_once(&mut self, kind: &str, names: Result<Vec<String>>, stories: impl FnOnce() -> Result<Command>) {
+        match names.and_then(|names| Ok((names, stories()?))) {
+            Ok((names, stories)) => {
+                self.at_once(kind, names, |name| logged(&stories, name, &format!("{kind}{name}").replace(' ', "-")));
+            }
+            Err(error) => self.check(&format!("parts of the {kind}stories"), || Err(error)),
+        }
+    }
+
+    /// Several checks at a time; the label of each is `kind` and its name.
+    fn at_once(&mut self, kind: &str, names: Vec<String>, what: impl Fn(&str) -> Result<()> + Sync) {
         let waiting = Mutex::new(names.into_iter());
         let next = || waiting.lock().ok().and_then(|mut waiting| waiting.next());
+        let work = || {
+            let mut checks = Self::default();
+            while let Some(name) = next() {
+                checks.check(&format!("{kind}{name}"), || what(&name));
+            }
+            checks
+        };
         let checks = std::thread::scope(|scope| {
-            let tell = || {
-                let mut checks = Self::default();
-                while let Some(name) = next() {
-                    let label = format!("{kind}{name}");
-                    checks.check(&label, || logged(&stories, &name, &label.replace(' ', "-")));
-                }
-                checks
-            };
-            let tellers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(tell)).collect();
-            tellers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+            workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
         });
-        for told in checks {
-            match told {
-                Ok(told) => self.add(told),
-                Err(_) => self.check(&format!("{kind}stories"), || bail!("a thread that tells stories panicked")),
+        for checked in checks {
+            match checked {
+                Ok(checked) => self.add(checked),
+                Err(_) => self.check(kind.trim_end(), || bail!("a thread that checks panicked")),
             }
         }
     }
@@ -284,11 +288,7 @@ impl Checks {
     fn fuzz(&mut self) {
         const SECONDS: u32 = 6;
         match fuzz::targets() {
-            Ok(targets) => {
-                for target in targets {
-                    self.check(&format!("fuzz {target}"), || fuzz::fuzz(&fuzz::programs(), &target, SECONDS));
-                }
-            }
+            Ok(targets) => self.at_once("fuzz ", targets, |target| fuzz::fuzz(&fuzz::programs(), target, SECONDS)),
             Err(error) => self.check("list of fuzz targets", || Err(error)),
         }
     }
