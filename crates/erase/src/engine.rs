@@ -173,7 +173,7 @@ fn release_password(device: &dyn Device, drive: &Drive) -> Result<bool, Attempt>
     run::ata::release(device, security).map(|()| true).map_err(attempt)
 }
 
-fn is_granted(device: &dyn Device, grant: &EraseGrant) -> Result<(), EraseError> {
+pub(crate) fn is_granted(device: &dyn Device, grant: &EraseGrant) -> Result<(), EraseError> {
     if device.id() != grant.device() {
         let (granted, opened) = (Box::new(grant.device().clone()), Box::new(device.id().clone()));
         return Err(EraseError::OtherDevice { granted, opened });

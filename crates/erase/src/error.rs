@@ -101,6 +101,15 @@ pub enum EraseError {
         /// What was tried, in order; never empty but where nothing is allowed.
         attempts: Vec<Attempt>,
     },
+    /// The metadata could not be overwritten.
+    #[error("cannot overwrite the metadata of {device}")]
+    Metadata {
+        /// The device.
+        device: Box<DeviceId>,
+        /// Cause.
+        #[source]
+        source: Failure,
+    },
     /// It was told to stop.
     #[error("erasing {device} by {method} was stopped on request; {state}")]
     Cancelled {

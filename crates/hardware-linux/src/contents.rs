@@ -5,8 +5,7 @@
 //! damaged table may still describe a volume that others use.
 
 use crate::block::Partition;
-use crate::erase::{Area, areas};
-use crate::signature::{self, ReadAt};
+use crate::signature::{self, Area, ReadAt, areas};
 use hardware::Contents;
 use std::io;
 

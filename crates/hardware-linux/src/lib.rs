@@ -11,7 +11,6 @@ pub mod clock;
 pub mod contents;
 mod cpu;
 mod device;
-mod erase;
 pub mod exec;
 mod holders;
 mod interfaces;

@@ -1,13 +1,12 @@
 //! The machine.
 
 use crate::device::LinuxDevice;
-use crate::erase::{self, EraseFailure};
 use crate::exec::{Exec, ExecError};
 use crate::holders::{self, Held};
 use crate::lldp::Lldp;
 use crate::medium::DirectDisk;
 use crate::tree::Tree;
-use crate::{block, bmc, boot, contents, cpu, interfaces, power, pstore, sys};
+use crate::{block, bmc, boot, contents, cpu, interfaces, power, pstore, signature, sys};
 use hardware::{
     BootInfo, BootMode, Contents, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine,
     MachineError, Opened, Outcome, PowerAction, SystemVendor, WriteGrant,
@@ -230,47 +229,12 @@ impl Machine for LinuxMachine {
         }
     }
 
-    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError> {
-        const METHOD: &str = "metadata";
-        self.writing("erasing metadata")?;
-        let device = grant.device();
-        let path = self.claim(device)?;
-        let partitions = block::partitions(&self.tree, kernel_name(&device.node));
-        let released = self.release(device)?;
-        let file = self.open_exclusive(device, &path)?;
-        let erased = erase::erase(&file, kernel_name(&device.node), device.size, &partitions, sys::forget_cache)
-            .map_err(|failure| match failure {
-                EraseFailure::Read(source) => MachineError::Read { what: device.to_string(), source },
-                EraseFailure::Write(source) => MachineError::Write { what: device.to_string(), source },
-                EraseFailure::Remains(found) => {
-                    MachineError::NotErased { device: Box::new(device.clone()), method: METHOD.to_owned(), found }
-                }
-            })?;
-        reread(&file, device)?;
-        let left = block::partitions(&self.tree, kernel_name(&device.node));
-        if !left.is_empty() {
-            let names: Vec<&str> = left.iter().map(|partition| partition.name.as_str()).collect();
-            let found = format!("the kernel still sees partitions {}", names.join(", "));
-            return Err(MachineError::NotErased { device: Box::new(device.clone()), method: METHOD.to_owned(), found });
-        }
-        let found = if erased.found.is_empty() { "no signatures".to_owned() } else { erased.found.join(", ") };
-        let evidence = format!(
-            "{} bytes in {} ranges read back as zeros after flushing the cache; there was {found}; no signature and no \
-             partition is left",
-            erased.bytes, erased.ranges
-        );
-        tracing::info!(device = %device, evidence, "metadata erased");
-        let proof = EraseProof::new(device.clone(), METHOD, Outcome::Verified { evidence });
-        Ok(EraseProof { released, ..proof })
-    }
-
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {
         self.writing("erasing")?;
         let device = grant.device();
         let path = self.claim(device)?;
         let name = kernel_name(&device.node);
-        let partitions: Vec<u64> =
-            block::partitions(&self.tree, name).into_iter().map(|partition| partition.start).collect();
+        let partitions = block::partitions(&self.tree, name);
         let released = self.release(device)?;
         let sector = self.tree.text(format!("/sys/block/{name}/queue/logical_block_size"));
         let sector = sector.and_then(|text| text.parse().ok()).unwrap_or(512);
@@ -278,7 +242,12 @@ impl Machine for LinuxMachine {
         let medium = medium.map_err(|source| MachineError::Read { what: device.to_string(), source })?;
         let opened = LinuxDevice::new(&self.tree, name, device.clone(), self.open_exclusive(device, &path)?);
         let opened = opened.map_err(|source| MachineError::Write { what: device.to_string(), source })?;
-        Ok(Opened { device: Box::new(opened), medium: Box::new(medium), partitions, released })
+        // A disk that gives no data is one about which there is nothing to tell.
+        let found = File::open(&path).and_then(|file| signature::kinds(&file, name, device.size, &partitions));
+        let found = found.unwrap_or_default();
+        let bytes = |partition: &block::Partition| partition.start..partition.start.saturating_add(partition.size);
+        let partitions = partitions.iter().map(bytes).collect();
+        Ok(Opened { device: Box::new(opened), medium: Box::new(medium), partitions, found, released })
     }
 
     fn erase_pstore(&self) -> Result<EraseProof, MachineError> {
@@ -298,11 +267,13 @@ impl Machine for LinuxMachine {
         Ok(EraseProof::new(DeviceId { node, wwn: None, serial: None, path: None, size: 0 }, "pstore", outcome))
     }
 
-    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {
+    fn reread_partitions(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
         self.writing("reading a partition table again")?;
         let path = self.claim(device)?;
         let file = File::open(path).map_err(|source| MachineError::Read { what: device.to_string(), source })?;
-        reread(&file, device)
+        reread(&file, device)?;
+        let seen = block::partitions(&self.tree, kernel_name(&device.node));
+        Ok(seen.into_iter().map(|partition| partition.name).collect())
     }
 
     fn make_file_system(

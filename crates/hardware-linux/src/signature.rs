@@ -2,6 +2,7 @@
 //!
 //! Places and magic bytes are those of util-linux's libblkid (`libblkid/src/superblocks`, `libblkid/src/partitions`).
 
+use crate::block::Partition;
 use std::io;
 
 /// Something that can be read at an offset: a device, a part of it, a file.
@@ -25,6 +26,40 @@ pub struct Signature {
     pub offset: u64,
     /// Its bytes.
     pub length: u64,
+}
+
+/// A part of a device: the whole of it or a partition.
+pub(crate) struct Area<'a, D> {
+    device: &'a D,
+    pub(crate) name: String,
+    start: u64,
+    pub(crate) size: u64,
+}
+
+impl<D: ReadAt> ReadAt for Area<'_, D> {
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.device.read_exact_at(buffer, self.start + offset)
+    }
+}
+
+/// The whole of `device`, and those of its `partitions` that lie inside: a partition table may claim more than there is.
+pub(crate) fn areas<'a, D>(device: &'a D, name: &str, size: u64, partitions: &[Partition]) -> Vec<Area<'a, D>> {
+    let mut areas = vec![Area { device, name: name.to_owned(), start: 0, size }];
+    let inside = partitions.iter().filter(|part| part.start.checked_add(part.size).is_some_and(|end| end <= size));
+    areas.extend(inside.map(|part| Area { device, name: part.name.clone(), start: part.start, size: part.size }));
+    areas
+}
+
+/// Everything that is found on a disk and its partitions, as `kind on area`.
+pub(crate) fn kinds(device: &impl ReadAt, name: &str, size: u64, partitions: &[Partition]) -> io::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for area in areas(device, name, size, partitions) {
+        let mut kinds: Vec<&str> = find(&area, area.size)?.into_iter().map(|signature| signature.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        found.extend(kinds.into_iter().map(|kind| format!("{kind} on {}", area.name)));
+    }
+    Ok(found)
 }
 
 /// From where an offset counts.
@@ -175,6 +210,8 @@ mod tests {
         file
     }
 
+    use super::kinds as kinds_of;
+
     fn kinds(size: u64, writes: &[(u64, &[u8])]) -> Vec<&'static str> {
         find(&area(size, writes), size).unwrap().into_iter().map(|signature| signature.kind).collect()
     }
@@ -191,6 +228,17 @@ mod tests {
             ["zfs_member"]
         );
         assert_eq!(kinds(size, &[(4086, b"SWAPSPACE2"), (510, b"\x55\xaa")]), ["dos", "swap"]);
+    }
+
+    #[test]
+    fn what_a_disk_and_its_partitions_hold_is_named() {
+        let size = 200 * MIB;
+        let used = area(size, &[(512, b"EFI PART"), (size - 512, b"EFI PART"), (510, b"\x55\xaa"), (10 * MIB + 1080, b"\x53\xef")]);
+        let partitions = [
+            Partition { name: "sda1".into(), start: 10 * MIB, size: 150 * MIB },
+            Partition { name: "sda2".into(), start: 190 * MIB, size: 150 * MIB },
+        ];
+        assert_eq!(kinds_of(&used, "sda", size, &partitions).unwrap(), ["dos on sda", "gpt on sda", "ext on sda1"]);
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod self_test;
 
 pub use ata::AtaProfile;
 pub use nvme::NvmeProfile;
-pub use operation::DriveFault;
+pub use operation::{DriveFault, Mishap};
 pub use recorded::{Exchange, exchanges};
 pub use scsi::ScsiProfile;
 pub use self_test::SelfTestEnd;
@@ -68,7 +68,7 @@ struct Shared {
     disk: Disk,
     bus: Bus,
     limits: Limits,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 struct State {
@@ -114,7 +114,7 @@ impl SimDrive {
         let limits = recorded::limits(kind);
         let disk = Disk { rotational: limits.rotational, ..crate::disk(node, limits.size) };
         let works = Works::new(Media::new(limits.size as usize), clock.clone());
-        let state = Mutex::new(State { works, model });
+        let state = Arc::new(Mutex::new(State { works, model }));
         Self(Arc::new(Shared { id: DeviceId::of(&disk), disk, bus, limits, state }))
     }
 
@@ -125,6 +125,41 @@ impl SimDrive {
     /// The disk as an inventory shows it.
     pub fn disk(&self) -> Disk {
         self.0.disk.clone()
+    }
+
+    /// The same disk with this world wide name.
+    #[must_use]
+    pub fn with_wwn(self, wwn: &str) -> Self {
+        self.changed(|disk| disk.wwn = Some(wwn.to_owned()))
+    }
+
+    /// The same disk by another way: what is written to one is read from the other.
+    #[must_use]
+    pub fn path(&self, node: &str) -> Self {
+        self.changed(|disk| disk.name = node.to_owned())
+    }
+
+    fn changed(&self, change: impl FnOnce(&mut Disk)) -> Self {
+        let Shared { disk, bus, limits, state, .. } = &*self.0;
+        let mut disk = disk.clone();
+        change(&mut disk);
+        let (id, bus, limits, state) = (DeviceId::of(&disk), *bus, *limits, Arc::clone(state));
+        Self(Arc::new(Shared { id, disk, bus, limits, state }))
+    }
+
+    /// Sets what happens to the drive between its erase and whoever looks at it then.
+    pub fn afterwards(&self, mishap: Mishap) {
+        self.state().works.mishap = Some(mishap);
+    }
+
+    /// Lets nobody write to it, as a zoned disk away from its write pointers or one that is protected. Its commands work.
+    pub fn refuse_writes(&self) {
+        self.state().works.refuses_writes = true;
+    }
+
+    /// Makes these bytes a place of the medium that is worn out: neither read nor written.
+    pub fn wear_out(&self, place: std::ops::Range<u64>) {
+        self.state().works.bad.push(place);
     }
 
     /// Lets the next erase, or the next command that it concerns, go wrong in this way.
@@ -158,20 +193,6 @@ impl SimDrive {
         let State { works, .. } = &mut *self.state();
         works.settle();
         works.media.old_blocks()
-    }
-
-    /// Zeros at both ends, which have to be there afterwards: what an erase of metadata does.
-    pub(crate) fn erase_ends(&self) -> Result<(), DeviceError> {
-        const END: u64 = 1 << 20;
-        let mut found = vec![0; END as usize];
-        for offset in [0, self.0.limits.size - END] {
-            self.write_at(&vec![0; END as usize], offset)?;
-            self.read_at(&mut found, offset)?;
-            if found.iter().any(|byte| *byte != 0) {
-                return Err(self.io("read", "it still holds what was there before"));
-            }
-        }
-        Ok(())
     }
 
     /// Writes the known data again, as somebody who uses the drive.
@@ -284,7 +305,7 @@ impl Device for SimDrive {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.on_media("read", |works| works.media.read(buffer, offset))
+        self.on_media("read", |works| works.get(buffer, offset))
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DeviceError> {
@@ -304,9 +325,30 @@ impl Device for SimDrive {
     }
 }
 
+/// The errors of `asm-generic/errno.h` by which the kernel tells of a medium and of the way to it.
+const EIO: i32 = 5;
+const ENODEV: i32 = 19;
+const ENODATA: i32 = 61;
+
+impl SimDrive {
+    /// What has happened to the drive since whoever erases had it, if anything.
+    fn mishap(&self) -> Option<Mishap> {
+        let State { works, .. } = &*self.state();
+        works.mishap.filter(|_| works.touched)
+    }
+
+    fn bad(&self, offset: u64, length: usize) -> bool {
+        self.state().works.is_bad(offset, length as u64)
+    }
+}
+
+/// As the proof has it: its errors are those of the kernel.
 impl Medium for SimDrive {
     fn size(&self) -> u64 {
-        self.0.limits.size
+        match self.mishap() {
+            Some(Mishap::HasSize(size)) => size,
+            _ => self.0.limits.size,
+        }
     }
 
     fn sector(&self) -> u64 {
@@ -314,18 +356,32 @@ impl Medium for SimDrive {
     }
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.read_at(buffer, offset).map_err(io::Error::other)
+        let range = offset..offset + buffer.len() as u64;
+        let errno = match self.mishap() {
+            Some(Mishap::Vanishes) => Some(ENODEV),
+            Some(Mishap::ReadError(at)) if range.contains(&at) => Some(EIO),
+            _ if self.bad(offset, buffer.len()) => Some(ENODATA),
+            _ => None,
+        };
+        match errno {
+            Some(errno) => Err(io::Error::from_raw_os_error(errno)),
+            None => self.read_at(buffer, offset).map_err(io::Error::other),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Device::flush(self).map_err(io::Error::other)
+        match self.mishap() {
+            Some(Mishap::Vanishes) => Err(io::Error::from_raw_os_error(ENODEV)),
+            Some(Mishap::FlushFails) => Err(io::Error::from_raw_os_error(EIO)),
+            _ => Device::flush(self).map_err(io::Error::other),
+        }
     }
 }
 
 impl MarkedMedium for SimDrive {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         // Marks are data of the owner: whoever erases has to make them go away, whatever faults there are.
-        self.on_media("write", |works| works.media.write(bytes, offset)).map_err(io::Error::other)
+        self.on_media("write", |works| works.put(bytes, offset)).map_err(io::Error::other)
     }
 }
 

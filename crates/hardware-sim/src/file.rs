@@ -12,8 +12,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SECTOR: u32 = 512;
-
 /// How a device says that it was erased, and was not. Marks that somebody else writes are kept all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lie {
@@ -31,18 +29,32 @@ pub struct FileDisk {
     id: DeviceId,
     file: Arc<File>,
     size: u64,
+    sector: u32,
     lie: Option<Lie>,
 }
 
 impl FileDisk {
-    /// Opens the file at `path`.
+    /// Opens the file at `path` as a disk with sectors of `sector` bytes.
     ///
     /// # Errors
     /// When it cannot be opened.
-    pub fn open(id: DeviceId, path: &Path, lie: Option<Lie>) -> io::Result<Self> {
+    pub fn open(id: DeviceId, path: &Path, sector: u32, lie: Option<Lie>) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Self { id, file: Arc::new(file), size, lie })
+        let id = DeviceId { size: file.metadata()?.len(), ..id };
+        Ok(Self::of(id, Arc::new(file), sector, lie))
+    }
+
+    pub(crate) fn of(id: DeviceId, file: Arc<File>, sector: u32, lie: Option<Lie>) -> Self {
+        Self { size: id.size, id, file, sector, lie }
+    }
+
+    /// Direct input and output is of whole sectors, as the kernel wants it.
+    fn whole(&self, offset: u64, length: usize) -> io::Result<()> {
+        let sector = u64::from(self.sector);
+        if offset.is_multiple_of(sector) && (length as u64).is_multiple_of(sector) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{length} bytes at {offset} are no whole sectors")))
     }
 
     fn done(&self, command: &str, result: io::Result<()>) -> Result<(), DeviceError> {
@@ -74,7 +86,7 @@ impl Device for FileDisk {
     }
 
     fn limits(&self) -> Limits {
-        Limits { size: self.size, logical_block: SECTOR, write_zeroes_max: 1 << 20, ..Limits::default() }
+        Limits { size: self.size, logical_block: self.sector, write_zeroes_max: 1 << 20, ..Limits::default() }
     }
 
     fn nvme_admin(&self, _: &NvmeCommand, _: Transfer<'_>, _: Duration) -> Result<NvmeCompletion, DeviceError> {
@@ -86,7 +98,8 @@ impl Device for FileDisk {
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<(), DeviceError> {
-        self.done("read", self.file.read_exact_at(buffer, offset))?;
+        let whole = self.whole(offset, buffer.len());
+        self.done("read", whole.and_then(|()| self.file.read_exact_at(buffer, offset)))?;
         if let Some(Lie::KeepsFrom(from)) = self.lie {
             let true_until = usize::try_from(from.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
             buffer[true_until..].fill(0);
@@ -96,7 +109,8 @@ impl Device for FileDisk {
 
     fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DeviceError> {
         let kept = usize::try_from(self.kept(offset, data.len() as u64)).unwrap_or(usize::MAX);
-        self.done("write", self.file.write_all_at(&data[..kept], offset))
+        let whole = self.whole(offset, data.len());
+        self.done("write", whole.and_then(|()| self.file.write_all_at(&data[..kept], offset)))
     }
 
     fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), DeviceError> {
@@ -125,10 +139,11 @@ impl Medium for FileDisk {
     }
 
     fn sector(&self) -> u64 {
-        SECTOR.into()
+        self.sector.into()
     }
 
     fn read(&mut self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.whole(offset, buffer.len())?;
         self.file.read_exact_at(buffer, offset)
     }
 
@@ -139,6 +154,7 @@ impl Medium for FileDisk {
 
 impl MarkedMedium for FileDisk {
     fn write(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.whole(offset, bytes.len())?;
         if self.lie == Some(Lie::LosesWrites) { Ok(()) } else { self.file.write_all_at(bytes, offset) }
     }
 }

@@ -8,10 +8,10 @@
 //! let machine = SimMachine::new();
 //! machine.add_disk(hardware_sim::disk("/dev/vda", 8 << 30));
 //! let plan = Plan::new("erase", machine.disks().unwrap());
-//! machine.inject(Fault::Erase("/dev/vda".to_owned()));
-//! assert!(machine.erase_metadata(plan.erase("/dev/vda").unwrap()).is_err());
-//! assert!(machine.erase_metadata(plan.erase("/dev/vda").unwrap()).is_ok());
-//! assert_eq!(machine.events(), [Event::Erased("/dev/vda".to_owned())]);
+//! machine.inject(Fault::Open("/dev/vda".to_owned()));
+//! assert!(machine.open(&plan.erase("/dev/vda").unwrap()).is_err());
+//! assert!(machine.open(&plan.erase("/dev/vda").unwrap()).is_ok());
+//! assert_eq!(machine.events(), [Event::Opened("/dev/vda".to_owned())]);
 //! ```
 
 pub mod drive;
@@ -23,10 +23,11 @@ mod maintain;
 
 use drive::SimDrive;
 use hardware::{
-    Contents, Device as _, DeviceError, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine,
-    MachineError, Opened, Outcome, PowerAction, WriteGrant,
+    Contents, Device, DeviceError, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine,
+    MachineError, MarkedMedium, Medium, Opened, Outcome, PowerAction, WriteGrant,
 };
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -37,8 +38,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Event {
     /// A device was opened for writing.
     Claimed(String),
-    /// A device lost its metadata.
-    Erased(String),
     /// A device was opened to be erased.
     Opened(String),
     /// What crashed kernels left was removed.
@@ -62,8 +61,6 @@ pub enum Fault {
     Read,
     /// Looking into this device.
     Look(String),
-    /// Erasing this device's metadata.
-    Erase(String),
     /// Opening this device for its erase.
     Open(String),
     /// Making a file system.
@@ -86,6 +83,9 @@ pub struct SimMachine {
 struct State {
     inventory: Inventory,
     files: BTreeMap<String, PathBuf>,
+    /// What was written to disks that are in memory only.
+    blank: BTreeMap<String, Arc<File>>,
+    partitions: BTreeMap<String, Vec<Range<u64>>>,
     lies: BTreeMap<String, Lie>,
     drives: BTreeMap<String, SimDrive>,
     released: BTreeMap<String, Vec<String>>,
@@ -173,7 +173,7 @@ impl SimMachine {
         change(&mut self.state().inventory);
     }
 
-    /// Adds a disk that cannot be opened.
+    /// Adds a disk full of zeros, in memory. It can be erased, and has no path to open.
     pub fn add_disk(&self, disk: Disk) {
         self.state().inventory.disks.push(disk);
     }
@@ -198,6 +198,11 @@ impl SimMachine {
     /// Lets the file disk `name` say of its erase what is not true.
     pub fn lie(&self, name: &str, lie: Lie) {
         self.state().lies.insert(name.to_owned(), lie);
+    }
+
+    /// Sets the partitions that the kernel sees on the disk `name`, until it reads a table there whose first sector is zeros.
+    pub fn set_partitions(&self, name: &str, partitions: &[Range<u64>]) {
+        self.state().partitions.insert(name.to_owned(), partitions.to_vec());
     }
 
     /// Sets what is taken away from the disk `name` when it is opened for its erase.
@@ -244,6 +249,27 @@ impl State {
             return Err(MachineError::Unsupported { what: what.to_owned(), reason });
         }
         Ok(())
+    }
+
+    /// The disk that is a file, or is in memory, with the sectors that the inventory says.
+    fn file_disk(&mut self, device: &DeviceId) -> io::Result<FileDisk> {
+        let disk = self.inventory.disks.iter().find(|disk| disk.name == device.node);
+        let sector = disk.and_then(|disk| disk.logical_sectors).and_then(|sector| u32::try_from(sector).ok());
+        let (sector, lie) = (sector.unwrap_or(512), self.lies.get(&device.node).copied());
+        if let Some(path) = self.files.get(&device.node) {
+            return FileDisk::open(device.clone(), path, sector, lie);
+        }
+        let file = match self.blank.get(&device.node) {
+            Some(file) => Arc::clone(file),
+            None => {
+                let file = File::from(rustix::fs::memfd_create("disk", rustix::fs::MemfdFlags::CLOEXEC)?);
+                file.set_len(device.size)?;
+                let file = Arc::new(file);
+                self.blank.insert(device.node.clone(), Arc::clone(&file));
+                file
+            }
+        };
+        Ok(FileDisk::of(device.clone(), file, sector, lie))
     }
 
     fn check(&self, device: &DeviceId) -> Result<(), MachineError> {
@@ -311,25 +337,6 @@ impl Machine for SimMachine {
         Ok(path)
     }
 
-    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError> {
-        let mut state = self.state();
-        let device = grant.device();
-        state.writing("erasing")?;
-        state.check(device)?;
-        if state.fails(&Fault::Erase(device.node.clone())) {
-            let (what, source) = broken(&device.node);
-            return Err(MachineError::Write { what, source });
-        }
-        if let Some(drive) = state.drives.get(&device.node) {
-            drive
-                .erase_ends()
-                .map_err(|error| MachineError::Write { what: device.node.clone(), source: io::Error::other(error) })?;
-        }
-        state.events.push(Event::Erased(device.node.clone()));
-        let outcome = Outcome::Verified { evidence: "simulated".to_owned() };
-        Ok(EraseProof::new(device.clone(), "metadata", outcome))
-    }
-
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {
         let mut state = self.state();
         let device = grant.device();
@@ -339,30 +346,18 @@ impl Machine for SimMachine {
             let (what, source) = broken(&device.node);
             return Err(MachineError::Read { what, source });
         }
-        let mut opened = if let Some(drive) = state.drives.get(&device.node) {
-            Opened {
-                device: Box::new(drive.clone()),
-                medium: Box::new(drive.clone()),
-                partitions: Vec::new(),
-                released: Vec::new(),
-            }
-        } else {
-            let path = state.files.get(&device.node).ok_or_else(|| MachineError::Unsupported {
-                what: format!("opening {device}"),
-                reason: "this simulated disk has no content".to_owned(),
-            })?;
-            let disk = FileDisk::open(device.clone(), path, state.lies.get(&device.node).copied());
-            let disk = disk.map_err(|source| MachineError::Read { what: device.node.clone(), source })?;
-            Opened {
-                device: Box::new(disk.clone()),
-                medium: Box::new(disk),
-                partitions: Vec::new(),
-                released: Vec::new(),
+        let partitions = state.partitions.get(&device.node).cloned().unwrap_or_default();
+        let (device, medium): (Box<dyn Device>, Box<dyn MarkedMedium>) = match state.drives.get(&device.node) {
+            Some(drive) => (Box::new(drive.clone()), Box::new(drive.clone())),
+            None => {
+                let disk = state.file_disk(device);
+                let disk = disk.map_err(|source| MachineError::Read { what: device.node.clone(), source })?;
+                (Box::new(disk.clone()), Box::new(disk))
             }
         };
-        opened.released.extend(state.released.get(&device.node).cloned().unwrap_or_default());
-        state.events.push(Event::Opened(device.node.clone()));
-        Ok(opened)
+        let released = state.released.get(&device.id().node).cloned().unwrap_or_default();
+        state.events.push(Event::Opened(device.id().node.clone()));
+        Ok(Opened { device, medium, partitions, found: Vec::new(), released })
     }
 
     fn erase_pstore(&self) -> Result<EraseProof, MachineError> {
@@ -380,12 +375,23 @@ impl Machine for SimMachine {
         Ok(EraseProof::new(DeviceId { node, wwn: None, serial: None, path: None, size: 0 }, "pstore", outcome))
     }
 
-    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError> {
+    fn reread_partitions(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
         let mut state = self.state();
         state.writing("reading a partition table again")?;
         state.check(device)?;
         state.events.push(Event::Reread(device.node.clone()));
-        Ok(())
+        let mut first = [0; drive::BLOCK];
+        let read = match state.drives.get(&device.node).cloned() {
+            Some(drive) => drive.read_at(&mut first, 0).map_err(io::Error::other),
+            None => state.file_disk(device).and_then(|mut disk| Medium::read(&mut disk, 0, &mut first)),
+        };
+        // Whatever is there stands for a table: nothing is read of it.
+        if read.is_ok() && first == [0; drive::BLOCK] {
+            state.partitions.remove(&device.node);
+        }
+        let seen = state.partitions.get(&device.node).map_or(0, Vec::len);
+        let name = device.node.trim_start_matches("/dev/");
+        Ok((1..=seen).map(|number| format!("{name}{number}")).collect())
     }
 
     fn make_file_system(

@@ -186,14 +186,17 @@ pub struct Reading {
     pub expected: Look,
     /// How they look, in words.
     pub found: String,
-    /// Percent of the blocks that had to be read.
+    /// Percent of the blocks that had to be read; 0 where they were not chosen all over the device, but are `places`.
     pub percent: u8,
+    /// Where was read, in words, after an erase that is not of the whole device. Nothing is known of the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub places: Option<String>,
     /// Blocks that were read.
     pub blocks: u64,
     /// Bytes of a block.
     pub block_size: u64,
     /// Blocks among these whose first bytes were compared with what was there before the erase. Of a block that may hold anything
-    /// nothing else can be compared.
+    /// nothing else can be compared. After an erase of metadata: places that held something before, and are zeros now.
     #[serde(default)]
     pub compared: u64,
     /// Marks and blocks among these that the device does not return any more.
@@ -226,7 +229,7 @@ pub struct EraseProof {
     /// Better methods that were tried or left out before this one, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub passed_over: Vec<String>,
-    /// What was read back; nothing where the method has a check of its own, or nothing was done.
+    /// What was read back; nothing where no device was erased.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reading: Option<Reading>,
     /// Sectors that an ATA device hides from its host (HPA, DCO, accessible maximum), in words; nothing where that is not a

@@ -83,8 +83,10 @@ pub struct Opened {
     pub device: Box<dyn Device>,
     /// Reads, past every cache, and takes the marks that have to be gone later.
     pub medium: Box<dyn MarkedMedium>,
-    /// First bytes of the partitions.
-    pub partitions: Vec<u64>,
+    /// Bytes of the partitions.
+    pub partitions: Vec<Range<u64>>,
+    /// What its tables and signatures say that it holds, such as `gpt on sda`, for a report. Empty where it cannot be read.
+    pub found: Vec<String>,
     /// What used the disk and was taken away, in words.
     pub released: Vec<String>,
 }
@@ -131,10 +133,6 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Looks at the device again and returns the path to open, refusing when it is not the one that was granted.
     fn claim(&self, device: &DeviceId) -> Result<PathBuf, MachineError>;
 
-    /// Clears partition tables, RAID, LVM and file system signatures of a device and of its partitions, and reads back
-    /// that they are gone.
-    fn erase_metadata(&self, grant: EraseGrant) -> Result<EraseProof, MachineError>;
-
     /// Looks at the device again and opens it for its erase. Mounts, swap space, volumes and arrays on it are taken away
     /// first; fails, naming them, where they do not let go.
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError>;
@@ -142,8 +140,8 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Removes what crashed kernels have left in the firmware's memory (pstore), and looks that it is gone.
     fn erase_pstore(&self) -> Result<EraseProof, MachineError>;
 
-    /// Makes the kernel read the device's partition table again.
-    fn reread_partitions(&self, device: &DeviceId) -> Result<(), MachineError>;
+    /// Makes the kernel read the device's partition table again. Returns the names of the partitions that it sees now.
+    fn reread_partitions(&self, device: &DeviceId) -> Result<Vec<String>, MachineError>;
 
     /// Makes an empty file system of this `kind` (`ext4`) and `label` in a range of bytes of the device. Nobody holds the
     /// device, and it has no partition table that says so.

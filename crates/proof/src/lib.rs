@@ -4,18 +4,23 @@
 //! partition, and all over it. After it, [`check`] has the device empty its cache and reads from the device itself: no mark may
 //! be left, and the blocks that a seed chooses have to look as the method leaves them. A return code counts for nothing.
 //!
+//! Where only metadata are erased, [`plant_metadata`] takes the place of [`plant`], and what is read is where metadata are.
+//!
 //! This crate knows nothing of what erases, and shares no code with it. Everything follows from a seed that is drawn when the
 //! erase begins and is kept in the record, so that anybody can say afterwards which places were looked at.
 
 mod hidden;
+mod metadata;
 mod places;
 
 pub use hidden::{Hidden, hidden};
+pub use metadata::plant_metadata;
 
 use hardware::grant::{Look, Reading};
 use hardware::medium::{MarkedMedium, Medium};
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
+use std::ops::Range;
 
 /// Bytes of a block that is read.
 pub const BLOCK: u64 = 1 << 20;
@@ -28,7 +33,7 @@ const MOST_PARTITIONS: usize = 128;
 /// Blocks that are looked at before the erase, to know afterwards that they changed.
 const MOST_BEFORE: u64 = 4096;
 /// A disk that gives none of so many blocks before its erase gives none at all, and each question may cost it a reset.
-const UNREAD: u32 = 8;
+const UNREAD: usize = 8;
 /// One place in so many may refuse its mark, as a worn disk has bad places. Marks are the proof only where the others are there.
 const PLACES_FOR_A_REFUSAL: usize = 8;
 /// How Linux says that the medium itself has no valid data at a place (`block/blk-core.c`): `ENODATA` for a medium error,
@@ -63,8 +68,10 @@ pub struct Before {
     /// Whether nearly all places took their mark, so that marks alone can tell.
     well_marked: bool,
     unmarked: Option<String>,
-    /// Number of the block, and what its first bytes were.
+    /// Where a block begins, and what its first bytes were.
     blocks: Vec<(u64, u64)>,
+    /// What is read in place of blocks all over the disk.
+    places: Option<metadata::Places>,
 }
 
 /// Why a disk is not proven to be erased.
@@ -154,64 +161,111 @@ pub enum NotProven {
 ///
 /// # Errors
 /// [`NotProven::LosesWrites`] and [`NotProven::Flush`].
-pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[u64], extent: Extent) -> Result<Before, NotProven> {
+pub fn plant(disk: &mut dyn MarkedMedium, partitions: &[Range<u64>], extent: Extent) -> Result<Before, NotProven> {
     let (size, sector) = (disk.size(), disk.sector().max(1));
-    let length = MARK.max(sector);
+    let mut head = vec![0_u8; mark_length(sector)];
+    let length = head.len() as u64;
     let total = size.div_ceil(BLOCK);
-    let mut blocks = Vec::new();
-    let sampled = places::sample_count(total, extent.percent, extent.least);
+    let mut before = Before::new(extent, size, sector);
+    let Extent { seed, percent, least } = before.extent;
+    let sampled = places::sample_count(total, percent, least);
     let every = usize::try_from(sampled.div_ceil(MOST_BEFORE).max(1)).unwrap_or(usize::MAX);
-    let mut head = vec![0_u8; usize::try_from(length).unwrap_or(0)];
     let mut unread = 0;
-    for number in places::samples(extent.seed, total, extent.percent, extent.least).step_by(every) {
+    for number in places::samples(seed, total, percent, least).step_by(every) {
         // What cannot be read now has nothing to compare with; it is no reason not to erase.
         if size - number * BLOCK < length {
             continue;
         }
         match disk.read(number * BLOCK, &mut head) {
-            Ok(()) => blocks.push((number, digest(&head))),
+            Ok(()) => before.blocks.push((number * BLOCK, digest(&head))),
             Err(_) => unread += 1,
         }
-        if blocks.is_empty() && unread == UNREAD {
+        if before.blocks.is_empty() && unread == UNREAD {
             break;
         }
     }
-    let partitions = &partitions[..partitions.len().min(MOST_PARTITIONS)];
-    let places = places::marks(extent.seed, size, sector, length, partitions, SPREAD_MARKS);
-    let mut before =
-        Before { extent, size, sector, marks: Vec::new(), well_marked: !places.is_empty(), unmarked: None, blocks };
-    let mut refused = 0;
-    for &offset in &places {
-        match disk.write(offset, &places::mark(before.extent.seed, offset, head.len())) {
-            Ok(()) => before.marks.push(offset),
-            Err(error) => {
-                before.unmarked.get_or_insert_with(|| format!("LBA {} takes no writes: {error}", offset / sector));
-                refused += 1;
-                if refused > places.len() / PLACES_FOR_A_REFUSAL {
-                    before.well_marked = false;
-                    break;
-                }
-            }
-        }
-    }
-    if before.marks.is_empty() {
-        return Ok(before);
-    }
-    disk.flush().map_err(NotProven::Flush)?;
-    for &offset in &before.marks {
-        let lba = offset / sector;
-        disk.read(offset, &mut head).map_err(|source| NotProven::Read { lba, source })?;
-        if head != places::mark(before.extent.seed, offset, head.len()) {
-            return Err(NotProven::LosesWrites { lba });
-        }
-    }
+    let starts: Vec<u64> = partitions.iter().take(MOST_PARTITIONS).map(|partition| partition.start).collect();
+    let places = places::marks(seed, size, sector, length, &starts, SPREAD_MARKS);
+    before.well_marked = !places.is_empty();
+    before.mark(disk, &places, places.len() / PLACES_FOR_A_REFUSAL)?;
     Ok(before)
 }
 
+/// Bytes of a mark, and the unit in which metadata are looked at.
+fn mark_length(sector: u64) -> usize {
+    usize::try_from(MARK.max(sector)).unwrap_or(0)
+}
+
 impl Before {
+    fn new(extent: Extent, size: u64, sector: u64) -> Self {
+        let (marks, blocks) = (Vec::new(), Vec::new());
+        Self { extent, size, sector, marks, well_marked: true, unmarked: None, blocks, places: None }
+    }
+
+    /// Writes marks and reads them back. More than `most` places that refuse theirs are a disk that takes none.
+    fn mark(&mut self, disk: &mut dyn MarkedMedium, places: &[u64], most: usize) -> Result<(), NotProven> {
+        let (seed, sector, mut refused) = (self.extent.seed, self.sector, 0);
+        let mut now = vec![0_u8; mark_length(sector)];
+        for &offset in places {
+            match disk.write(offset, &places::mark(seed, offset, now.len())) {
+                Ok(()) => self.marks.push(offset),
+                Err(error) => refused += self.refuse(offset, "takes no writes", &error),
+            }
+            if refused > most {
+                self.well_marked = false;
+                break;
+            }
+        }
+        if self.marks.is_empty() {
+            return Ok(());
+        }
+        disk.flush().map_err(NotProven::Flush)?;
+        for offset in self.marks.clone() {
+            match disk.read(offset, &mut now) {
+                Ok(()) if now == places::mark(seed, offset, now.len()) => {}
+                Ok(()) => return Err(NotProven::LosesWrites { lba: offset / sector }),
+                // No reason to leave the data where they are. It is read again afterwards, and then it counts.
+                Err(error) => refused += self.refuse(offset, "cannot be read", &error),
+            }
+            if refused > most {
+                self.well_marked = false;
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers the first place at which something went wrong. Returns how many more there are.
+    fn refuse(&mut self, offset: u64, what: &str, error: &io::Error) -> usize {
+        self.unmarked.get_or_insert_with(|| format!("LBA {} {what}: {error}", offset / self.sector));
+        1
+    }
+
+    /// Whether all marks are to be read on `other` as well: then it is another way to the same disk. `false` without a mark, and
+    /// where one cannot be read there.
+    pub fn is_seen_on(&self, other: &mut dyn Medium) -> bool {
+        let mut now = vec![0_u8; mark_length(self.sector)];
+        let length = now.len();
+        let mut shows = |offset: &u64| {
+            let read = other.read(*offset, &mut now);
+            read.is_ok() && now == places::mark(self.extent.seed, *offset, length)
+        };
+        !self.marks.is_empty() && self.marks.iter().all(&mut shows)
+    }
+
     /// Bytes that [`check`] is going to read.
     pub fn bytes_to_read(&self) -> u64 {
-        self.extent.bytes_of(self.size)
+        self.places.as_ref().map_or_else(|| self.extent.bytes_of(self.size), metadata::Places::bytes)
+    }
+
+    /// What [`check`] is going to read, in ascending order.
+    fn pieces(&self) -> Box<dyn Iterator<Item = Range<u64>> + '_> {
+        let Extent { seed, percent, least } = self.extent;
+        let block = |number: u64| number * BLOCK..(number * BLOCK).saturating_add(BLOCK).min(self.size);
+        match &self.places {
+            Some(places) => Box::new(places.pieces.iter().cloned()),
+            None => Box::new(places::samples(seed, self.size.div_ceil(BLOCK), percent, least).map(block)),
+        }
     }
 }
 
@@ -236,15 +290,14 @@ pub fn check(
     let mut reader =
         Reader { disk, before, look, pattern: None, unreadable: 0, readable: None, compared: 0, last_error: None };
     reader.marks_are_gone()?;
-    let total = before.size.div_ceil(BLOCK);
-    let Extent { seed, percent, least } = before.extent;
     let mut earlier = before.blocks.iter().peekable();
-    let mut blocks = 0;
-    for number in places::samples(seed, total, percent, least) {
-        let was = earlier.next_if(|(other, _)| *other == number).map(|(_, digest)| *digest);
-        reader.block(number, was)?;
+    let (mut blocks, mut bytes) = (0, 0);
+    for piece in before.pieces() {
+        let was = earlier.next_if(|(start, _)| *start == piece.start).map(|(_, digest)| *digest);
+        bytes += piece.end - piece.start;
+        reader.block(&piece, was)?;
         blocks += 1;
-        if !go_on(blocks * BLOCK) {
+        if !go_on(bytes) {
             return Err(NotProven::Stopped);
         }
     }
@@ -291,7 +344,7 @@ impl Reader<'_> {
 
     fn marks_are_gone(&mut self) -> Result<(), NotProven> {
         let sector = usize::try_from(self.before.sector).unwrap_or(usize::MAX);
-        let mut now = vec![0_u8; usize::try_from(MARK.max(self.before.sector)).unwrap_or(0)];
+        let mut now = vec![0_u8; mark_length(self.before.sector)];
         for &offset in &self.before.marks {
             if !self.read(offset, &mut now)? {
                 continue;
@@ -307,10 +360,9 @@ impl Reader<'_> {
     }
 
     /// Reads a block and compares it with what the method leaves, and with the digest of what its head `was`.
-    fn block(&mut self, number: u64, was: Option<u64>) -> Result<(), NotProven> {
-        let offset = number * BLOCK;
-        let length = BLOCK.min(self.before.size - offset);
-        let mut block = vec![0_u8; usize::try_from(length).unwrap_or(0)];
+    fn block(&mut self, piece: &Range<u64>, was: Option<u64>) -> Result<(), NotProven> {
+        let offset = piece.start;
+        let mut block = vec![0_u8; usize::try_from(piece.end - offset).unwrap_or(0)];
         if !self.read(offset, &mut block)? {
             return Ok(());
         }
@@ -332,7 +384,7 @@ impl Reader<'_> {
             });
         }
         // A method may leave any pattern, but for the one that was there; blank is blank.
-        let head = &block[..block.len().min(usize::try_from(MARK.max(self.before.sector)).unwrap_or(0))];
+        let head = &block[..block.len().min(mark_length(self.before.sector))];
         let blank = first_other(head, [0; 8]).is_none() || first_other(head, [0xff; 8]).is_none();
         self.compared += u64::from(was.is_some());
         if !blank && was == Some(digest(head)) {
@@ -354,6 +406,10 @@ impl Reader<'_> {
             (Look::Pattern, pattern) => name(pattern.unwrap_or_default(), Look::Pattern),
             (Look::Changed, _) => "other bytes than before".to_owned(),
         };
+        let (blocks, block_size, compared) = match &self.before.places {
+            Some(places) => (places.bytes().div_ceil(MARK), MARK, places.held),
+            None => (blocks, BLOCK, self.compared),
+        };
         Ok(Reading {
             seed: format!("{:016x}", self.before.extent.seed),
             marks: self.before.marks.len() as u64,
@@ -361,9 +417,10 @@ impl Reader<'_> {
             expected: self.look,
             found,
             percent: self.before.extent.percent,
+            places: self.before.places.as_ref().map(|places| places.words.clone()),
             blocks,
-            block_size: BLOCK,
-            compared: self.compared,
+            block_size,
+            compared,
             unreadable: self.unreadable,
         })
     }

@@ -19,7 +19,7 @@ impl Random {
     }
 
     /// A number below `limit`, which is not zero.
-    fn below(&mut self, limit: u64) -> u64 {
+    pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit.max(1)
     }
 }

@@ -2,8 +2,10 @@
 
 use super::*;
 
+mod metadata;
+
 const SIZE: u64 = 300 * BLOCK + 512;
-const PARTITIONS: [u64; 2] = [BLOCK, 200 * BLOCK];
+const PARTITIONS: [Range<u64>; 2] = [BLOCK..150 * BLOCK, 200 * BLOCK..SIZE];
 const SEED: u64 = 11;
 
 /// A disk in memory with what a device may do wrong.
@@ -132,7 +134,7 @@ fn a_device_that_does_nothing_is_found_out_whatever_its_method_leaves() {
 
 #[test]
 fn one_sector_of_one_mark_is_enough() {
-    let places = places::marks(SEED, SIZE, 512, MARK, &PARTITIONS, SPREAD_MARKS);
+    let places = places::marks(SEED, SIZE, 512, MARK, &PARTITIONS.map(|part| part.start), SPREAD_MARKS);
     // Every ninth of them: a look at 300 MiB takes its time.
     for place in places.into_iter().step_by(9) {
         let kept = place + 3 * 512;
@@ -147,7 +149,7 @@ fn one_sector_of_one_mark_is_enough() {
 
 #[test]
 fn partitions_are_marked_at_their_starts() {
-    for start in PARTITIONS {
+    for start in PARTITIONS.map(|part| part.start) {
         let error = proven(Look::Changed, |disk| {
             let saved = disk.bytes[usize::try_from(start).unwrap()..][..512].to_vec();
             disk.scramble();
@@ -182,7 +184,7 @@ fn all_blocks_are_read_when_that_is_wanted() {
     let reading = reading.unwrap();
     // The last one is smaller than what is compared.
     assert_eq!((reading.blocks, reading.compared), (301, 300));
-    assert_eq!(told.last(), Some(&(301 * BLOCK)));
+    assert_eq!(told.last(), Some(&SIZE));
     // One byte somewhere, which a sample may miss.
     disk.bytes[usize::try_from(123 * BLOCK + 77_777).unwrap()] = 1;
     let error = check(&mut disk, &before, Look::Zeros, &mut |_| true).unwrap_err();
@@ -229,7 +231,7 @@ fn a_device_that_gives_nothing_before_its_erase_is_not_asked_for_everything() {
     let whole = 0..SIZE;
     let mut disk = Disk { takes_writes: false, unreadable: vec![whole.clone()], reads: Some(1000), ..Disk::used() };
     let before = plant(&mut disk, &PARTITIONS, extent(100)).unwrap();
-    assert_eq!(disk.reads, Some(1000 - UNREAD));
+    assert_eq!(disk.reads, Some(1000 - UNREAD as u32));
     disk.unreadable.clear();
     disk.fill(whole, 0);
     let reading = check(&mut disk, &before, Look::Zeros, &mut |_| true).unwrap();
@@ -333,4 +335,39 @@ fn the_smallest_disks_are_looked_at_too() {
         disk.fill(0..size, 0);
         assert_eq!(check(&mut disk, &before, Look::Zeros, &mut |_| true).unwrap().blocks, 1);
     }
+}
+
+#[test]
+fn a_mark_that_cannot_be_read_back_is_no_reason_not_to_erase_and_counts_afterwards() {
+    let worn = Disk { unreadable: vec![0..512], ..Disk::used() };
+    for (look, is_proven) in [(Look::Zeros, false), (Look::Changed, true)] {
+        let mut disk = Disk { bytes: worn.bytes.clone(), unreadable: worn.unreadable.clone(), ..Disk::used() };
+        let before = plant(&mut disk, &PARTITIONS, extent(1)).unwrap();
+        if look == Look::Zeros {
+            disk.fill(0..SIZE, 0)
+        } else {
+            disk.scramble()
+        }
+        let checked = check(&mut disk, &before, look, &mut |_| true);
+        assert_eq!(checked.is_ok(), is_proven, "{checked:?}");
+        if let Ok(reading) = checked {
+            assert!(reading.unmarked.unwrap().starts_with("LBA 0 cannot be read"));
+            assert!(reading.unreadable > 0);
+        }
+    }
+}
+
+#[test]
+fn another_way_to_the_same_disk_shows_all_of_its_marks() {
+    let mut disk = Disk::used();
+    let before = plant(&mut disk, &PARTITIONS, extent(1)).unwrap();
+    let mut same = Disk { bytes: disk.bytes.clone(), ..Disk::used() };
+    assert!(before.is_seen_on(&mut same));
+    same.bytes[0] ^= 1;
+    assert!(!before.is_seen_on(&mut same));
+    assert!(!before.is_seen_on(&mut Disk::used()));
+    // Without a mark there is nothing to know it by.
+    let mut silent = Disk { takes_writes: false, ..Disk::used() };
+    let before = plant(&mut silent, &PARTITIONS, extent(1)).unwrap();
+    assert!(!before.is_seen_on(&mut silent));
 }

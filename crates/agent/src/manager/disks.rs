@@ -133,7 +133,8 @@ impl Sorted {
     }
 }
 
-fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
+/// A disk that is not to be erased.
+pub(super) fn left_alone(disk: &Disk, reason: &str) -> EraseProof {
     tracing::info!(disk = disk.name, reason, "not erased");
     let proof = EraseProof::new(DeviceId::of(disk), "none", Outcome::Skipped { reason: reason.to_owned() });
     EraseProof { model: disk.model.clone(), ..proof }

@@ -1,22 +1,22 @@
 //! The erase steps: every disk is marked, erased by the best that it can do, and read back. A disk is erased, left alone with a
 //! reason, or fails the step; there is nothing else.
 
-use super::disks::{Sorted, not_erased, sort};
+mod disk;
+
+use super::disks::{Sorted, left_alone, not_erased, sort};
 use super::watch::{Fleet, Stage, Watch};
 use super::{Kind, failure};
 use crate::command::{AgentError, Class};
 use crate::root_disk;
 use crate::state::Shared;
-use erase::{EraseError, Method, Nist, Options};
+use erase::Options;
 use futures::StreamExt as _;
-use hardware::{
-    Bus, Disk, EraseGrant, EraseProof, Look, Machine, MachineError, Opened, Outcome, Plan, Reading, StepCall, StepError,
-};
-use proof::{Extent, NotProven};
+use hardware::{Bus, DeviceId, Disk, EraseGrant, EraseProof, Machine, Opened, Outcome, Plan, StepCall, StepError};
+use proof::Extent;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use transport::client::chain;
 
 /// Blocks that are read back of every disk at least, where it has as many.
@@ -62,7 +62,7 @@ impl Settings {
     fn work(&self, disk: &Disk) -> [u64; 2] {
         match self.kind.takes_commands(disk) {
             true => [disk.size, self.extent().bytes_of(disk.size)],
-            false => [METADATA, 0],
+            false => [METADATA, METADATA],
         }
     }
 }
@@ -115,10 +115,10 @@ struct Ended {
 
 impl Ended {
     /// The same of a disk that a method was carried out on.
-    fn after(mut self, method: Method, began: &str) -> Self {
-        self.proof.method = method.name().to_owned();
+    fn after(mut self, method: &str, began: &str) -> Self {
+        self.proof.method = method.to_owned();
         self.proof.started_at = Some(began.to_owned());
-        self.proof.finished_at = Some(now());
+        self.proof.finished_at = Some(disk::now());
         self
     }
 }
@@ -185,10 +185,7 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
     let fleet = Fleet::new(Arc::clone(&call.control), plan.disks(), |disk| settings.work(disk));
     let mut results = Results::default();
     unfit.iter().for_each(|proof| results.note(proof, false));
-    let groups = match kind {
-        Kind::Metadata => Vec::new(),
-        Kind::Whole | Kind::Express => open(shared, &plan, &fleet, kind, &mut results).await,
-    };
+    let groups = open(shared, &plan, &fleet, &mut results).await;
     let at_once = settings.at_once;
     let settings = Arc::new(settings);
     let tasks: Vec<_> = groups
@@ -212,17 +209,6 @@ pub(super) async fn run(shared: &Arc<Shared>, kind: Kind, call: StepCall) -> Res
             Ok(ended) => ended.into_iter().for_each(|(number, end)| results.add(number, end)),
         }
     }
-    // Metadata is a matter of moments, so it is done one disk after the other.
-    for (number, disk) in plan.disks().iter().enumerate().filter(|(_, disk)| !kind.takes_commands(disk)) {
-        if call.control.is_cancelled() {
-            results.add(number, stopped(disk, "stopped on request before it was begun"));
-            continue;
-        }
-        Watch::new(&fleet, number).stage(Stage::Erasing("metadata"));
-        let end = metadata(shared, &plan, disk).await;
-        Watch::new(&fleet, number).stage(if end.is_ok() { Stage::Done } else { Stage::Failed });
-        results.add(number, end.unwrap_or_else(|error| not_erased(disk, error)).into());
-    }
     results.others = skipped.into_iter().chain(unfit).collect();
     results.end(kind)
 }
@@ -239,16 +225,11 @@ async fn told<T>(fleet: &Fleet, work: impl Future<Output = T>) -> T {
 }
 
 /// Opens all disks before the first is touched: what one of them is a part of may be what keeps another one busy. Namespaces of
-/// one NVMe drive are a group, which is worked on one after the other: a sanitize goes to all of them.
-async fn open(
-    shared: &Arc<Shared>,
-    plan: &Plan,
-    fleet: &Arc<Fleet>,
-    kind: Kind,
-    results: &mut Results,
-) -> Vec<Vec<Job>> {
+/// one NVMe drive are a group, which is worked on one after the other: a sanitize goes to all of them. So are disks that may be
+/// one disk by several ways.
+async fn open(shared: &Arc<Shared>, plan: &Plan, fleet: &Arc<Fleet>, results: &mut Results) -> Vec<Vec<Job>> {
     let mut groups: BTreeMap<String, Vec<Job>> = BTreeMap::new();
-    for (number, disk) in plan.disks().iter().enumerate().filter(|(_, disk)| kind.takes_commands(disk)) {
+    for (number, disk) in plan.disks().iter().enumerate() {
         let watch = Watch::new(fleet, number);
         let opened = match plan.erase(&disk.name) {
             Err(refusal) => Err(refusal.to_string()),
@@ -260,7 +241,7 @@ async fn open(
         match opened {
             Ok((grant, opened)) => {
                 let job = Job { number, disk: disk.clone(), opened, grant, watch };
-                groups.entry(drive(&disk.name).to_owned()).or_default().push(job);
+                groups.entry(drive(&first_of(disk, plan.disks()).name).to_owned()).or_default().push(job);
             }
             Err(error) => {
                 watch.stage(Stage::Failed);
@@ -279,6 +260,16 @@ fn drive(name: &str) -> &str {
     }
 }
 
+/// The first disk that this one may be another path to: it has the same world wide name and size. It is itself where there is none.
+fn first_of<'a>(disk: &'a Disk, all: &'a [Disk]) -> &'a Disk {
+    all.iter().find(|other| may_be_one(&DeviceId::of(disk), &DeviceId::of(other))).unwrap_or(disk)
+}
+
+/// Names are given twice by some makers, so this is no more than a reason to look.
+fn may_be_one(one: &DeviceId, other: &DeviceId) -> bool {
+    one.wwn.is_some() && (&one.wwn, one.size) == (&other.wwn, other.size)
+}
+
 fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> Vec<(usize, Ended)> {
     // What is not in the group nobody may erase: it may be left alone, busy, unreadable, or not attached to this machine at all.
     let namespace = |job: &Job| match job.opened.device.bus() {
@@ -288,103 +279,42 @@ fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> V
     let granted_namespaces = group.iter().filter_map(namespace).collect();
     let options = Options { granted_namespaces, ..settings.options.clone() };
     let mut ended = Vec::new();
-    for job in group {
-        let (number, fleet) = (job.number, Arc::clone(&job.watch.fleet));
-        let end = match fleet.is_cancelled() {
-            true => stopped(&job.disk, "stopped on request before it was begun"),
-            false => erase_one(machine, job, settings, &options),
+    let mut group = VecDeque::from(group);
+    while let Some(job) = group.pop_front() {
+        let (number, fleet, device) = (job.number, Arc::clone(&job.watch.fleet), job.grant.device().clone());
+        if fleet.is_cancelled() {
+            ended.push((number, stopped(&job.disk, "stopped on request before it was begun")));
+            continue;
+        }
+        let (end, paths) = match settings.kind.takes_commands(&job.disk) {
+            true => disk::whole(machine, job, settings, &options, &mut group),
+            false => (disk::metadata(machine, job), Vec::new()),
         };
+        let is_erased = matches!(end.proof.outcome, Outcome::Verified { .. });
         ended.push((number, end));
+        ended.extend(paths.into_iter().map(|path| (path.number, other_path(machine, path, &device, is_erased))));
     }
     ended
 }
 
-/// Marks, erases and proves one disk.
-fn erase_one(machine: &dyn Machine, job: Job, settings: &Settings, options: &Options) -> Ended {
-    let Job { disk, opened, grant, watch, .. } = job;
-    let Opened { device, mut medium, partitions, released } = opened;
-    let started_at = now();
-    watch.stage(Stage::Marking);
-    // A drive that is locked takes no marks.
-    if let Err(error) = erase::release(device.as_ref(), &grant) {
-        return failed(&watch, &disk, chain(&error));
+/// A path to a disk that was worked on by another one.
+fn other_path(machine: &dyn Machine, path: Job, disk: &DeviceId, is_erased: bool) -> Ended {
+    let Job { disk: own, opened, grant, watch, .. } = path;
+    drop(opened);
+    if !is_erased {
+        let why =
+            format!("it is another path to {disk}, as the marks show that were written there, and that is not erased");
+        return failed(&watch, &own, why);
     }
-    let extent = Extent { seed: rand::random(), ..settings.extent() };
-    let before = match proof::plant(medium.as_mut(), &partitions, extent) {
-        Ok(before) => before,
-        Err(error) => return failed(&watch, &disk, chain(&error)),
-    };
-    let done = match erase::erase(device.as_ref(), &grant, options, &watch) {
-        Ok(done) => done,
-        Err(error @ EraseError::Cancelled { .. }) => return stopped(&disk, &error.to_string()),
-        Err(error) if settings.kind == Kind::Express => {
-            let reason = chain(&error);
-            tracing::warn!(disk = disk.name, reason, "no secure erase: its metadata is erased");
-            drop((device, medium));
-            let erased = machine.erase_metadata(grant).map_err(|error| format!("{reason}; then {}", chain(&error)));
-            let mut proof = match erased {
-                Ok(proof) => proof,
-                Err(error) => return failed(&watch, &disk, error),
-            };
-            proof.released.extend(released);
-            proof.passed_over.push(reason);
-            watch.stage(Stage::Done);
-            return described(proof, &disk, &started_at).into();
-        }
-        Err(error) => return failed(&watch, &disk, chain(&error)),
-    };
-    let hidden = proof::hidden(device.as_ref());
-    if let Some(hidden) = &hidden
-        && hidden.sectors > 0
-        && !done.method.name().contains("sanitize")
-    {
-        let error = format!(
-            "{} sectors are hidden from the host ({}), and {} does not reach them; remove what hides them (hdparm -N, \
-             hdparm --dco-restore) and clean the node again",
-            hidden.sectors, hidden.words, done.method
-        );
-        return failed(&watch, &disk, error).after(done.method, &started_at);
-    }
-    // Nobody but the proof has the disk from here on.
-    drop(device);
-    let total = before.bytes_to_read();
-    let look = looks(done.method, options);
-    let progress = watch.reading();
-    let reading = match proof::check(medium.as_mut(), &before, look, &mut |bytes| progress.read(bytes, total)) {
-        Ok(reading) => reading,
-        Err(NotProven::Stopped) => {
-            let words = format!("erased by {}, and stopped on request before it was read back", done.method);
-            return stopped(&disk, &words).after(done.method, &started_at);
-        }
-        Err(error) => {
-            let device = Box::new(grant.device().clone());
-            let (method, found) = (done.method.to_string(), chain(&error));
-            let error = MachineError::NotErased { device, method, found }.to_string();
-            return failed(&watch, &disk, error).after(done.method, &started_at);
-        }
-    };
-    drop(medium);
     if let Err(error) = machine.reread_partitions(grant.device()) {
-        tracing::warn!(disk = disk.name, error = chain(&error), "the kernel may still show partitions of before");
+        tracing::warn!(disk = own.name, error = chain(&error), "the kernel may still show partitions of before");
     }
-    let mut evidence = format!("{}; {} marks are gone and {}", done.evidence, reading.marks, read_back(&reading));
-    if hidden.as_ref().is_some_and(|hidden| hidden.unknown) && !done.method.name().contains("sanitize") {
-        evidence.push_str("; whether the disk hides sectors, which this method would not reach, it does not tell");
-    }
-    let answer = (!done.answer.is_empty()).then(|| format!("answer {}", done.answer));
-    let proof = EraseProof::new(grant.device().clone(), done.method.name(), Outcome::Verified { evidence });
-    let proof = EraseProof {
-        standard: Some(standard(done.nist).to_owned()),
-        released,
-        passed_over: done.passed_over.iter().map(ToString::to_string).collect(),
-        reading: Some(reading),
-        hidden: hidden.map(|hidden| hidden.words),
-        device_log: [done.evidence].into_iter().chain(answer).collect(),
-        ..described(proof, &disk, &started_at)
-    };
-    tracing::info!(disk = disk.name, method = proof.method, "erased and proven");
     watch.stage(Stage::Done);
-    proof.into()
+    left_alone(
+        &own,
+        &format!("it is another path to {disk}, as the marks show that were written there, and that is erased"),
+    )
+    .into()
 }
 
 fn failed(watch: &Watch, disk: &Disk, error: String) -> Ended {
@@ -395,86 +325,6 @@ fn failed(watch: &Watch, disk: &Disk, error: String) -> Ended {
 /// A disk at which nothing went wrong but that the step was to stop.
 fn stopped(disk: &Disk, words: &str) -> Ended {
     Ended { proof: not_erased(disk, words.to_owned()), stopped: true }
-}
-
-/// Erases the metadata of one disk.
-async fn metadata(shared: &Shared, plan: &Plan, disk: &Disk) -> Result<EraseProof, String> {
-    let started_at = now();
-    let grant = plan.erase(&disk.name).map_err(|refusal| refusal.to_string())?;
-    let proof = shared.on_machine(move |machine| machine.erase_metadata(grant)).await.map_err(|error| chain(&error))?;
-    Ok(described(proof, disk, &started_at))
-}
-
-/// A proof with what is known of the disk and the time.
-fn described(proof: EraseProof, disk: &Disk, started_at: &str) -> EraseProof {
-    EraseProof {
-        model: disk.model.clone(),
-        standard: proof.standard.or_else(|| Some(standard(Nist::None).to_owned())),
-        started_at: Some(started_at.to_owned()),
-        finished_at: Some(now()),
-        ..proof
-    }
-}
-
-fn standard(nist: Nist) -> &'static str {
-    match nist {
-        Nist::None => "none",
-        Nist::Clear => "clear",
-        Nist::Purge => "purge",
-    }
-}
-
-/// What was read of a device, and no more than that.
-fn read_back(reading: &Reading) -> String {
-    let Reading { blocks, compared, unreadable, found, .. } = reading;
-    if reading.expected != Look::Changed {
-        return format!("{blocks} blocks of 1 MiB read back as {found}");
-    }
-    format!(
-        "of {blocks} blocks of 1 MiB the {compared} that were looked at before begin with other bytes than then; {unreadable} of marks \
-         and blocks cannot be read any more"
-    )
-}
-
-/// How a device has to look after a method. Where a drive may throw its key away instead of writing, what it returns afterwards
-/// is anything (NVMe Base 2.0, 5.14, "Secure Erase Settings"; ACS-4, 7.41, enhanced erase).
-fn looks(method: Method, options: &Options) -> Look {
-    match method {
-        Method::NvmeSanitizeCrypto
-        | Method::AtaSanitizeCrypto
-        | Method::ScsiSanitizeCrypto
-        | Method::NvmeFormatCrypto
-        | Method::NvmeFormatUserData
-        | Method::AtaSecurityEnhanced => Look::Changed,
-        Method::NvmeSanitizeBlock
-        | Method::NvmeSanitizeOverwrite
-        | Method::AtaSanitizeBlock
-        | Method::AtaSanitizeOverwrite
-        | Method::ScsiSanitizeBlock
-        | Method::ScsiSanitizeOverwrite
-        | Method::AtaSecurityNormal => Look::Pattern,
-        Method::WriteZeroes | Method::Discard => Look::Zeros,
-        Method::Overwrite if options.zeroize => Look::Zeros,
-        Method::Overwrite => Look::Changed,
-    }
-}
-
-/// The time as RFC 3339 has it, in UTC, to the second.
-fn now() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    rfc3339(seconds)
-}
-
-/// Days are turned into a date as in Howard Hinnant's "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn rfc3339(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400 + 719_468, seconds % 86_400);
-    let (era, day) = (days / 146_097, days % 146_097);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (year, month) = (year + era * 400 + u64::from(month >= 10), if month < 10 { month + 3 } else { month - 9 });
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
 }
 
 #[cfg(test)]
@@ -502,17 +352,28 @@ mod tests {
     }
 
     #[test]
+    fn disks_with_one_name_and_one_size_may_be_one() {
+        let disk = |name: &str, wwn: Option<&str>, size| Disk {
+            name: name.to_owned(),
+            wwn: wwn.map(str::to_owned),
+            size,
+            ..Disk::default()
+        };
+        let all = [
+            disk("/dev/sda", Some("0x5000"), 1),
+            disk("/dev/sdb", None, 1),
+            disk("/dev/sdc", Some("0x5000"), 2),
+            disk("/dev/sdd", Some("0x5000"), 1),
+            disk("/dev/sde", None, 1),
+        ];
+        let first = |number: usize| first_of(&all[number], &all).name.as_str();
+        assert_eq!([0, 1, 2, 3, 4].map(first), ["/dev/sda", "/dev/sdb", "/dev/sdc", "/dev/sda", "/dev/sde"]);
+    }
+
+    #[test]
     fn namespaces_of_one_drive_belong_together() {
         assert_eq!(drive("/dev/nvme10n2"), "/dev/nvme10");
         assert_eq!(drive("/dev/nvme10n2"), drive("/dev/nvme10n1"));
         assert_eq!((drive("/dev/sda"), drive("/dev/nvme")), ("/dev/sda", "/dev/nvme"));
-    }
-
-    #[test]
-    fn times_are_written_as_rfc_3339_has_them() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
-        assert_eq!(rfc3339(951_782_399), "2000-02-28T23:59:59Z");
-        assert_eq!(rfc3339(951_782_400), "2000-02-29T00:00:00Z");
-        assert_eq!(rfc3339(1_795_412_681), "2026-11-23T05:44:41Z");
     }
 }

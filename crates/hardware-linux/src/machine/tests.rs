@@ -42,9 +42,9 @@ fn a_machine_that_may_only_be_looked_at_refuses_what_would_change_it() {
     let plan = Plan::new("erase", machine.disks().unwrap());
     let device = DeviceId::of(&plan.disks()[0]);
     let refused = |result: Result<(), MachineError>| assert!(matches!(result, Err(MachineError::Unsupported { .. })));
-    refused(machine.erase_metadata(plan.erase("/dev/sda").unwrap()).map(drop));
+    refused(machine.open(&plan.erase("/dev/sda").unwrap()).map(drop));
     refused(machine.install_boot_entries(&device).map(drop));
-    refused(machine.reread_partitions(&device));
+    refused(machine.reread_partitions(&device).map(drop));
     refused(machine.power(PowerAction::Off));
     assert_eq!(machine.claim(&device).unwrap(), root.path().join("dev/sda"));
 }
@@ -56,7 +56,7 @@ fn a_device_that_is_another_one_now_is_not_claimed() {
     let plan = Plan::new("erase", machine.disks().unwrap());
     let device = DeviceId::of(&plan.disks()[0]);
     std::fs::write(root.path().join("sys/block/sda/device/serial"), "B2").unwrap();
-    let error = machine.erase_metadata(plan.erase("/dev/sda").unwrap()).unwrap_err();
+    let error = machine.open(&plan.erase("/dev/sda").unwrap()).unwrap_err();
     assert_eq!(error.to_string(), "/dev/sda (A1) was granted, but /dev/sda (B2) is there now: nothing was touched");
     std::fs::remove_dir_all(root.path().join("sys/block/sda")).unwrap();
     assert!(matches!(machine.claim(&device), Err(MachineError::OtherDevice { found, .. }) if found == "nothing"));

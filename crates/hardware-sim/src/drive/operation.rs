@@ -2,6 +2,7 @@
 
 use super::self_test::SelfTests;
 use super::{Interruption, SimClock, media::Media};
+use std::ops::Range;
 use std::time::Duration;
 
 /// What may go wrong.
@@ -69,6 +70,19 @@ impl DriveFault {
     }
 }
 
+/// What happens to a drive between its erase and the proof of it. Whoever erases sees nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mishap {
+    /// It is gone.
+    Vanishes,
+    /// It has this many bytes.
+    HasSize(u64),
+    /// The way to it breaks down whenever this byte is read.
+    ReadError(u64),
+    /// Its cache cannot be emptied.
+    FlushFails,
+}
+
 /// What an erase does to the medium.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Erase {
@@ -109,6 +123,12 @@ pub(crate) struct Works {
     pub(crate) written: bool,
     pub(crate) tests: SelfTests,
     pub(crate) clock: SimClock,
+    pub(crate) mishap: Option<Mishap>,
+    pub(crate) refuses_writes: bool,
+    /// What of the medium is worn out.
+    pub(crate) bad: Vec<Range<u64>>,
+    /// Whether whoever erases has begun.
+    pub(crate) touched: bool,
     operation: Option<Operation>,
     faults: Vec<(DriveFault, bool)>,
 }
@@ -127,6 +147,10 @@ impl Works {
             written: true,
             tests: SelfTests::default(),
             clock,
+            mishap: None,
+            refuses_writes: false,
+            bad: Vec::new(),
+            touched: false,
             operation: None,
             faults: Vec::new(),
         }
@@ -188,6 +212,7 @@ impl Works {
 
     /// Begins an erase that goes on in the background for `length`.
     pub(crate) fn begin(&mut self, name: &str, erase: Erase, length: Duration, limit: Duration) -> Begin {
+        self.touched = true;
         self.begun.push(name.to_owned());
         let fault = self.take(DriveFault::is_of_erase);
         match fault {
@@ -258,6 +283,7 @@ impl Works {
         length: Duration,
         limit: Duration,
     ) -> Result<bool, Interruption> {
+        self.touched = true;
         self.begun.push(name.to_owned());
         self.written = true;
         let fault = self.take(DriveFault::is_of_erase);
@@ -297,6 +323,7 @@ impl Works {
 
     /// A write of whoever has the drive open.
     pub(crate) fn write(&mut self, data: &[u8], offset: u64) -> Result<(), String> {
+        self.touched = true;
         let range = offset..offset + data.len() as u64;
         if self.take(|fault| matches!(fault, DriveFault::WriteError(at) if range.contains(&at))).is_some() {
             return Err("unrecovered write error".to_owned());
@@ -305,14 +332,38 @@ impl Works {
             return Ok(());
         }
         self.written = true;
+        self.put(data, offset)
+    }
+
+    /// A write to the medium, as far as it takes any.
+    pub(crate) fn put(&mut self, data: &[u8], offset: u64) -> Result<(), String> {
+        if self.refuses_writes {
+            return Err("the drive takes no writes here".to_owned());
+        }
+        if self.is_bad(offset, data.len() as u64) {
+            return Err("unrecovered write error".to_owned());
+        }
         self.media.write(data, offset)
+    }
+
+    /// A read of the medium, as far as it gives any.
+    pub(crate) fn get(&mut self, buffer: &mut [u8], offset: u64) -> Result<(), String> {
+        if self.is_bad(offset, buffer.len() as u64) {
+            return Err("unrecovered read error".to_owned());
+        }
+        self.media.read(buffer, offset)
+    }
+
+    pub(crate) fn is_bad(&self, offset: u64, length: u64) -> bool {
+        self.bad.iter().any(|bad| bad.start < offset + length && offset < bad.end)
     }
 
     /// A discard: freed blocks read as zeros.
     pub(crate) fn discard(&mut self, offset: u64, length: u64) -> Result<(), String> {
+        self.touched = true;
         if self.has(DriveFault::DiscardsNothing) || self.has(DriveFault::LosesWrites) {
             return Ok(());
         }
-        self.media.write(&vec![0; length as usize], offset)
+        self.put(&vec![0; length as usize], offset)
     }
 }
