@@ -2,6 +2,7 @@
 
 mod agent;
 mod firmware;
+mod grub;
 mod layers;
 mod modules;
 mod packages;
@@ -183,7 +184,10 @@ fn layers(
     os_release: &str,
     cache: &Path,
 ) -> Result<Vec<Layer>> {
-    let programs = programs::collect(profile, debian)?;
+    let mut programs = programs::collect(profile, debian)?;
+    if let Some(grub) = &profile.grub {
+        programs.extend(grub::files(grub, debian, cache)?);
+    }
     let mut layers =
         vec![layers::system(profile, &cmd::root().join("ramdisk"), cache)?, layers::modules(modules, cache)?];
     if !firmware.is_empty() {

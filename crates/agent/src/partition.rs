@@ -2,9 +2,8 @@
 
 use crate::command::{AgentError, Class};
 use crate::state::Shared;
-use bytes::Bytes;
-use disk_image::{ESP_SIZE, Label, Partitioned, Partitioning, Role};
-use hardware::WriteGrant;
+use disk_image::{BOOT_SIZE, BootLoader, Label, Partitioned, Partitioning, Role};
+use hardware::{BootMode, WriteGrant};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use wire::agent::ImageInfo;
@@ -16,6 +15,7 @@ const MIB: u64 = 1 << 20;
 /// What is asked for around the image, checked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wanted {
+    boot_mode: BootMode,
     label: Label,
     root: u64,
     swap: u64,
@@ -31,18 +31,13 @@ pub fn wanted(info: &ImageInfo, node: Option<&Value>) -> Result<Wanted, AgentErr
     if root == 0 {
         return Err(AgentError::params("Image 'root_mb' must be the size of the root partition in MiB."));
     }
-    match text(info, "deploy_boot_mode")? {
-        Some("uefi") => {}
-        Some("bios") => {
-            return Err(refuse(
-                "it can be made bootable for UEFI only, and deploy_boot_mode is bios: the installer of a BIOS boot loader \
-                 would have to run out of the image; boot the node by UEFI (capability boot_mode:uefi), or deploy a \
-                 whole-disk image"
-                    .to_owned(),
-            ));
+    let boot_mode = match text(info, "deploy_boot_mode")? {
+        Some("uefi") => BootMode::Uefi,
+        Some("bios") => BootMode::Bios,
+        other => {
+            return Err(AgentError::params(format!("Image 'deploy_boot_mode' must be uefi or bios, not {other:?}.")));
         }
-        other => return Err(AgentError::params(format!("Image 'deploy_boot_mode' must be uefi, not {other:?}."))),
-    }
+    };
     let label = match text(info, "disk_label")?.or_else(|| capability(node?, "disk_label")) {
         None | Some("gpt") => Label::Gpt,
         Some("msdos") => Label::Msdos,
@@ -56,13 +51,17 @@ pub fn wanted(info: &ImageInfo, node: Option<&Value>) -> Result<Wanted, AgentErr
     })?;
     let (swap, ephemeral) = (size(info, "swap_mb")?, size(info, "ephemeral_mb")?);
     let preserve_ephemeral = flag(info, "preserve_ephemeral")?;
-    Ok(Wanted { label, root, swap, ephemeral, ephemeral_format, preserve_ephemeral })
+    Ok(Wanted { boot_mode, label, root, swap, ephemeral, ephemeral_format, preserve_ephemeral })
 }
 
 impl Wanted {
     /// The same for the image pipeline. The grant is for formatting the scratch space.
     pub async fn partitioning(self, shared: &Shared, grant: WriteGrant) -> Result<Partitioning, AgentError> {
-        let loader = shared.on_machine(|machine| machine.boot_loader()).await?;
+        let mode = self.boot_mode;
+        let loader = match shared.on_machine(move |machine| machine.boot_loader(mode)).await? {
+            hardware::BootLoader::Efi(program) => BootLoader::Efi(program.into()),
+            hardware::BootLoader::Grub { boot, core } => BootLoader::Grub { boot: boot.into(), core: core.into() },
+        };
         let machine = shared.machine.clone();
         let kind = self.ephemeral_format;
         if self.ephemeral > 0 && !self.preserve_ephemeral {
@@ -74,9 +73,9 @@ impl Wanted {
             root: self.root,
             swap: self.swap,
             ephemeral: self.ephemeral,
-            esp: ESP_SIZE,
+            boot: BOOT_SIZE,
             preserve_ephemeral: self.preserve_ephemeral,
-            loader: Bytes::from(loader),
+            loader,
             format_ephemeral: Arc::new(move |range| {
                 machine.make_file_system(&grant, range, kind, Role::Ephemeral.label()).map_err(std::io::Error::other)
             }),
@@ -93,6 +92,12 @@ pub fn uuids(device: &str, made: &Partitioned) -> Map<String, Value> {
     uuids.insert("efi system partition uuid".to_owned(), json!(made.esp_uuid));
     uuids.insert("partitions".to_owned(), Value::Object(partitions));
     uuids
+}
+
+/// Whether what was written, of which these are the [`uuids`], has GRUB in its first sector already: only a disk for a BIOS has
+/// a partition for it.
+pub fn has_grub(uuids: &Map<String, Value>) -> bool {
+    uuids.get("partitions").and_then(|partitions| partitions.get(Role::Boot.to_string())).is_some()
 }
 
 /// Where the kernel shows a partition: `/dev/sda1`, `/dev/nvme0n1p1`.
@@ -161,11 +166,12 @@ mod tests {
         let usual = wanted(&info(json!({})), None).unwrap();
         assert_eq!((usual.root, usual.swap, usual.ephemeral), (4096 << 20, 512 << 20, 1024 << 20));
         assert_eq!((usual.label, usual.ephemeral_format, usual.preserve_ephemeral), (Label::Gpt, "ext4", false));
-        let other = json!({"root_mb": "100", "swap_mb": 0, "disk_label": "msdos", "ephemeral_format": "ext3",
+        let other = json!({"deploy_boot_mode": "bios", "root_mb": "100", "swap_mb": 0, "disk_label": "msdos", "ephemeral_format": "ext3",
             "preserve_ephemeral": "True"});
         let other = wanted(&info(other), None).unwrap();
         assert_eq!((other.root, other.swap, other.label), (100 << 20, 0, Label::Msdos));
         assert!(other.preserve_ephemeral && other.ephemeral_format == "ext3");
+        assert_eq!((usual.boot_mode, other.boot_mode), (BootMode::Uefi, BootMode::Bios));
         for capabilities in [json!("boot_mode:uefi,disk_label:msdos"), json!({"disk_label": "msdos"})] {
             let node = json!({"properties": {"capabilities": capabilities}});
             assert_eq!(wanted(&info(json!({})), Some(&node)).unwrap().label, Label::Msdos);
@@ -179,7 +185,6 @@ mod tests {
             json!({"root_mb": -1}),
             json!({"root_mb": u64::MAX}),
             json!({"swap_mb": []}),
-            json!({"deploy_boot_mode": "bios"}),
             json!({"deploy_boot_mode": null}),
             json!({"disk_label": "apm"}),
             json!({"ephemeral_format": "xfs"}),
@@ -205,12 +210,18 @@ mod tests {
                 slot(Role::Root, 5),
             ],
             root_uuid: "1234".to_owned(),
-            esp_uuid: "ABCD-EF01".to_owned(),
+            esp_uuid: Some("ABCD-EF01".to_owned()),
         };
         let wanted = json!({"root uuid": "1234", "efi system partition uuid": "ABCD-EF01", "partitions": {
             "efi system partition": "/dev/nvme0n1p1", "ephemeral": "/dev/nvme0n1p2", "swap": "/dev/nvme0n1p3",
             "configdrive": "/dev/nvme0n1p4", "root": "/dev/nvme0n1p5"}});
         assert_eq!(Value::Object(uuids("/dev/nvme0n1", &made)), wanted);
         assert_eq!(partition_path("/dev/sda", 3), "/dev/sda3");
+        assert!(!has_grub(&uuids("/dev/sda", &made)));
+        let slots = vec![slot(Role::Boot, 1), slot(Role::BiosBoot, 2), slot(Role::Root, 3)];
+        let made = uuids("/dev/sda", &Partitioned { slots, esp_uuid: None, ..made });
+        let wanted = json!({"root uuid": "1234", "efi system partition uuid": null, "partitions": {
+            "boot": "/dev/sda1", "BIOS Boot partition": "/dev/sda2", "root": "/dev/sda3"}});
+        assert!(has_grub(&made) && Value::Object(made) == wanted);
     }
 }

@@ -225,7 +225,10 @@ async fn finish(
     }
     let root_uuid = written.root_uuid();
     let (uuids, esp) = match &written.partitioned {
-        Some(made) => (partition::uuids(&node, made), format!(" efi_system_partition_uuid={}", made.esp_uuid)),
+        Some(made) => {
+            let esp = made.esp_uuid.as_ref().map(|uuid| format!(" efi_system_partition_uuid={uuid}"));
+            (partition::uuids(&node, made), esp.unwrap_or_default())
+        }
         None => (Map::from_iter([("root uuid".to_owned(), json!(root_uuid))]), String::new()),
     };
     shared.set_partition_uuids(uuids);

@@ -242,7 +242,7 @@ fn classify(job: &Job<'_>, error: &WriteError) -> AgentError {
             return AgentError::new(Class::ImageChecksumError, details);
         }
         Cause::Qcow2(Qcow2Error::Differs { .. }) => Class::ImageChecksumError,
-        Cause::Partition(PartitionError::Format(_) | PartitionError::Esp(_)) => {
+        Cause::Partition(PartitionError::Format(_) | PartitionError::Boot(_) | PartitionError::Grub(_)) => {
             return write_error(job, &format!("{reason}; {}: {state}", error.disk));
         }
         Cause::Decompress(_) | Cause::Image(_) | Cause::Partition(_) | Cause::Qcow2(_) => {

@@ -253,17 +253,37 @@ async fn a_partition_image_that_cannot_be_made_bootable_leaves_no_table() {
     let result = lab.write(&info).await;
     assert_eq!(result["command_error"]["type"], "ImageWriteError", "{result}");
     assert!(lab.first_sectors().iter().all(|byte| *byte == 0), "the disk has a table");
-    info["deploy_boot_mode"] = json!("bios");
+    assert_eq!(lab.write(&info).await["command_status"], "SUCCEEDED");
+}
+
+#[tokio::test]
+async fn a_partition_image_for_a_bios_needs_nothing_more_when_it_is_written() {
+    let lab = Lab::new().await;
+    let image = file_system();
+    let mut info = lab.image("root.img", &image);
+    let root = "11111111-2222-3333-4444-555555555555";
+    let install = json!({"root_uuid": root, "efi_system_part_uuid": null, "target_boot_mode": "bios"});
+    let refused = lab.rest.command("image.install_bootloader", install.clone(), true).await.body;
+    assert_eq!(refused["command_error"]["type"], "InvalidImage", "{refused}");
+    let more = json!({"image_type": "partition", "root_mb": 1024, "deploy_boot_mode": "bios"});
+    info.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let result = lab.write(&info).await;
-    assert_eq!(result["command_error"]["type"], "InvalidImage", "{result}");
-    assert_eq!(
-        lab.write(&{
-            info["deploy_boot_mode"] = json!("uefi");
-            info
-        })
-        .await["command_status"],
-        "SUCCEEDED"
-    );
+    assert_eq!(result["command_status"], "SUCCEEDED", "{result}");
+    let text = result["command_result"]["deploy_result"]["result"].as_str().unwrap();
+    assert_eq!(text, format!("prepare_image: image (root.img) written to device /dev/vda root_uuid={root}"));
+    let uuids = lab.rest.command("standby.get_partition_uuids", json!({}), true).await.body["command_result"].clone();
+    let partitions = json!({"boot": "/dev/vda1", "BIOS Boot partition": "/dev/vda2", "root": "/dev/vda3"});
+    assert_eq!(uuids, json!({"root uuid": root, "efi system partition uuid": null, "partitions": partitions}));
+    // The core begins where the code of the first sector says.
+    let (mut first, mut core) = ([0; 512], [0; 512]);
+    let disk = File::open(lab.disk()).unwrap();
+    disk.read_exact_at(&mut first, 0).unwrap();
+    let sector = u64::from_le_bytes(*first[0x5c..].first_chunk().unwrap());
+    assert_eq!((sector, &first[0x66..0x68]), (551 * 2048, &[0x90, 0x90][..]));
+    disk.read_exact_at(&mut core, sector * 512).unwrap();
+    assert_eq!(u64::from_le_bytes(*core[500..].first_chunk().unwrap()), sector + 1);
+    let installed = lab.rest.command("image.install_bootloader", install, true).await.body;
+    assert_eq!(installed["command_status"], "SUCCEEDED", "{installed}");
 }
 
 /// A server that sends the first part of an image and then nothing more.

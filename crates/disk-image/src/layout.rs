@@ -21,6 +21,10 @@ pub enum Label {
 pub enum Role {
     /// EFI system partition.
     Esp,
+    /// Where GRUB finds kernel and settings on a disk that a BIOS boots.
+    Boot,
+    /// Where GRUB's core lies on such a disk, if it has a GUID partition table.
+    BiosBoot,
     /// Scratch space of the installed system, which a rebuild may preserve.
     Ephemeral,
     /// Swap space.
@@ -33,10 +37,12 @@ pub enum Role {
 
 impl Role {
     /// Name in a GUID partition table, and label of the file system where this crate makes it; those that
-    /// ironic-python-agent gives.
+    /// ironic-python-agent gives, where it has that partition and gives it one. FAT takes eleven characters.
     pub fn label(self) -> &'static str {
         match self {
             Self::Esp => "efi-part",
+            Self::Boot => "ferric-boot",
+            Self::BiosBoot => "bios-boot",
             Self::Ephemeral => "ephemeral0",
             Self::Swap => "swap1",
             Self::ConfigDrive => configdrive::LABEL,
@@ -47,6 +53,8 @@ impl Role {
     fn type_guid(self) -> Guid {
         match self {
             Self::Esp => Guid::ESP,
+            Self::Boot => Guid::BASIC_DATA,
+            Self::BiosBoot => Guid::BIOS_BOOT,
             Self::Swap => Guid::LINUX_SWAP,
             Self::Ephemeral | Self::ConfigDrive | Self::Root => Guid::LINUX_DATA,
         }
@@ -56,7 +64,9 @@ impl Role {
         match self {
             Self::Esp => mbr::ESP,
             Self::Swap => mbr::LINUX_SWAP,
-            Self::Ephemeral | Self::ConfigDrive | Self::Root => mbr::LINUX,
+            Self::Boot => mbr::FAT32_LBA,
+            // A table of DOS has none: the core lies before the first partition.
+            Self::BiosBoot | Self::Ephemeral | Self::ConfigDrive | Self::Root => mbr::LINUX,
         }
     }
 }
@@ -66,6 +76,10 @@ impl Role {
 pub(crate) struct Sizes {
     /// EFI system partition.
     pub esp: u64,
+    /// GRUB's files.
+    pub boot: u64,
+    /// GRUB's core.
+    pub bios_boot: u64,
     /// Scratch space.
     pub ephemeral: u64,
     /// Swap space.
@@ -145,6 +159,9 @@ impl Layout {
         }
         let wanted = [
             (Role::Esp, sizes.esp),
+            // The first one: it is by its number that GRUB's core finds it, on either table.
+            (Role::Boot, sizes.boot),
+            (Role::BiosBoot, sizes.bios_boot),
             (Role::Ephemeral, sizes.ephemeral),
             (Role::Swap, sizes.swap),
             (Role::ConfigDrive, sizes.config_drive),
@@ -203,6 +220,9 @@ impl Layout {
                     let sectors = slot.offset / size..(slot.offset + slot.size) / size;
                     let put: Result<(), MbrError> = mbr.put(slot.number, slot.role.type_byte(), sectors);
                     put.map_err(ImageError::NoRoomMbr)?;
+                    if let (Role::Boot, Some(entry)) = (slot.role, mbr.entries.get_mut(slot.number - 1)) {
+                        entry.status = mbr::ACTIVE;
+                    }
                 }
                 Ok(Table::Mbr { mbr, sector: disk.sector })
             }
@@ -211,10 +231,12 @@ impl Layout {
 }
 
 impl fmt::Display for Role {
-    /// As ironic-python-agent calls it.
+    /// As ironic-python-agent calls it, but for the partition of GRUB's files, which it has not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Esp => "efi system partition",
+            Self::Boot => "boot",
+            Self::BiosBoot => "BIOS Boot partition",
             Self::Ephemeral => "ephemeral",
             Self::Swap => "swap",
             Self::ConfigDrive => "configdrive",
@@ -247,6 +269,7 @@ mod tests {
             odd in 0_u64..256,
             large in any::<bool>(),
             dos in any::<bool>(),
+            bios in any::<bool>(),
             esp in prop_oneof![Just(0), Just(550 * MIB)],
             ephemeral in 0..100_000 * MIB,
             swap in prop_oneof![Just(0), 0..9000 * MIB],
@@ -255,9 +278,11 @@ mod tests {
         ) {
             let sector = if large { 4096 } else { 512 };
             let disk = disk(mib * MIB + odd * 4096, sector);
-            let sizes = Sizes { esp, ephemeral, swap, config_drive: drive, root };
+            let bios_boot = if bios && !dos { MIB } else { 0 };
+            let (esp, boot) = if bios { (0, esp) } else { (esp, 0) };
+            let sizes = Sizes { esp, boot, bios_boot, ephemeral, swap, config_drive: drive, root };
             let label = if dos { Label::Msdos } else { Label::Gpt };
-            let wanted = [esp, ephemeral, swap, drive, root].map(|size| size.div_ceil(MIB));
+            let wanted = [esp, boot, bios_boot, ephemeral, swap, drive, root].map(|size| size.div_ceil(MIB));
             let need = wanted.iter().sum::<u64>() + 2;
             let count = wanted.iter().filter(|mib| **mib > 0).count();
             let layout = match Layout::new(label, &sizes, &disk) {
@@ -291,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_table_of_dos_takes_four_partitions() {
-        let four = Sizes { esp: MIB, ephemeral: MIB, swap: MIB, config_drive: 0, root: MIB };
+        let four = Sizes { esp: MIB, boot: 0, bios_boot: 0, ephemeral: MIB, swap: MIB, config_drive: 0, root: MIB };
         let disk = disk(64 * MIB, 512);
         assert_eq!(Layout::new(Label::Msdos, &four, &disk).unwrap().slots.len(), 4);
         let five = Sizes { config_drive: MIB, ..four };
@@ -302,7 +327,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_named_with_its_sizes() {
-        let sizes = Sizes { esp: 550 * MIB, ephemeral: 0, swap: 512 * MIB, config_drive: 64 * MIB, root: 4096 * MIB };
+        let (esp, swap, config_drive, root) = (550 * MIB, 512 * MIB, 64 * MIB, 4096 * MIB);
+        let sizes = Sizes { esp, boot: 0, bios_boot: 0, ephemeral: 0, swap, config_drive, root };
         let error = Layout::new(Label::Gpt, &sizes, &disk(4096 * MIB, 512)).unwrap_err();
         insta::assert_snapshot!(error, @"the partitions and their table need 5477761024 bytes (efi system partition 550 MiB, swap 512 MiB, configdrive 64 MiB, root 4096 MiB), /dev/sda has 4294967296; ask for less");
     }
@@ -310,7 +336,8 @@ mod tests {
     /// What is preserved keeps its number, so that it keeps the name of its device.
     #[test]
     fn a_table_of_some_partitions_keeps_their_numbers() {
-        let sizes = Sizes { esp: MIB, ephemeral: 2 * MIB, swap: 0, config_drive: 0, root: MIB };
+        let (esp, ephemeral, root) = (MIB, 2 * MIB, MIB);
+        let sizes = Sizes { esp, boot: 0, bios_boot: 0, ephemeral, swap: 0, config_drive: 0, root };
         let disk = disk(64 * MIB, 512);
         for label in [Label::Gpt, Label::Msdos] {
             let layout = Layout::new(label, &sizes, &disk).unwrap();

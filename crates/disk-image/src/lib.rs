@@ -84,7 +84,7 @@ pub use error::{Cause, WriteError};
 pub use fetch::Patience;
 pub use info::{Info, SMALLEST_DISK, info};
 pub use layout::{Label, LayoutError, Role, Slot};
-pub use partition::{ESP_SIZE, Formatter, PartitionError, Partitioned, Partitioning};
+pub use partition::{BOOT_SIZE, BootLoader, Formatter, PartitionError, Partitioned, Partitioning};
 pub use progress::{Progress, Stage};
 pub use qcow2::Qcow2Error;
 pub use table::{ImageError, PartitionInfo};

@@ -2,10 +2,10 @@
 //! made here.
 //!
 //! It takes the same way as every image, with its bytes moved to where the root partition begins. When they are verified,
-//! and before the seal writes the table that makes them partitions, the rest is put in its place: an EFI system
-//! partition with a boot loader and the image's own kernel ([`boot`]), the header of the swap space ([`swap`]), the
-//! file system of the scratch space. The image's file system is read by a library ([`fs`]), not mounted, and nothing of
-//! it is executed.
+//! and before the seal writes the table that makes them partitions, the rest is put in its place: a partition with a boot
+//! loader and the image's own kernel ([`boot`], [`kernel`]), of a disk for a BIOS the code that starts from the first
+//! sector ([`grub`]), the header of the swap space ([`swap`]), the file system of the scratch space. The image's file
+//! system is read by a library ([`fs`]), not mounted, and nothing of it is executed.
 //!
 //! **Preserved scratch space** is the one exception to "a disk that is being written has no partition table": its entry,
 //! and nothing else, stays in the table from the first write on, or a write that fails would lose it. No firmware boots
@@ -13,6 +13,8 @@
 
 mod boot;
 mod fs;
+mod grub;
+mod kernel;
 mod shared;
 mod swap;
 
@@ -30,17 +32,42 @@ use bytes::Bytes;
 use media::fat::FatError;
 use media::gpt::mbr::Mbr;
 use media::gpt::{Gpt, Guid};
+use media::grub::{Grub, GrubError};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Size of an EFI system partition, bytes: what ironic-python-agent makes.
-pub const ESP_SIZE: u64 = 550 * MIB;
+/// Size of the partition with boot loader and kernel, bytes: that of ironic-python-agent's EFI system partitions.
+pub const BOOT_SIZE: u64 = 550 * MIB;
+
+/// What makes the disk bootable. The ramdisk brings it.
+#[derive(Debug, Clone)]
+pub enum BootLoader {
+    /// For UEFI: systemd-boot, an EFI program.
+    Efi(Bytes),
+    /// For a BIOS: GRUB.
+    Grub {
+        /// `boot.img`, for the first sector.
+        boot: Bytes,
+        /// A core, as grub-mkimage makes it, that reads `/grub/grub.cfg` of the first partition.
+        core: Bytes,
+    },
+}
 
 /// Makes an empty file system, labelled [`Role::Ephemeral`]'s label, in these bytes of the disk, which nobody holds
 /// meanwhile.
 pub type Formatter = Arc<dyn Fn(Range<u64>) -> io::Result<()> + Send + Sync>;
+
+impl BootLoader {
+    /// GRUB, if it is that, and what it should be.
+    fn grub(&self) -> Option<Result<Grub<'_>, PartitionError>> {
+        match self {
+            Self::Efi(_) => None,
+            Self::Grub { boot, core } => Some(Grub::new(boot, core).map_err(PartitionError::Grub)),
+        }
+    }
+}
 
 /// The disk around a partition image.
 #[derive(Clone)]
@@ -53,12 +80,12 @@ pub struct Partitioning {
     pub swap: u64,
     /// Bytes of the scratch partition; 0 for none.
     pub ephemeral: u64,
-    /// Bytes of the EFI system partition, usually [`ESP_SIZE`].
-    pub esp: u64,
+    /// Bytes of the partition with boot loader and kernel, usually [`BOOT_SIZE`].
+    pub boot: u64,
     /// Keep what is in the scratch partition, which must be there already.
     pub preserve_ephemeral: bool,
-    /// systemd-boot, the EFI program: it starts the kernel of the image.
-    pub loader: Bytes,
+    /// It starts the kernel of the image.
+    pub loader: BootLoader,
     /// Makes the file system of the scratch partition.
     pub format_ephemeral: Formatter,
 }
@@ -111,9 +138,23 @@ pub enum PartitionError {
     /// What `/etc/kernel/cmdline` holds is no kernel command line.
     #[error("/etc/kernel/cmdline of the image is no kernel command line: {0}")]
     CommandLine(&'static str),
-    /// The EFI system partition could not be made.
-    #[error("make the EFI system partition")]
-    Esp(#[source] FatError),
+    /// The partition with boot loader and kernel could not be made.
+    #[error("make the partition with boot loader and kernel")]
+    Boot(#[source] FatError),
+    /// GRUB's files are something else.
+    #[error("use the GRUB of this ramdisk")]
+    Grub(#[source] GrubError),
+    /// Its sectors are too large for a BIOS.
+    #[error(
+        "{disk} has {sector}-byte sectors, and a BIOS boots from 512-byte sectors only; boot the node by UEFI (capability \
+         boot_mode:uefi)"
+    )]
+    BiosSectors {
+        /// Name of the disk.
+        disk: String,
+        /// Bytes of its sectors.
+        sector: u32,
+    },
     /// A file of the image has fewer bytes than it says.
     #[error("{path} of the image has fewer bytes than its size says")]
     Short {
@@ -132,8 +173,8 @@ pub struct Partitioned {
     pub slots: Vec<Slot>,
     /// UUID of the image's file system.
     pub root_uuid: String,
-    /// Volume id of the EFI system partition, as `1234-ABCD`.
-    pub esp_uuid: String,
+    /// Volume id of the EFI system partition, as `1234-ABCD`; `None` where a BIOS boots.
+    pub esp_uuid: Option<String>,
 }
 
 /// Partitions in their places, before anything is written.
@@ -157,8 +198,17 @@ impl Partitions {
         geometry: &Geometry,
     ) -> Result<Self, Cause> {
         let config_drive = if drive.is_some() { configdrive::MAX_SIZE } else { 0 };
-        let Partitioning { root, swap, ephemeral, esp, .. } = plan;
-        let sizes = Sizes { esp, ephemeral, swap, config_drive, root };
+        let Partitioning { root, swap, ephemeral, .. } = plan;
+        let (esp, boot, bios_boot) = match (&plan.loader, plan.label) {
+            (BootLoader::Efi(_), _) => (plan.boot, 0, 0),
+            (BootLoader::Grub { .. }, Label::Gpt) => (0, plan.boot, grub::BIOS_BOOT),
+            (BootLoader::Grub { .. }, Label::Msdos) => (0, plan.boot, 0),
+        };
+        if let Some(grub) = plan.loader.grub() {
+            grub?;
+            grub::check(geometry)?;
+        }
+        let sizes = Sizes { esp, boot, bios_boot, ephemeral, swap, config_drive, root };
         let layout = Layout::new(plan.label, &sizes, geometry).map_err(PartitionError::Layout)?;
         let random = || Guid::from_uuid_bytes(*uuid::Uuid::new_v4().as_bytes());
         let mut ids = Identities {
@@ -216,11 +266,15 @@ impl Partitions {
         cancel: &CancellationToken,
     ) -> Result<Partitioned, Cause> {
         let system = fs::System::open(shared.clone(), self.root.offset, self.root.size)?;
-        let mut esp_uuid = String::new();
-        if let (Some(esp), Some(root)) = (self.layout.slot(Role::Esp), self.partition_uuid(Role::Root)) {
+        let mut esp_uuid = None;
+        let slot = self.layout.slot(Role::Esp).or_else(|| self.layout.slot(Role::Boot));
+        if let (Some(slot), Some(root)) = (slot, self.partition_uuid(Role::Root)) {
             let id = self.ids.signature ^ 0x4645_5252;
-            boot::fill(target, &esp, &system, &boot::Loader { program: &self.plan.loader, root: &root, id }, cancel)?;
-            esp_uuid = format!("{:04X}-{:04X}", id >> 16, id & 0xffff);
+            boot::fill(target, &slot, &system, &boot::Boot { loader: &self.plan.loader, root: &root, id }, cancel)?;
+            esp_uuid = (slot.role == Role::Esp).then(|| format!("{:04X}-{:04X}", id >> 16, id & 0xffff));
+        }
+        if let Some(grub) = self.plan.loader.grub() {
+            grub::install(target, &self.layout, &grub?)?;
         }
         if let Some(slot) = self.layout.slot(Role::Swap) {
             let mut page = AlignedBuf::zeroed(swap::PAGE);

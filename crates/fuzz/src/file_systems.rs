@@ -1,6 +1,6 @@
 //! File systems in images: a config drive of ISO 9660, and the root file system of a partition image.
 
-use disk_image::{Label, Partitioning, Plan};
+use disk_image::{BootLoader, Label, Partitioning, Plan};
 use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -74,9 +74,9 @@ fn write(image: &[u8], disk: &Path) -> Result<(), String> {
         root: 1 << 20,
         swap: 0,
         ephemeral: 0,
-        esp: 2 << 20,
+        boot: 2 << 20,
         preserve_ephemeral: false,
-        loader: bytes::Bytes::from_static(b"MZ"),
+        loader: BootLoader::Efi(bytes::Bytes::from_static(b"MZ")),
         format_ephemeral: Arc::new(|_| Ok(())),
     };
     let plan = Plan { budget: 8 << 20, partitioning: Some(partitioning), ..Plan::new(source, None) };

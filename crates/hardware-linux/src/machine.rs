@@ -8,8 +8,8 @@ use crate::medium::DirectDisk;
 use crate::tree::Tree;
 use crate::{block, bmc, boot, contents, cpu, interfaces, power, pstore, signature, sys};
 use hardware::{
-    BootInfo, BootMode, Contents, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory, Machine,
-    MachineError, Opened, Outcome, PowerAction, SystemVendor, WriteGrant,
+    BootInfo, BootLoader, BootMode, Contents, DeviceId, Disk, EraseGrant, EraseProof, Firmware, Interface, Inventory,
+    Machine, MachineError, Opened, Outcome, PowerAction, SystemVendor, WriteGrant,
 };
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
@@ -119,8 +119,10 @@ impl LinuxMachine {
     }
 }
 
-/// systemd-boot, where Debian has it.
+/// systemd-boot, where Debian has it; GRUB's first sector, likewise, and the core that the ramdisk was built with.
 const BOOT_LOADER: &str = "/usr/lib/systemd/boot/efi/systemd-bootx64.efi";
+const GRUB_BOOT: &str = "/usr/lib/grub/i386-pc/boot.img";
+const GRUB_CORE: &str = "/usr/lib/grub/i386-pc/core.img";
 /// Where mke2fs may be.
 const MAKERS: [&str; 2] = ["/sbin/mke2fs", "/usr/sbin/mke2fs"];
 /// Time for making a file system: it writes a few hundred MiB at most, and discards nothing.
@@ -308,13 +310,19 @@ impl Machine for LinuxMachine {
         Err(MachineError::Unsupported { what: format!("making a file system {kind}"), reason })
     }
 
-    fn boot_loader(&self) -> Result<Vec<u8>, MachineError> {
-        self.tree.bytes(BOOT_LOADER).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound => MachineError::Unsupported {
-                what: "making a partition image bootable".to_owned(),
-                reason: format!("this ramdisk has no {BOOT_LOADER}"),
-            },
-            _ => MachineError::Read { what: BOOT_LOADER.to_owned(), source },
+    fn boot_loader(&self, mode: BootMode) -> Result<BootLoader, MachineError> {
+        let file = |path: &str| {
+            self.tree.bytes(path).map_err(|source| match source.kind() {
+                io::ErrorKind::NotFound => MachineError::Unsupported {
+                    what: "making a partition image bootable".to_owned(),
+                    reason: format!("this ramdisk has no {path}"),
+                },
+                _ => MachineError::Read { what: path.to_owned(), source },
+            })
+        };
+        Ok(match mode {
+            BootMode::Uefi => BootLoader::Efi(file(BOOT_LOADER)?),
+            BootMode::Bios => BootLoader::Grub { boot: file(GRUB_BOOT)?, core: file(GRUB_CORE)? },
         })
     }
 

@@ -23,8 +23,8 @@ mod maintain;
 
 use drive::SimDrive;
 use hardware::{
-    Contents, Device, DeviceError, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory, Machine,
-    MachineError, MarkedMedium, Medium, Opened, Outcome, PowerAction, WriteGrant,
+    BootLoader, BootMode, Contents, Device, DeviceError, DeviceId, Disk, EraseGrant, EraseProof, Interface, Inventory,
+    Machine, MachineError, MarkedMedium, Medium, Opened, Outcome, PowerAction, WriteGrant,
 };
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -284,6 +284,16 @@ impl State {
     }
 }
 
+/// The numbers that somebody who puts GRUB on a disk looks at, where GRUB has them, and no code.
+fn simulated_grub() -> BootLoader {
+    let (mut boot, mut core) = (vec![0; 512], vec![0; 1024]);
+    boot[0x5c] = 1;
+    (boot[0x64], boot[0x66]) = (0xff, 0xeb);
+    boot[510..].copy_from_slice(&[0x55, 0xaa]);
+    core[500..512].copy_from_slice(&[2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0x20, 8]);
+    BootLoader::Grub { boot, core }
+}
+
 fn broken(what: &str) -> (String, io::Error) {
     (what.to_owned(), io::Error::other("injected fault"))
 }
@@ -416,8 +426,11 @@ impl Machine for SimMachine {
         Ok(())
     }
 
-    fn boot_loader(&self) -> Result<Vec<u8>, MachineError> {
-        Ok(b"MZ simulated boot loader".to_vec())
+    fn boot_loader(&self, mode: BootMode) -> Result<BootLoader, MachineError> {
+        Ok(match mode {
+            BootMode::Uefi => BootLoader::Efi(b"MZ simulated boot loader".to_vec()),
+            BootMode::Bios => simulated_grub(),
+        })
     }
 
     fn install_boot_entries(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {

@@ -18,7 +18,7 @@ pub use device::{Bus, Device, DeviceError, Limits, NvmeCommand, NvmeCompletion, 
 pub use firmware::{BiosControl, BiosDifference, BiosValues, FirmwareControl, FirmwareUpdate, UpdateState};
 pub use grant::{DeviceId, EraseGrant, EraseProof, Look, Outcome, Plan, Reading, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
-pub use machine::{Contents, Machine, MachineError, Opened, PowerAction};
+pub use machine::{BootLoader, Contents, Machine, MachineError, Opened, PowerAction};
 pub use maintain::{BootEntry, Maintain, MemoryErrors, Mounted, Sensor};
 pub use manager::{HardwareManager, Managers, StepCall, StepControl, StepError, Support, Unattended};
 pub use medium::{MarkedMedium, Medium};

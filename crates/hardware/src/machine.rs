@@ -1,9 +1,23 @@
 //! The machine that an agent runs on, as a trait: the real one (`hardware-linux`), a simulated one, or one that may only
 //! be read. Calls block; an agent runs them on a thread for blocking work.
 
-use crate::{Device, DeviceId, Disk, EraseGrant, EraseProof, Inventory, MarkedMedium, WriteGrant};
+use crate::{BootMode, Device, DeviceId, Disk, EraseGrant, EraseProof, Inventory, MarkedMedium, WriteGrant};
 use std::ops::Range;
 use std::path::PathBuf;
+
+/// A boot loader, as the files of the ramdisk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootLoader {
+    /// For UEFI: an EFI program, systemd-boot.
+    Efi(Vec<u8>),
+    /// For a BIOS: GRUB's `boot.img`, and a core that looks for `/grub/grub.cfg` on the first partition.
+    Grub {
+        /// For the first sector.
+        boot: Vec<u8>,
+        /// What that starts.
+        core: Vec<u8>,
+    },
+}
 
 /// What can go wrong on a machine. Each message names the part; the cause follows in the chain.
 #[derive(Debug, thiserror::Error)]
@@ -156,8 +170,8 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Fails, naming what is missing, unless this machine can make file systems of this `kind`.
     fn can_make_file_system(&self, kind: &str) -> Result<(), MachineError>;
 
-    /// The EFI boot loader that this ramdisk brings for disks that have none of their own.
-    fn boot_loader(&self) -> Result<Vec<u8>, MachineError>;
+    /// The boot loader that this ramdisk brings for disks that have none of their own and are to boot in this `mode`.
+    fn boot_loader(&self, mode: BootMode) -> Result<BootLoader, MachineError>;
 
     /// Creates UEFI boot entries for the loaders on the ESP of `device` and puts them first in the boot order. Older entries
     /// are dropped: those of the same labels and of this ESP. Returns the labels.

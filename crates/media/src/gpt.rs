@@ -110,6 +110,8 @@ impl Guid {
     pub const ZERO: Self = Self([0; 16]);
     /// EFI system partition.
     pub const ESP: Self = Self(*b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b");
+    /// BIOS boot partition: where GRUB has its core on a disk that a BIOS boots (GRUB manual, "BIOS installation").
+    pub const BIOS_BOOT: Self = Self(*b"Hah!IdontNeedEFI");
     /// Linux file system data.
     pub const LINUX_DATA: Self = Self(*b"\xaf\x3d\xc6\x0f\x83\x84\x72\x47\x8e\x79\x3d\x69\xd8\x47\x7d\xe4");
     /// Linux swap space.

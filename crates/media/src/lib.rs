@@ -7,6 +7,7 @@ pub mod boot;
 pub mod cpio;
 pub mod fat;
 pub mod gpt;
+pub mod grub;
 pub mod iso9660;
 pub mod path;
 pub mod pe;

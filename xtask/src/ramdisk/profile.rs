@@ -21,6 +21,8 @@ pub struct Profile {
     pub modules: Vec<Module>,
     #[serde(rename = "file", default)]
     pub files: Vec<DataFile>,
+    /// The boot loader for disks that a BIOS boots.
+    pub grub: Option<Grub>,
     #[serde(rename = "program", default)]
     pub programs: Vec<Program>,
     #[serde(rename = "library", default)]
@@ -137,6 +139,19 @@ pub struct DataFile {
     pub reason: String,
 }
 
+/// GRUB's first sector, as it is in the package, and a core that is made of the package's modules.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Grub {
+    pub package: String,
+    /// Folder of the package, and of the ramdisk: `boot.img`, modules, `core.img`.
+    pub folder: String,
+    pub modules: Vec<String>,
+    /// Where the core looks for `grub.cfg`.
+    pub prefix: String,
+    pub reason: String,
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Program {
@@ -210,6 +225,7 @@ impl Profile {
         let devices = self.devices.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let modules = self.modules.iter().map(|entry| (entry.name.as_str(), entry.reason.as_str()));
         let data = self.files.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
+        let data = data.chain(self.grub.iter().map(|grub| (grub.folder.as_str(), grub.reason.as_str())));
         let programs = self.programs.iter().map(|entry| (entry.path.as_str(), entry.reason.as_str()));
         let libraries = self.libraries.iter().map(|entry| (entry.package.as_str(), entry.reason.as_str()));
         let exceptions = self.classes.iter().flat_map(|class| &class.exceptions);
@@ -222,6 +238,7 @@ impl Profile {
     fn packages(&self) -> Vec<&str> {
         let single = [&self.kernel.package, &self.stub.package].map(String::as_str);
         let data = self.files.iter().map(|entry| entry.package.as_str());
+        let data = data.chain(self.grub.iter().map(|grub| grub.package.as_str()));
         let programs = self.programs.iter().map(|entry| entry.package.as_str());
         let libraries = self.libraries.iter().map(|entry| entry.package.as_str());
         let firmware = self.firmware.iter().map(|entry| entry.package.as_str());

@@ -3,7 +3,7 @@
 use super::{Call, Command, Extension, Mode};
 use crate::command::params::{Kind, optional, required};
 use crate::command::{AgentError, Class};
-use crate::root_disk;
+use crate::{partition, root_disk};
 use hardware::DeviceId;
 use serde_json::Value;
 
@@ -27,8 +27,9 @@ pub static EXTENSION: Extension = Extension {
     }],
 };
 
-/// Creates boot entries in UEFI firmware. Without firmware variables there is nothing to do for a whole-disk image; what
-/// is left would be to run a boot loader's installer from the tenant's file system, which this agent never does.
+/// Creates boot entries in UEFI firmware. Without firmware variables there is nothing to do for a whole-disk image, nor for a
+/// partition image that was given GRUB when it was written; what is left would be to run a boot loader's installer from the
+/// tenant's file system, which this agent never does.
 async fn install_bootloader(mut call: Call) -> Result<Value, AgentError> {
     let shared = &call.agent.shared;
     let settings = shared.settings();
@@ -36,6 +37,14 @@ async fn install_bootloader(mut call: Call) -> Result<Value, AgentError> {
     let root_uuid = call.params.remove("root_uuid").and_then(|uuid| uuid.as_str().map(str::to_owned));
     let asked = call.params.remove("ignore_bootloader_failure").and_then(|value| value.as_bool());
     let ignore_failure = asked.unwrap_or(settings.ignore_bootloader_failure);
+    let written = shared.partition_uuids();
+    if root_uuid.is_some()
+        && written.get("root uuid").and_then(Value::as_str) == root_uuid.as_deref()
+        && partition::has_grub(&written)
+    {
+        tracing::info!("GRUB was put on the disk with the image: nothing is left to install");
+        return Ok(Value::Null);
+    }
     let (disk, _) = root_disk::choose(shared).await?;
     let device = DeviceId::of(&disk);
     match shared.on_machine(move |machine| machine.install_boot_entries(&device)).await {

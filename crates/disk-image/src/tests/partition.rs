@@ -4,7 +4,7 @@ use super::image::*;
 use super::qcow2::{Lab, run};
 use crate::configdrive::{ConfigDrive, tests::iso};
 use crate::disk::fake::{Event, FakeDisk};
-use crate::{Cause, DiskState, Label, PartitionError, Partitioning, Plan, Role, Written};
+use crate::{BootLoader, Cause, DiskState, Label, PartitionError, Partitioning, Plan, Role, Written};
 use bytes::Bytes;
 use fatfs::{FileSystem, FsOptions};
 use media::gpt::Gpt;
@@ -79,9 +79,9 @@ fn partitioning(disk: &FakeDisk) -> Partitioning {
         root: ROOT as u64,
         swap: 4 << 20,
         ephemeral: EPHEMERAL as u64,
-        esp: ESP as u64,
+        boot: ESP as u64,
         preserve_ephemeral: false,
-        loader: Bytes::from_static(LOADER),
+        loader: BootLoader::Efi(Bytes::from_static(LOADER)),
         format_ephemeral: Arc::new(move |range| {
             disk.set(|state| {
                 let at = range.start as usize;
@@ -139,7 +139,7 @@ async fn a_file_system_becomes_a_disk_that_boots() {
         let roles: Vec<Role> = written.partitioned.as_ref().unwrap().slots.iter().map(|slot| slot.role).collect();
         assert_eq!(roles, [Role::Esp, Role::Ephemeral, Role::Swap, Role::Root]);
         assert_eq!(written.root_uuid(), "11111111-2222-3333-4444-555555555555");
-        let esp_uuid = &written.partitioned.as_ref().unwrap().esp_uuid;
+        let esp_uuid = written.partitioned.as_ref().unwrap().esp_uuid.as_ref().unwrap();
         assert!(esp_uuid.len() == 9 && esp_uuid.as_bytes()[4] == b'-', "{esp_uuid}");
         assert_eq!(bytes[place(&written, Role::Ephemeral)][..512], FORMATTED[..]);
         let swap = place(&written, Role::Swap);
@@ -211,6 +211,105 @@ async fn the_config_drive_has_a_partition_before_the_root() {
     assert!(bytes[range.start..range.start + drive.len()] == drive[..]);
     assert!(bytes[range.start + drive.len()..range.end].iter().all(|byte| *byte == 0));
     assert_boots(&bytes, image(), &written);
+}
+
+/// GRUB's two files, as far as anything of them is looked at: the numbers that are changed, where GRUB has them.
+fn grub() -> BootLoader {
+    let (mut boot, mut core) = (noise(512, 21), noise(70_000, 22));
+    boot[0x5c..0x64].copy_from_slice(&1_u64.to_le_bytes());
+    (boot[0x64], boot[0x66]) = (0xff, 0xeb);
+    boot[510..].copy_from_slice(&[0x55, 0xaa]);
+    let sectors = ((core.len() - 1) / 512) as u16;
+    core[500..508].copy_from_slice(&2_u64.to_le_bytes());
+    core[508..510].copy_from_slice(&sectors.to_le_bytes());
+    core[510..512].copy_from_slice(&0x820_u16.to_le_bytes());
+    BootLoader::Grub { boot: boot.into(), core: core.into() }
+}
+
+fn bios_plan(label: Label, disk: &FakeDisk) -> Plan {
+    let mut plan = partition_plan(image(), disk);
+    let partitioning = plan.partitioning.as_mut().unwrap();
+    (partitioning.loader, partitioning.label) = (grub(), label);
+    plan
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_for_a_bios_has_grub_in_its_first_sector_and_where_that_points() {
+    let BootLoader::Grub { boot, core } = grub() else { panic!("grub() gives GRUB") };
+    for label in [Label::Gpt, Label::Msdos] {
+        let disk = FakeDisk::new(old(), 512);
+        let written = write(bios_plan(label, &disk), disk.clone()).await.unwrap();
+        let bytes = disk.bytes();
+        let roles: Vec<Role> = written.partitioned.as_ref().unwrap().slots.iter().map(|slot| slot.role).collect();
+        let mbr = Mbr::parse(&bytes).unwrap();
+        let at = match label {
+            Label::Gpt => {
+                assert_eq!(roles, [Role::Boot, Role::BiosBoot, Role::Ephemeral, Role::Swap, Role::Root]);
+                let gpt = Gpt::parse_primary(&bytes[..MIB], 512).unwrap();
+                let kinds: Vec<String> = gpt.used().map(|(_, entry)| entry.type_guid.to_string()).collect();
+                assert_eq!(kinds[1], "21686148-6449-6e6f-744e-656564454649");
+                assert!(mbr.is_protective() && mbr.entries[0].status == 0);
+                place(&written, Role::BiosBoot).start
+            }
+            Label::Msdos => {
+                assert_eq!(roles, [Role::Boot, Role::Ephemeral, Role::Swap, Role::Root]);
+                assert_eq!(mbr.entries.map(|entry| entry.status), [0x80, 0, 0, 0]);
+                assert_eq!(u32::from_le_bytes(*bytes[440..].first_chunk().unwrap()), written.mbr_signature);
+                512
+            }
+        };
+        // Firmware → first sector → first sector of the core → the rest of it.
+        let sector = |at: usize| u64::from_le_bytes(*bytes[at..].first_chunk().unwrap());
+        assert_eq!((bytes[..0x5c] == boot[..0x5c], bytes[0x68..440] == boot[0x68..440]), (true, true), "{label:?}");
+        assert_eq!(sector(0x5c), at as u64 / 512);
+        assert_eq!(sector(at + 500), at as u64 / 512 + 1);
+        assert!(bytes[at + 512..at + core.len()] == core[512..] && bytes[at..at + 500] == core[..500]);
+        // The core → its settings on the first partition → the kernel there.
+        assert_eq!(written.partitions[0].number, 1);
+        let boot = &bytes[place(&written, Role::Boot)];
+        assert!(file_of(boot, "ferric/vmlinuz") == kernel() && file_of(boot, "ferric/initrd") == initramfs());
+        let uuid = written.partitions.last().unwrap().uuid.clone();
+        let settings = String::from_utf8(file_of(boot, "grub/grub.cfg")).unwrap();
+        let linux = format!("linux /ferric/vmlinuz root=PARTUUID={uuid} rw console=ttyS0\n");
+        assert_eq!(settings, format!("{linux}initrd /ferric/initrd\nboot\n"));
+        assert_eq!(written.partitioned.unwrap().esp_uuid, None);
+    }
+}
+
+/// No state of the disk before the very last write has code in the first sector, or a table that says where to go on.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_code_for_a_bios_comes_last_and_goes_when_anything_fails() {
+    for label in [Label::Gpt, Label::Msdos] {
+        let disk = FakeDisk::new(old(), 512);
+        write(bios_plan(label, &disk), disk.clone()).await.unwrap();
+        let log = disk.state.lock().unwrap().log.clone();
+        let first: Vec<usize> =
+            (0..log.len()).filter(|at| matches!(log[*at], Event::Write { offset: 0, .. })).collect();
+        assert_eq!(first.len(), 2, "cleared once and written once");
+        assert_eq!((&log[first[1] - 1], &log[first[1] + 1], first[1] + 2), (&Event::Flush, &Event::Flush, log.len()));
+        for flushes in 0..6 {
+            let disk = FakeDisk::new(old(), 512);
+            disk.set(|state| state.flushes = Some(flushes));
+            if write(bios_plan(label, &disk), disk.clone()).await.is_err() {
+                assert!(disk.bytes()[..512].iter().all(|byte| *byte == 0), "{label:?}, flush {flushes}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_bios_could_boot_is_refused_before_a_byte_is_written() {
+    let large = FakeDisk::new(old(), 4096);
+    let error = write(bios_plan(Label::Gpt, &large), large.clone()).await.unwrap_err();
+    insta::assert_snapshot!(error.cause, @"fake disk has 4096-byte sectors, and a BIOS boots from 512-byte sectors only; boot the node by UEFI (capability boot_mode:uefi)");
+    assert_eq!((error.state, large.bytes() == old()), (DiskState::Untouched, true));
+    let disk = FakeDisk::new(old(), 512);
+    let mut plan = bios_plan(Label::Gpt, &disk);
+    let (boot, core) = (Bytes::from_static(&[0; 512]), Bytes::from_static(&[0; 1024]));
+    plan.partitioning.as_mut().unwrap().loader = BootLoader::Grub { boot, core };
+    let error = write(plan, disk.clone()).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Partition(PartitionError::Grub(_))), "{error:?}");
+    assert_eq!((error.state, disk.bytes() == old()), (DiskState::Untouched, true));
 }
 
 /// The promise: wherever it stops, there is no table, and the next attempt succeeds.

@@ -13,6 +13,8 @@ pub const LINUX: u8 = 0x83;
 pub const LINUX_SWAP: u8 = 0x82;
 /// EFI system partition.
 pub const ESP: u8 = 0xef;
+/// Boot flag of a partition. Some BIOSes start a disk only if one of its partitions has it.
+pub const ACTIVE: u8 = 0x80;
 
 /// Why bytes are not a DOS partition table, or a change of one is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
