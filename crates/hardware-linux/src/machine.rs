@@ -315,7 +315,7 @@ impl Machine for LinuxMachine {
             self.tree.bytes(path).map_err(|source| match source.kind() {
                 io::ErrorKind::NotFound => MachineError::Unsupported {
                     what: "making a partition image bootable".to_owned(),
-                    reason: format!("this ramdisk has no {path}"),
+                    reason: format!("this ramdisk has no {path}; boot profile server, which has it"),
                 },
                 _ => MachineError::Read { what: path.to_owned(), source },
             })

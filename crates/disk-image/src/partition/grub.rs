@@ -14,7 +14,7 @@ use crate::table::{Geometry, MIB};
 use crate::target::Target;
 use media::grub::{Grub, SECTOR};
 
-/// Where the core looks for its settings: the prefix is `(,1)/grub` (`ramdisk/profiles/vm.toml`).
+/// Where the core looks for its settings: the prefix is `(,1)/grub` (`ramdisk/profiles/server.toml`).
 pub(super) const SETTINGS: &str = "grub/grub.cfg";
 /// Bytes of a BIOS boot partition.
 pub(super) const BIOS_BOOT: u64 = MIB;
