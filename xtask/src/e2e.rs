@@ -24,7 +24,8 @@ pub fn run(args: &Args) -> Result<()> {
     if args.list {
         return list(&[]);
     }
-    const WANT_ALL: [&str; 4] = ["partition_image", "rescue_login", "server_hardware", "small_memory"];
+    const WANT_ALL: [&str; 5] =
+        ["partition_image", "partition_image_bios", "rescue_login", "server_hardware", "small_memory"];
     let wants_all = |story: &String| WANT_ALL.contains(&story.as_str());
     let all = args.stories.is_empty() || args.stories.iter().any(wants_all);
     let (program, artifacts) = prepare(&args.evidence, if all { Parts::All } else { Parts::Usual })?;

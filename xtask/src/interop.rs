@@ -56,7 +56,10 @@ pub fn run(args: &Args) -> Result<()> {
         return e2e::list(&["--peer", args.peer.name()]);
     }
     let all = args.stories.is_empty()
-        || args.stories.iter().any(|story| ["partition", "rescue", "vlan_bond"].contains(&story.as_str()));
+        || args
+            .stories
+            .iter()
+            .any(|story| ["partition", "partition_bios", "rescue", "vlan_bond"].contains(&story.as_str()));
     let mut stories = prepare(args.peer, &args.evidence, if all { Parts::All } else { Parts::Usual })?;
     Err(stories.arg("--").args(&args.stories).exec().into())
 }

@@ -102,17 +102,14 @@ impl VirtualServer {
         File::create(&server.disk)?.set_len(spec.disk_mib << 20)?;
         fs::write(&server.serial, "")?;
         // `rom`: whether the network card has one, for starting from the network.
-        let (loader, rom) = match spec.firmware {
+        let rom = match spec.firmware {
             Firmware::Ovmf => {
                 fs::copy(OVMF_VARS, &server.vars).with_context(|| format!("copy {OVMF_VARS}"))?;
-                let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>";
-                (format!("{loader}<nvram>{}</nvram>", server.vars.display()), "no")
+                "no"
             }
-            // sushy-emulator tells the boot mode by the type.
-            Firmware::SeaBios => {
-                ("<loader readonly='yes' type='rom'>/usr/share/seabios/bios-256k.bin</loader>".to_owned(), "yes")
-            }
+            Firmware::SeaBios => "yes",
         };
+        let loader = server.loader(spec.firmware);
         if spec.cables == Cables::Bridge {
             lab.reserve(&server.mac, server.address, spec.name)?;
         }
@@ -154,10 +151,49 @@ impl VirtualServer {
             disk = server.disk.display(),
             serial = server.serial.display(),
         );
-        let path = lab.dir().join(format!("{}.xml", spec.name));
-        fs::write(&path, xml)?;
-        virsh(&["define", path.to_str().context("the lab's folder is not UTF-8")?]).await?;
+        server.redefine(lab, &xml).await?;
         Ok(server)
+    }
+
+    /// Gives it another firmware, as its setup does on a machine that has both. It has to be off; its disk and what its
+    /// UEFI remembers stay.
+    ///
+    /// # Errors
+    /// When libvirt refuses it.
+    pub async fn change_firmware(&self, lab: &Lab, from: Firmware, to: Firmware) -> Result<()> {
+        let xml = fs::read_to_string(self.definition(lab)).context("read how the server is defined")?;
+        self.redefine(lab, &xml.replace(&self.loader(from), &self.loader(to))).await
+    }
+
+    async fn redefine(&self, lab: &Lab, xml: &str) -> Result<()> {
+        let path = self.definition(lab);
+        fs::write(&path, xml)?;
+        virsh(&["define", path.to_str().context("the lab's folder is not UTF-8")?]).await.map(drop)
+    }
+
+    fn definition(&self, lab: &Lab) -> PathBuf {
+        lab.dir().join(format!("{}.xml", self.name))
+    }
+
+    /// Of the definition, what starts it. sushy-emulator tells the boot mode by the type.
+    fn loader(&self, firmware: Firmware) -> String {
+        match firmware {
+            Firmware::Ovmf => {
+                let loader = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>";
+                format!("{loader}<nvram>{}</nvram>", self.vars.display())
+            }
+            Firmware::SeaBios => {
+                "<loader readonly='yes' type='rom'>/usr/share/seabios/bios-256k.bin</loader>".to_owned()
+            }
+        }
+    }
+
+    /// Presses its power button.
+    ///
+    /// # Errors
+    /// When it is on already, or libvirt does not answer.
+    pub async fn press_power(&self) -> Result<()> {
+        virsh(&["start", self.name]).await.map(drop)
     }
 
     /// Addresses of the two network cards that it has on a trunk.

@@ -83,6 +83,7 @@ pub const STORIES: &[Story] = &[
         name: "partition_image",
         about: "a root file system becomes a Debian that boots; a rebuild preserves its ephemeral partition",
     },
+    Story { name: "partition_image_bios", about: "the same for a machine that boots its system by a BIOS, with GRUB" },
     Story {
         name: "rescue_login",
         about: "a rescue: the owner logs in by SSH and looks at the disk, then the installed system boots again",
@@ -146,6 +147,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "firmware_update" => firmware_update::run(world).await,
         "machine_reset" => machine_reset::run(world).await,
         "partition_image" => partition_image::run(world).await,
+        "partition_image_bios" => partition_image::run_bios(world).await,
         _ => {
             if let Some(name) = name.strip_prefix(interop::IRONIC_PREFIX) {
                 return interop::tell(name, world).await;

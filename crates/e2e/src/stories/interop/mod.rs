@@ -36,6 +36,10 @@ pub const IRONIC: &[Story] = &[
     Story { name: "fast_track", about: "one boot of the ramdisk for inspection, cleaning and deploy" },
     Story { name: "abort", about: "abort in every state that waits for the agent" },
     Story { name: "partition", about: "a partition image with swap space and config drive; a rebuild of it" },
+    Story {
+        name: "partition_bios",
+        about: "the same on a BIOS that boots from the network; the rebuild has a DOS table",
+    },
     Story { name: "pxe", about: "a BIOS, iPXE and Ironic's own boot scripts: inspection, cleaning, deploy" },
     Story {
         name: "vlan_bond",
@@ -63,6 +67,7 @@ pub async fn tell(name: &str, world: &mut World) -> Result<()> {
         "fast_track" => fast_track::run(world).await,
         "abort" => abort::run(world).await,
         "partition" => partition::run(world).await,
+        "partition_bios" => partition::run_bios(world).await,
         "pxe" => pxe::run(world).await,
         "vlan_bond" => vlan_bond::run(world).await,
         "rescue" => rescue::run(world).await,

@@ -43,12 +43,18 @@ impl<'w> Site<'w> {
     /// As [`Self::start`]. A server with a BIOS boots the ramdisk from the network with iPXE, one with UEFI from virtual
     /// media; one with two cards boots that of physical servers, in which the kernel can make bonds.
     pub(super) async fn start_with(world: &'w mut World, spec: ServerSpec) -> Result<Self> {
+        let physical = spec.cables == Cables::Trunk;
+        Self::start_on(world, spec, physical).await
+    }
+
+    /// As [`Self::start_with`], with the ramdisk of physical servers or without.
+    pub(super) async fn start_on(world: &'w mut World, spec: ServerSpec, physical: bool) -> Result<Self> {
         world.console.begin("start Ironic");
         let artifacts = world.lab.artifacts();
-        let ramdisk = match (spec.cables, &artifacts.server_ramdisk) {
-            (Cables::Bridge, _) => &artifacts.ramdisk,
-            (Cables::Trunk, Some(ramdisk)) => ramdisk,
-            (Cables::Trunk, None) => bail!("--server-ramdisk is missing: `cargo xtask interop ironic` makes it"),
+        let ramdisk = match &artifacts.server_ramdisk {
+            _ if !physical => &artifacts.ramdisk,
+            Some(ramdisk) => ramdisk,
+            None => bail!("--server-ramdisk is missing: `cargo xtask interop ironic` makes it"),
         };
         let ironic = Ironic::start_with(&world.lab, &world.images, ramdisk).await?;
         world.console.end("");
