@@ -71,10 +71,117 @@ fn error(answer: &Answer) -> (&str, &str) {
     (error["type"].as_str().unwrap_or_default(), error["details"].as_str().unwrap_or_default())
 }
 
-fn is_zero(folder: &Path, name: &str) -> bool {
+fn content(folder: &Path, name: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     std::fs::File::open(folder.join(name.replace('/', "_"))).unwrap().read_to_end(&mut bytes).unwrap();
-    bytes.iter().all(|byte| *byte == 0)
+    bytes
+}
+
+fn is_zero(folder: &Path, name: &str) -> bool {
+    content(folder, name).iter().all(|byte| *byte == 0)
+}
+
+/// Bytes that are what they were.
+fn bytes_left(folder: &Path, name: &str) -> u64 {
+    content(folder, name).iter().filter(|byte| **byte == b'A').count() as u64
+}
+
+/// Of a disk without partitions: all but its ends, and four places of 4 KiB.
+const KEPT_BY_METADATA: u64 = SIZE - (2 << 20) - 4 * 4096;
+
+/// Tables and labels of a disk full of data, as all steps but the first see them.
+const METADATA_STEPS: [&str; 2] = ["erase_devices_metadata", "erase_devices_express"];
+
+#[tokio::test]
+async fn a_device_that_lies_of_its_metadata_fails_the_step_and_the_others_are_erased() {
+    for (lie, told) in [
+        (Lie::KeepsFrom(0), "LBA 0 holds 4141414141414141"),
+        (Lie::KeepsFrom(SIZE - 512), "LBA 163839 holds 4141414141414141"),
+        (Lie::NeverFlushes, "empty the cache of the disk"),
+        (Lie::LosesWrites, "LBA 0 holds 4141414141414141"),
+    ] {
+        for name in METADATA_STEPS {
+            let (machine, folder) = machine(&["/dev/nvme0n1", "/dev/sda"]);
+            machine.lie("/dev/nvme0n1", lie);
+            let rig = rig(machine, settings());
+            let answer = clean(&rig, &step(name)).await;
+            let (class, details) = error(&answer);
+            assert_eq!(class, "BlockDeviceEraseError", "{lie:?}: {}", answer.body);
+            assert!(details.contains("/dev/nvme0n1") && details.contains(told), "{lie:?}: {details}");
+            assert_eq!(self::told(&answer), [("/dev/nvme0n1", "failed"), ("/dev/sda", "verified")], "{lie:?}");
+            assert_eq!(bytes_left(folder.path(), "/dev/sda"), KEPT_BY_METADATA);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_blank_device_that_loses_what_is_written_is_found_out_by_its_marks() {
+    let (machine, folder) = machine(&["/dev/sda"]);
+    std::fs::write(folder.path().join("_dev_sda"), vec![0; usize::try_from(SIZE).unwrap()]).unwrap();
+    machine.lie("/dev/sda", Lie::LosesWrites);
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices_metadata")).await;
+    assert!(error(&answer).1.contains("the device loses writes"), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn metadata_of_a_disk_and_of_its_partitions_are_gone_and_the_record_says_how_much_that_is() {
+    let (machine, folder) = machine(&["/dev/sda"]);
+    machine.set_partitions("/dev/sda", &[10 << 20..20 << 20, 30 << 20..SIZE + 4096]);
+    machine.set_released("/dev/sda", &["array md0 taken apart"]);
+    let rig = rig(machine, settings());
+    let answer = clean(&rig, &step("erase_devices_metadata")).await;
+    let proof = &proofs(&answer)[0];
+    let reading = &proof["reading"];
+    let place = |at: usize| content(folder.path(), "/dev/sda")[at << 20];
+    assert_eq!([0, 10, 19, 30, 79].map(place), [0; 5]);
+    assert_eq!([5, 15, 25, 50].map(place), [b'A'; 4]);
+    assert_eq!(
+        (&proof["method"], &proof["standard"], &proof["released"]),
+        (&json!("metadata"), &json!("none"), &json!(["array md0 taken apart"]))
+    );
+    // Every place held something, so that nothing was marked.
+    assert_eq!((&reading["marks"], &reading["percent"], &reading["found"]), (&json!(0), &json!(0), &json!("zeros")));
+    assert!(reading["compared"].as_u64() > Some(10), "{reading}");
+    let read = reading["blocks"].as_u64().unwrap() * reading["block_size"].as_u64().unwrap();
+    assert_eq!(read, SIZE - bytes_left(folder.path(), "/dev/sda"));
+    let evidence = proof["evidence"].as_str().unwrap();
+    for words in ["of its 2 partitions", "read back as zeros", "Nothing is said of what else is on the disk"] {
+        assert!(evidence.contains(words), "{evidence}");
+    }
+}
+
+#[tokio::test]
+async fn disks_of_large_sectors_and_the_smallest_ones_are_erased_by_every_step() {
+    for (size, sector) in [(SIZE, 4096), (3 << 20, 4096), (512 << 10, 512), (4096, 4096), (4608, 512), (512, 512)] {
+        for name in ["erase_devices", "erase_devices_metadata", "erase_devices_express"] {
+            let (machine, folder) = machine(&["/dev/sda"]);
+            std::fs::File::options().write(true).open(folder.path().join("_dev_sda")).unwrap().set_len(size).unwrap();
+            machine.change(|inventory| {
+                inventory.disks[0].size = size;
+                inventory.disks[0].logical_sectors = Some(sector);
+            });
+            let rig = rig(machine, settings());
+            let answer = clean(&rig, &step(name)).await;
+            let proof = &proofs(&answer)[0];
+            assert_eq!(proof["outcome"], "verified", "{name}, {size}, {sector}: {proof}");
+            assert!(proof["reading"]["blocks"].as_u64() > Some(0), "{proof}");
+            let whole = name == "erase_devices" || size <= 2 << 20;
+            assert_eq!(is_zero(folder.path(), "/dev/sda"), whole, "{name}, {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_too_small_for_a_mark_is_not_proven_where_only_marks_can_tell() {
+    let (machine, folder) = machine(&["/dev/sda"]);
+    std::fs::File::options().write(true).open(folder.path().join("_dev_sda")).unwrap().set_len(512).unwrap();
+    machine.change(|inventory| inventory.disks[0].size = 512);
+    let rig = rig(machine, settings());
+    let mut params = step("erase_devices");
+    params["node"]["driver_internal_info"] = json!({"agent_erase_devices_zeroize": false});
+    let answer = clean(&rig, &params).await;
+    assert!(error(&answer).1.contains("the disk is smaller than a mark"), "{}", answer.body);
 }
 
 #[tokio::test]
@@ -271,7 +378,7 @@ async fn a_shared_file_system_fails_the_step_before_any_disk_is_touched() {
 
 #[tokio::test]
 async fn express_erases_metadata_of_what_cannot_erase_itself() {
-    let (machine, _folder) = machine(&["/dev/nvme0n1", "/dev/sda"]);
+    let (machine, folder) = machine(&["/dev/nvme0n1", "/dev/sda"]);
     let rig = rig(machine, settings());
     let answer = clean(&rig, &step("erase_devices_express")).await;
     let proofs = proofs(&answer);
@@ -279,8 +386,10 @@ async fn express_erases_metadata_of_what_cannot_erase_itself() {
     assert_eq!((&proofs[0]["standard"], &proofs[1]["standard"]), (&json!("none"), &json!("none")));
     // Why the drive was not erased by itself.
     assert_eq!(proofs[0]["passed_over"].as_array().unwrap().len(), 1, "{}", proofs[0]);
-    let erased = |name: &str| rig.machine.events().contains(&Event::Erased(name.to_owned()));
-    assert!(erased("/dev/nvme0n1") && erased("/dev/sda"));
+    for (proof, name) in proofs.iter().zip(["/dev/nvme0n1", "/dev/sda"]) {
+        assert!(proof["reading"]["places"].is_string(), "{proof}");
+        assert_eq!(bytes_left(folder.path(), name), KEPT_BY_METADATA);
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! What a kernel that crashed has left for the next one: entries of pstore, in the firmware's own memory. They may hold parts of
 //! a tenant's memory.
 
-use crate::tree::{self, Tree};
-use rustix::mount::{MountFlags, mount};
+use crate::tree::Tree;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,12 @@ pub(crate) fn erase(tree: &Tree) -> io::Result<Option<Vec<String>>> {
     if !place.exists() && !variables.exists() {
         return Ok(None);
     }
-    if tree.is_live() && place.exists() && !is_mounted(tree) {
-        // It says so itself where there is nothing to keep entries in.
-        mount("pstore", PLACE, "pstore", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)?;
+    let shows = tree.is_live() && place.exists();
+    if shows && !is_mounted(tree) {
+        show()?;
     }
     let mut removed = Vec::new();
-    for entry in entries(&place, &variables) {
+    for entry in entries(&place, &variables)? {
         match fs::remove_file(&entry) {
             Ok(()) => {}
             // The same dump is shown in both places.
@@ -35,17 +35,41 @@ pub(crate) fn erase(tree: &Tree) -> io::Result<Option<Vec<String>>> {
         }
         removed.push(entry.file_name().unwrap_or_default().to_string_lossy().into_owned());
     }
-    let left = entries(&place, &variables);
+    // Whoever removed them has the list in memory. Mounted anew, it is read from the firmware.
+    if shows && !removed.is_empty() {
+        unmount(PLACE, UnmountFlags::empty())?;
+        show()?;
+    }
+    let left = entries(&place, &variables)?;
     match left.first() {
         None => Ok(Some(removed)),
         Some(first) => Err(io::Error::other(format!("{} is still there after it was removed", first.display()))),
     }
 }
 
-fn entries(place: &Path, variables: &Path) -> Vec<PathBuf> {
-    let dumps = tree::names(variables).into_iter().filter(|name| name.starts_with("dump-") && name.ends_with(CRASH));
-    let dumps: Vec<PathBuf> = dumps.map(|name| variables.join(name)).collect();
-    tree::names(place).into_iter().map(|name| place.join(name)).chain(dumps).collect()
+fn show() -> io::Result<()> {
+    // It says so itself where there is nothing to keep entries in.
+    Ok(mount("pstore", PLACE, "pstore", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None)?)
+}
+
+/// A place that is there and cannot be read is no empty one.
+fn entries(place: &Path, variables: &Path) -> io::Result<Vec<PathBuf>> {
+    let is_dump = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("dump-") && name.ends_with(CRASH)
+    };
+    let mut found = listed(place)?;
+    found.extend(listed(variables)?.into_iter().filter(is_dump));
+    Ok(found)
+}
+
+fn listed(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<PathBuf>>>()?;
+    found.sort();
+    Ok(found)
 }
 
 fn is_mounted(tree: &Tree) -> bool {
@@ -75,6 +99,16 @@ mod tests {
         assert_eq!(erase(&tree).unwrap().unwrap(), [""; 0]);
         // A folder cannot be removed as an entry: an error, not a success.
         fs::create_dir(tree.path(PLACE).join("stays")).unwrap();
+        assert!(erase(&tree).is_err());
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_listed_is_not_called_empty() {
+        let folder = tempfile::tempdir().unwrap();
+        let tree = Tree::at(folder.path());
+        fs::create_dir_all(tree.path("/sys/fs")).unwrap();
+        // What is no folder cannot be listed, whoever asks.
+        fs::write(tree.path(PLACE), "").unwrap();
         assert!(erase(&tree).is_err());
     }
 }

@@ -233,7 +233,10 @@ mod tests {
     #[test]
     fn what_a_disk_and_its_partitions_hold_is_named() {
         let size = 200 * MIB;
-        let used = area(size, &[(512, b"EFI PART"), (size - 512, b"EFI PART"), (510, b"\x55\xaa"), (10 * MIB + 1080, b"\x53\xef")]);
+        let used = area(
+            size,
+            &[(512, b"EFI PART"), (size - 512, b"EFI PART"), (510, b"\x55\xaa"), (10 * MIB + 1080, b"\x53\xef")],
+        );
         let partitions = [
             Partition { name: "sda1".into(), start: 10 * MIB, size: 150 * MIB },
             Partition { name: "sda2".into(), start: 190 * MIB, size: 150 * MIB },

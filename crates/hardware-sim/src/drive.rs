@@ -192,7 +192,14 @@ impl SimDrive {
     pub fn old_blocks(&self) -> usize {
         let State { works, .. } = &mut *self.state();
         works.settle();
-        works.media.old_blocks()
+        works.media.old_blocks(0..usize::MAX)
+    }
+
+    /// The same of these bytes.
+    pub fn old_blocks_in(&self, bytes: std::ops::Range<u64>) -> usize {
+        let State { works, .. } = &mut *self.state();
+        works.settle();
+        works.media.old_blocks(bytes.start as usize / BLOCK..bytes.end as usize / BLOCK)
     }
 
     /// Writes the known data again, as somebody who uses the drive.

@@ -43,10 +43,17 @@ impl Protocol {
 
 /// The language of a disk; why it has none that asks for its health.
 pub(super) fn protocol(device: &dyn Device) -> Result<Protocol, String> {
+    asked(device).map(|(protocol, _)| protocol)
+}
+
+/// The same with what a SCSI device says of itself, which is how that is found out.
+fn asked(device: &dyn Device) -> Result<(Protocol, Option<scsi::Inquiry>), String> {
     match device.bus() {
-        Bus::Nvme { .. } => Ok(Protocol::Nvme),
-        Bus::Scsi if inquire(device)?.1 => Ok(Protocol::Ata),
-        Bus::Scsi => Ok(Protocol::Scsi),
+        Bus::Nvme { .. } => Ok((Protocol::Nvme, None)),
+        Bus::Scsi => inquire(device).map(|(inquiry, is_ata)| match is_ata {
+            true => (Protocol::Ata, None),
+            false => (Protocol::Scsi, Some(inquiry)),
+        }),
         Bus::Block => Err("it takes no commands that ask for its health".to_owned()),
     }
 }
@@ -65,8 +72,11 @@ pub(super) fn look(machine: &dyn Machine, disk: &Disk) -> Part {
     match machine.observe(disk) {
         Ok(device) => {
             let device = device.as_ref();
-            let told = protocol(device).and_then(|protocol| {
+            let told = asked(device).and_then(|(protocol, inquiry)| {
                 part.set("protocol", protocol.name());
+                if let Some(inquiry) = inquiry {
+                    part.set("firmware", inquiry.revision);
+                }
                 match protocol {
                     Protocol::Nvme => nvme_health(device, &mut part),
                     Protocol::Ata => ata_health(device, &mut part),
@@ -222,7 +232,6 @@ fn ata_health(device: &dyn Device, part: &mut Part) -> Result<(), String> {
 
 /// Log pages (SPC-4, 7.3; SBC-3, 6.4).
 fn scsi_logs(device: &dyn Device, part: &mut Part) -> Result<(), String> {
-    part.set("firmware", inquire(device)?.0.revision);
     const SUPPORTED: u8 = 0x00;
     const ERRORS: [(u8, &str); 2] = [(0x02, "write"), (0x03, "read")];
     const TEMPERATURE: u8 = 0x0d;

@@ -2,7 +2,7 @@ use super::*;
 use hardware::{Bus, Device, DeviceError, DeviceId, Limits, NvmeCommand, NvmeCompletion, ScsiCompletion, Transfer};
 use hardware_sim::SimMachine;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Answers questions from a table, byte for byte, and nothing else.
@@ -13,6 +13,8 @@ struct Answers {
     answers: BTreeMap<Vec<u8>, Vec<u8>>,
     /// Descriptor sense data of ATA commands without data.
     sense: Vec<u8>,
+    /// Inquiries so far.
+    inquiries: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Device for Answers {
@@ -34,6 +36,11 @@ impl Device for Answers {
         Ok(NvmeCompletion::default())
     }
     fn scsi(&self, cdb: &[u8], data: Transfer<'_>, _: Duration) -> Result<ScsiCompletion, DeviceError> {
+        if cdb[0] == 0x12 {
+            let mut inquiries = self.inquiries.lock().unwrap();
+            assert!(!inquiries.contains(&cdb.to_vec()), "a disk is asked twice who it is");
+            inquiries.push(cdb.to_vec());
+        }
         let key = match cdb[0] {
             0x12 => vec![0x12, cdb[1], cdb[2]],
             0x4d => vec![0x4d, cdb[2] & 0x3f],
@@ -74,7 +81,7 @@ fn machine_with(name: &str, bus: Bus, answers: BTreeMap<Vec<u8>, Vec<u8>>, sense
     let disk = hardware_sim::disk(name, 8 << 30);
     let id = DeviceId::of(&disk);
     machine.add_disk(disk);
-    machine.set_device(name, Arc::new(Answers { id, bus, answers, sense }));
+    machine.set_device(name, Arc::new(Answers { id, bus, answers, sense, inquiries: Mutex::default() }));
     machine
 }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub mod bench;
 pub mod odd;
 pub mod stream;
 

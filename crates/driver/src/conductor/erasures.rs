@@ -95,11 +95,10 @@ fn compare(found: &mut Reports, inventory: Option<&Inventory>) -> Compared {
     }
 }
 
-/// Whether a report says that a whole device is erased, and nothing of what was read back of it. Erasing metadata has a check
-/// of its own.
+/// Whether a report says that a device is erased, whole or its metadata, and nothing of what was read back of it.
 fn is_unproven(report: &Value) -> bool {
-    let is = |key: &str, value: &str| report.get(key).and_then(Value::as_str) == Some(value);
-    is("outcome", "verified") && !is("method", "metadata") && report.get("reading").is_none_or(Value::is_null)
+    let verified = report.get("outcome").and_then(Value::as_str) == Some("verified");
+    verified && report.get("reading").is_none_or(Value::is_null)
 }
 
 impl<S: Store> Conductor<S> {
@@ -201,6 +200,22 @@ impl<S: Store> Conductor<S> {
             Ok(record) if record.text("node_uuid") == Some(node.to_string().as_str()) => Ok(record),
             Ok(_) | Err(StoreError::NotFound { .. }) => Err(missing()),
             Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_called_verified_without_a_reading_is_unproven_whatever_the_method() {
+        let report = |method: &str, outcome: &str, reading: Value| json!({"device": "/dev/sda", "method": method, "outcome": outcome, "reading": reading});
+        for method in ["metadata", "overwrite", "vendor"] {
+            assert!(is_unproven(&report(method, "verified", Value::Null)));
+            assert!(!is_unproven(&report(method, "verified", json!({"blocks": 1}))));
+            assert!(!is_unproven(&report(method, "skipped", Value::Null)));
         }
     }
 }

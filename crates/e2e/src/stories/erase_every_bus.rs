@@ -68,8 +68,20 @@ async fn records(world: &World, disks: &[(&str, PathBuf)]) -> Result<()> {
         for entry in listed {
             let uuid = entry["uuid"].as_str().context("a record has no uuid")?;
             let record = world.api.get(&format!("/v1/nodes/{NODE}/erasures/{uuid}")).await?;
-            let text = record.to_string();
-            if text.contains(&format!("\"{serial}\"")) && text.contains("\"reading\"") {
+            if !record.to_string().contains(&format!("\"{serial}\"")) {
+                continue;
+            }
+            let reading = &record["record"]["report"]["reading"];
+            ensure!(
+                reading["blocks"].as_u64() > Some(0),
+                "a record of disk {serial} says nothing of what was read: {record}"
+            );
+            let is_whole = record["method"] != "metadata";
+            ensure!(
+                is_whole != reading["places"].is_string(),
+                "a record of disk {serial} says where else was read: {record}"
+            );
+            if is_whole {
                 found = Some(record);
             }
         }

@@ -1,6 +1,7 @@
 //! What a drive holds.
 
 use super::BLOCK;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A medium in memory, full of known data.
@@ -36,8 +37,9 @@ impl Media {
         Self { bytes: old.to_vec(), old }
     }
 
-    pub(crate) fn old_blocks(&self) -> usize {
-        self.bytes.chunks_exact(BLOCK).zip(self.old.chunks_exact(BLOCK)).filter(|(now, then)| now == then).count()
+    pub(crate) fn old_blocks(&self, blocks: Range<usize>) -> usize {
+        let both = self.bytes.chunks_exact(BLOCK).zip(self.old.chunks_exact(BLOCK));
+        both.skip(blocks.start).take(blocks.len()).filter(|(now, then)| now == then).count()
     }
 
     pub(crate) fn len(&self) -> usize {
