@@ -170,6 +170,8 @@ pub(crate) enum Error {
     },
     #[error("{target} exists; what is on it would be lost. Give --yes to overwrite it")]
     Exists { target: String },
+    #[error("{target} is the image itself: writing would destroy it")]
+    Same { target: String },
     #[error("--size is for a file that is made; {target} exists and keeps its size")]
     SizeGiven { target: String },
     #[error(transparent)]
@@ -190,7 +192,11 @@ impl Error {
     /// How the program ends.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Access(_) | Self::Checksum { .. } | Self::Exists { .. } | Self::SizeGiven { .. } => Exit::Usage,
+            Self::Access(_)
+            | Self::Checksum { .. }
+            | Self::Exists { .. }
+            | Self::Same { .. }
+            | Self::SizeGiven { .. } => Exit::Usage,
             Self::Source(error) => match error {
                 SourceError::Address { .. } | SourceError::NotAllowed { .. } => Exit::Usage,
                 SourceError::File { .. }
@@ -268,6 +274,9 @@ async fn write(args: WriteArgs, output: &Output, cancel: CancellationToken) -> R
         Verify::Full => disk_image::Verify::Full,
     };
     plan.new_disk_guid = new_disk_guid;
+    if plan.sources.iter().filter_map(|source| source.file()).any(|file| target::is_same(&file, &target)) {
+        return Err(Error::Same { target: target.display().to_string() });
+    }
     let found = target::find(&target);
     if dry_run {
         output.result(&found.document(), &format!("{}\nA dry run: nothing was written.", found.text()));

@@ -142,6 +142,19 @@ fn what_exists_is_overwritten_only_on_request() {
 }
 
 #[test]
+fn an_image_is_not_written_over_itself() {
+    let lab = Lab::new();
+    let (url, digest) = lab.serve("disk.raw", &image());
+    std::fs::hard_link(lab.path("disk.raw"), lab.path("other")).unwrap();
+    for target in ["disk.raw", "other"] {
+        let refused = ferric(&["write", &url, show(&lab.path(target)), "--yes", "--checksum", &digest]);
+        assert_exit(&refused, 2);
+        assert!(text(&refused.stderr).contains("is the image itself"), "{}", text(&refused.stderr));
+    }
+    assert!(std::fs::read(lab.path("disk.raw")).unwrap() == image());
+}
+
+#[test]
 fn a_checksum_may_be_the_address_of_a_file_of_digests() {
     let lab = Lab::new();
     let (url, digest) = lab.serve("disk.raw", &image());

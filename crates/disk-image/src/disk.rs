@@ -86,6 +86,12 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// It takes no writes.
+    #[error("{path} is write-protected: look for a switch on the medium, or for what set it read-only (blockdev --setrw)")]
+    ReadOnly {
+        /// Its path.
+        path: String,
+    },
     /// Neither a block device nor a regular file.
     #[error("{path} is neither a block device nor a regular file")]
     Kind {

@@ -56,7 +56,7 @@ pub enum Cause {
     #[error(transparent)]
     Disk(#[from] DiskError),
     /// The transported bytes are not those that were promised.
-    #[error("the digest of the {bytes} bytes from {source_name} is {got}, expected was {want}")]
+    #[error("the digest of the {bytes} bytes from {source_name} is {got}, expected was {want}{}", hint(.coding))]
     Digest {
         /// Where they came from.
         source_name: String,
@@ -66,6 +66,8 @@ pub enum Cause {
         got: Digest,
         /// What the plan says.
         want: Digest,
+        /// How the server says that it packed them on the way, unasked.
+        coding: Option<String>,
     },
     /// The disk does not return what was written to it.
     #[error("{disk} does not return what was written at byte {offset}: it is faulty")]
@@ -81,6 +83,12 @@ pub enum Cause {
     /// A stage ended without a reason: a fault of this program.
     #[error("the {0} stage ended without a result")]
     Stage(&'static str),
+}
+
+fn hint(coding: &Option<String>) -> String {
+    let why =
+        |coding| format!("; its server packed them on the way, unasked (Content-Encoding: {coding}): switch that off");
+    coding.as_ref().map_or_else(String::new, why)
 }
 
 impl From<ReadError> for Cause {

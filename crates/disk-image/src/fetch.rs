@@ -19,10 +19,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-/// How long bytes wait for more before a piece is passed on that is not full.
+/// How long bytes wait for more, at least, before a piece is passed on that is not full; twice that at most.
 const LINGER: Duration = Duration::from_millis(5);
+/// The longest pause that a server may ask for.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Patience with a source. The defaults are those of the agent protocol's `ipa-image-download-*` parameters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +118,16 @@ pub enum AttemptError {
     Stalled(Duration),
 }
 
+impl AttemptError {
+    /// How long to wait before the next attempt: `usual`, or longer if the server asks for it.
+    pub(crate) fn pause(&self, usual: Duration) -> Duration {
+        match self {
+            Self::Open(SourceError::Status { after: Some(after), .. }) => usual.max((*after).min(LONGEST_PAUSE)),
+            _ => usual,
+        }
+    }
+}
+
 impl FetchError {
     /// Whether a write from byte 0 could help where a resumption cannot.
     pub(crate) fn wants_restart(&self) -> bool {
@@ -158,7 +170,7 @@ pub(crate) struct Outlets {
     senders: Vec<UnboundedSender<Feed>>,
     free: UnboundedReceiver<AlignedBuf>,
     pool: UnboundedSender<AlignedBuf>,
-    /// The piece that is being filled, and when it is passed on as it is.
+    /// The piece that is being filled, and since when.
     filling: Option<(Piece, Instant)>,
     /// Bytes taken in so far.
     at: u64,
@@ -194,7 +206,7 @@ impl Outlets {
                 None => {
                     let buffer = self.free.recv().await.ok_or(FetchError::Stopped)?;
                     let piece = Piece { buffer: Some(buffer), len: 0, pool: self.pool.clone() };
-                    self.filling.insert((piece, Instant::now() + LINGER))
+                    self.filling.insert((piece, Instant::now()))
                 }
             };
             // A piece ends where a block of a raw image does, even if one before it was passed on early.
@@ -213,12 +225,10 @@ impl Outlets {
         Ok(())
     }
 
-    /// Returns when the piece that is being filled has waited long enough.
-    async fn due(&self) {
-        match &self.filling {
-            Some((_, due)) => sleep_until(*due).await,
-            None => std::future::pending().await,
-        }
+    /// Passes on what has waited long enough.
+    fn pass_if_due(&mut self) -> Result<(), FetchError> {
+        let due = self.filling.as_ref().is_some_and(|(_, since)| since.elapsed() >= LINGER);
+        if due { self.pass() } else { Ok(()) }
     }
 
     /// Passes on what there is.
@@ -240,21 +250,30 @@ impl Outlets {
     }
 }
 
-/// Brings all bytes of the source to the outlets and returns how many there were.
+/// What has come.
+pub(crate) struct Fetched {
+    /// Bytes in all.
+    pub(crate) bytes: u64,
+    /// How the server says that it packed them on the way.
+    pub(crate) coding: Option<String>,
+}
+
+/// Brings all bytes of the source to the outlets.
 ///
 /// If a digest will judge the result, a source without any validator may be resumed too.
-pub(crate) async fn fetch(pass: &Pass, mut outlets: Outlets) -> Result<u64, FetchError> {
+pub(crate) async fn fetch(pass: &Pass, mut outlets: Outlets) -> Result<Fetched, FetchError> {
     let Pass { source, patience, meters, cancel, known, algorithm, .. } = pass;
     let vouched = algorithm.is_some();
     let (source, abandoned, outlets) = (&**source, outlets.abandoned(), &mut outlets);
     let mut transfer = Transfer { source, patience, vouched, outlets, meters, at: 0, identity: None, known };
     let run = async {
-        let fetched = match patience.total {
+        let bytes = match patience.total {
             Some(limit) => timeout(limit, transfer.run()).await.unwrap_or(Err(FetchError::TooLong(limit))),
             None => transfer.run().await,
         }?;
         transfer.outlets.end()?;
-        Ok(fetched)
+        let coding = transfer.identity.as_ref().and_then(|identity| identity.coding.clone());
+        Ok(Fetched { bytes, coding })
     };
     let result = tokio::select! {
         biased;
@@ -301,7 +320,8 @@ impl Transfer<'_> {
             if failures > self.patience.retries {
                 return Err(FetchError::GaveUp { at: self.at, attempts: failures, source: error });
             }
-            let pause = if self.at > before { self.patience.interval / 10 } else { self.patience.interval };
+            let usual = if self.at > before { self.patience.interval / 10 } else { self.patience.interval };
+            let pause = error.pause(usual);
             let reason = transport::client::chain(&error);
             let (url, at) = (self.source.name(), self.at);
             tracing::warn!(url, at, failures, pause_s = pause.as_secs_f64(), %reason, "image transfer interrupted");
@@ -328,11 +348,14 @@ impl Transfer<'_> {
 
     async fn drain(&mut self, mut opened: Opened) -> End {
         let announced = self.identity.as_ref().and_then(|identity| identity.length);
+        // One clock for all pieces: an alarm for each would wake the thread that waits for the network twice a piece.
+        let mut ticks = interval(LINGER);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let arrived = tokio::select! {
                 biased;
                 arrived = timeout(self.patience.stall, opened.stream.next()) => arrived,
-                () = self.outlets.due() => match self.outlets.pass() {
+                _ = ticks.tick(), if self.outlets.filling.is_some() => match self.outlets.pass_if_due() {
                     Ok(()) => continue,
                     Err(error) => return End::Final(error),
                 },

@@ -15,7 +15,7 @@ use crate::configdrive::ConfigDrive;
 use crate::decompress::Compression;
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::error::Cause;
-use crate::fetch::{Feed, FetchError, Outlets, Patience, fetch};
+use crate::fetch::{Feed, FetchError, Fetched, Outlets, Patience, fetch};
 use crate::partition::{PartitionError, Partitions, Superblock};
 use crate::progress::{Meters, Stage};
 use crate::qcow2::{Map, Qcow2Error};
@@ -54,7 +54,7 @@ pub(crate) struct Pass {
 
 /// All data is on the disk, its ends are still held back.
 pub(crate) struct Passed {
-    pub(crate) bytes_in: u64,
+    pub(crate) fetched: Fetched,
     pub(crate) bytes_out: u64,
     pub(crate) digest: Option<Digest>,
     pub(crate) table: Table,
@@ -95,9 +95,9 @@ pub(crate) async fn run(pass: Pass, target: Target) -> (Option<Target>, Result<P
     let result = (|| {
         let written = written?;
         unpacked.map_err(|_| Cause::Stage("decompress"))??;
-        let bytes_in = fetched?;
+        let fetched = fetched?;
         let (bytes_out, table) = written.ok_or(Cause::Stage("write"))?;
-        Ok(Passed { bytes_in, bytes_out, digest: digest?, table })
+        Ok(Passed { fetched, bytes_out, digest: digest?, table })
     })();
     (Some(target), result)
 }

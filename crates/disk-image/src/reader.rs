@@ -116,7 +116,7 @@ impl<'a> Reader<'a> {
             let reason = transport::client::chain(&error);
             tracing::warn!(url = self.source.name(), at, failures, %reason, "reading the image's tables interrupted");
             self.meters.waiting(Some(format!("{reason}; attempt {} of {}", failures + 1, self.patience.retries + 1)));
-            sleep(self.patience.interval).await;
+            sleep(error.pause(self.patience.interval)).await;
         }
     }
 

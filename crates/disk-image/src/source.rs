@@ -4,7 +4,10 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+use transport::client::ClientError;
 
 mod file;
 mod http;
@@ -17,6 +20,11 @@ pub use http::{HttpSource, content_range};
 pub trait Source: Send + Sync {
     /// The address for people, without query and credentials.
     fn name(&self) -> &str;
+
+    /// The file that is read, if it is one of this machine.
+    fn file(&self) -> Option<PathBuf> {
+        None
+    }
 
     /// Opens the stream at byte `at`. When `known` is given, the content must still be the one that had this
     /// identity; otherwise the error is [`SourceError::Changed`].
@@ -41,6 +49,8 @@ pub struct Identity {
     pub etag: Option<String>,
     /// Date of the last change, as sent.
     pub modified: Option<String>,
+    /// How the server says that it packed the bytes on the way (`Content-Encoding`). The digest is that of the file.
+    pub coding: Option<String>,
 }
 
 impl Identity {
@@ -108,6 +118,8 @@ pub enum SourceError {
         url: String,
         /// HTTP status.
         status: u16,
+        /// How long the server wants to be left alone (`Retry-After`).
+        after: Option<Duration>,
     },
     /// The reply contradicts itself or the request.
     #[error("{url} sent a reply that cannot be used: {reason}")]
@@ -124,7 +136,7 @@ pub enum SourceError {
         url: String,
         /// Cause.
         #[source]
-        source: Box<transport::client::ClientError>,
+        source: Box<ClientError>,
     },
     /// The content is no longer the one that was begun with.
     #[error("{url} changed while it was read: {difference}")]
@@ -164,8 +176,13 @@ impl SourceError {
             }
             Self::Reply { .. } => Remedy::Nothing,
             // 408 request timeout, 425 too early, 429 too many requests: the server asks for another try.
-            Self::Status { status: 408 | 425 | 429 | 500..=599, .. } | Self::Connection { .. } => Remedy::Again,
+            Self::Status { status: 408 | 425 | 429 | 500..=599, .. } => Remedy::Again,
             Self::Status { .. } => Remedy::Nothing,
+            Self::Connection { source, .. } => match **source {
+                // No time heals a certificate; the clock was set before.
+                ClientError::Connection { untrusted: true, .. } => Remedy::Nothing,
+                _ => Remedy::Again,
+            },
             Self::NoResume { .. } => Remedy::FromStart,
         }
     }
@@ -179,7 +196,7 @@ pub struct Access {
     /// Value of the `Authorization` header. It goes to the origin of the image's own URL and to no other.
     pub authorization: Option<::http::HeaderValue>,
     /// Folders from which `file://` images may be read; empty means none.
-    pub file_roots: Vec<std::path::PathBuf>,
+    pub file_roots: Vec<PathBuf>,
 }
 
 /// The source behind an address: `http://`, `https://` or `file:///`.
@@ -228,6 +245,28 @@ mod tests {
         assert_eq!(weak.validator(), None);
         let dated = Identity { modified: Some("Sun, 22 Nov 2026 10:00:00 GMT".into()), ..weak };
         assert_eq!(dated.validator(), Some("Sun, 22 Nov 2026 10:00:00 GMT"));
+    }
+
+    #[test]
+    fn no_time_heals_a_certificate() {
+        let failed = |untrusted| SourceError::Connection {
+            url: "https://host/x".into(),
+            source: Box::new(ClientError::Connection {
+                method: ::http::Method::GET,
+                url: "https://host/x".into(),
+                reason: "invalid peer certificate: Expired".into(),
+                unsent: true,
+                untrusted,
+            }),
+        };
+        assert_eq!((failed(true).remedy(), failed(false).remedy()), (Remedy::Nothing, Remedy::Again));
+    }
+
+    #[test]
+    fn addresses_of_ipv6_have_brackets() {
+        let source = from_url("http://[fd00::1]:8080/a?sig=x", &Access::default()).unwrap();
+        assert_eq!(source.name(), "http://[fd00::1]:8080/a");
+        assert!(same_origin("http://[FD00::1]/a", "http://[fd00::1]:80/b"));
     }
 
     #[test]

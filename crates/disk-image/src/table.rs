@@ -217,7 +217,7 @@ pub(crate) const VHD: &str = "vhd";
 
 /// Names the formats that are not raw, by their first bytes.
 pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
-    let formats: [(usize, &[u8], &str); 16] = [
+    let formats: [(usize, &[u8], &str); 19] = [
         (0, b"QFI\xfb\0\0\0\x01", "qcow (version 1)"),
         (0, b"QFI\xfb", QCOW2),
         (0, b"LUKS\xba\xbe", "LUKS"),
@@ -232,6 +232,10 @@ pub(crate) fn foreign(head: &[u8]) -> Option<&'static str> {
         (0, b"QED\0", "qed"),
         (0, b"<!DOCTYPE", "an HTML page"),
         (0, b"hsqs", "a squashfs file system"),
+        // What is packed once is unpacked before this is asked.
+        (0, b"\x1f\x8b\x08", "packed once more (with gzip)"),
+        (0, b"\xfd7zXZ\0", "packed once more (with xz)"),
+        (0, b"\x28\xb5\x2f\xfd", "packed once more (with zstd)"),
         (0, b"070701", "a cpio archive"),
         (257, b"ustar", "a tar archive (an OVA is one)"),
     ];

@@ -12,5 +12,6 @@ mod odd;
 mod partition;
 mod qcow2;
 mod refusals;
+mod replies;
 mod server;
 mod transfer;

@@ -6,7 +6,7 @@ use crate::decompress::Compression;
 use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Cause, WriteError};
-use crate::fetch::{FetchError, Patience};
+use crate::fetch::{FetchError, Fetched, Patience};
 use crate::partition::{Partitioned, Partitioning, Partitions, SharedDisk};
 use crate::pipeline::{self, Pass, Passed};
 use crate::progress::{INTERVAL, Meters, Progress, Reporter, Stage};
@@ -283,7 +283,8 @@ async fn attempt(
     let Some(mut target) = target else { return (None, passed.and(Err(Cause::Stage("write")))) };
     let sealing = tokio::task::spawn_blocking(move || {
         let sealed = passed.and_then(|passed| {
-            let Passed { bytes_in, bytes_out, digest, mut table } = passed;
+            let Passed { fetched, bytes_out, digest, mut table } = passed;
+            let bytes_in = fetched.bytes;
             if new_disk_guid {
                 table.renew_disk_guid();
             }
@@ -312,8 +313,8 @@ fn judge(passed: Passed, want: Option<&Digest>, source_name: String) -> Result<P
     match &passed.digest {
         Some(got) if got == want => Ok(passed),
         Some(got) => {
-            let (got, want) = (got.clone(), want.clone());
-            Err(Cause::Digest { source_name, bytes: passed.bytes_in, got, want })
+            let (got, want, Fetched { bytes, coding }) = (got.clone(), want.clone(), passed.fetched);
+            Err(Cause::Digest { source_name, bytes, got, want, coding })
         }
         None => Err(Cause::Stage("hash")),
     }

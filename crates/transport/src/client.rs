@@ -49,6 +49,8 @@ pub enum ClientError {
         reason: String,
         /// Whether the connection was never made, so that the peer has not seen the request.
         unsent: bool,
+        /// Whether the peer's certificate is not believed: it will not be the next time either.
+        untrusted: bool,
     },
     /// No reply in time.
     #[error("{method} {url}: no answer within {} s", .after.as_secs())]
@@ -191,8 +193,8 @@ impl Client {
         match tokio::time::timeout(self.settings.timeout, self.inner.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
-                let unsent = error.is_connect();
-                Err(ClientError::Connection { method, url, reason: chain(&error), unsent })
+                let (unsent, untrusted) = (error.is_connect(), is_untrusted(&error));
+                Err(ClientError::Connection { method, url, reason: chain(&error), unsent, untrusted })
             }
             Err(_) => Err(ClientError::Timeout { method, url, after: self.settings.timeout }),
         }
@@ -269,6 +271,18 @@ pub fn tls_config(trust: &Trust, identity: Option<&Identity>) -> Result<rustls::
 pub fn without_query(uri: &Uri) -> String {
     let text = uri.to_string();
     text.split('?').next().unwrap_or_default().to_owned()
+}
+
+/// Whether a certificate that is not believed is behind an error.
+fn is_untrusted(error: &(dyn std::error::Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref() {
+        return matches!(error, rustls::Error::InvalidCertificate(_));
+    }
+    match error.downcast_ref::<std::io::Error>() {
+        // What lies within an error of I/O is not its cause, but stands in its place.
+        Some(error) => error.get_ref().is_some_and(|within| is_untrusted(within)),
+        None => error.source().is_some_and(is_untrusted),
+    }
 }
 
 /// An error with all its causes, joined by `: `.

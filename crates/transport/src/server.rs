@@ -256,7 +256,7 @@ mod tests {
         assert!(fetch(port, Trust::Anybody).await.is_ok());
         for trust in [Trust::Public, Trust::Only(other.certificate)] {
             let error = fetch(port, trust).await.unwrap_err();
-            assert!(matches!(error, ClientError::Connection { .. }));
+            assert!(matches!(error, ClientError::Connection { untrusted: true, .. }), "{error}");
             assert!(!error.to_string().contains("secret"), "{error}");
         }
         stop.cancel();

@@ -3,7 +3,7 @@
 use super::{Error, Image, inspect};
 use disk_image::disk::{self, FileDisk};
 use disk_image::{Disk, SMALLEST_DISK};
-use std::os::unix::fs::FileTypeExt as _;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 /// What a new file's size is a multiple of, bytes.
@@ -66,6 +66,12 @@ pub(crate) fn find(path: &Path) -> Found {
     }
     found.parts.sort();
     found
+}
+
+/// Whether both are one file, by whatever names.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let place = |path: &Path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
+    place(one).is_some_and(|one| Some(one) == place(other))
 }
 
 impl Found {

@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 /// Bytes that an unaligned request moves at a time.
@@ -30,6 +30,12 @@ fn exclusive(path: &Path) -> io::Result<File> {
     Ok(File::from(fd?))
 }
 
+/// Whether a block device takes no writes (Linux, Documentation/ABI/stable/sysfs-block: `ro`).
+fn is_read_only(sys: &Path, device: u64) -> bool {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    std::fs::read(sys.join(format!("dev/block/{major}:{minor}/ro"))).is_ok_and(|value| value.starts_with(b"1"))
+}
+
 /// A whole block device, held exclusively: what is mounted, or a part of RAID or LVM, does not open.
 pub struct BlockDisk {
     file: File,
@@ -45,6 +51,11 @@ impl BlockDisk {
         let name = path.display().to_string();
         let failed = |source: io::Error| OpenError::Open { path: path.display().to_string(), source };
         let mut file = exclusive(path).map_err(failed)?;
+        // Opening for writing does not fail on every kernel, and the first write should not be the one to tell.
+        let device = file.metadata().map_err(failed)?.rdev();
+        if is_read_only(Path::new("/sys"), device) {
+            return Err(OpenError::ReadOnly { path: name });
+        }
         let sector = rustix::fs::ioctl_blksszget(&file).map_err(|errno| failed(errno.into()))?;
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         if size == 0 || !size.is_multiple_of(u64::from(sector.max(512))) {
@@ -140,6 +151,18 @@ mod tests {
     #[test]
     fn the_requests_have_the_numbers_of_the_kernel_header() {
         assert_eq!((REREAD_TABLE, FORGET_BUFFERS, ZERO_OUT), (0x125f, 0x1261, 0x127f));
+    }
+
+    #[test]
+    fn a_write_protected_device_is_told_by_what_the_kernel_says_of_it() {
+        let sys = tempfile::tempdir().unwrap();
+        for (minor, value) in [(0, "1\n"), (1, "0\n")] {
+            let folder = sys.path().join(format!("dev/block/7:{minor}"));
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("ro"), value).unwrap();
+        }
+        let told = [0, 1, 2].map(|minor| is_read_only(sys.path(), rustix::fs::makedev(7, minor)));
+        assert_eq!(told, [true, false, false]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Bytes that one read asks for.
 const READ: usize = 1 << 20;
@@ -59,13 +59,17 @@ impl FileSource {
         let file = File::from(file);
         let meta = file.metadata()?;
         let etag = format!("{}:{}:{}.{}", meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec());
-        Ok((file, Identity { length: Some(meta.len()), etag: Some(etag), modified: None }))
+        Ok((file, Identity { length: Some(meta.len()), etag: Some(etag), ..Identity::default() }))
     }
 }
 
 impl Source for FileSource {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        Some(self.root.join(&self.relative))
     }
 
     fn open<'a>(&'a self, at: u64, known: Option<&'a Identity>) -> BoxFuture<'a, Result<Opened, SourceError>> {
@@ -75,31 +79,58 @@ impl Source for FileSource {
             if let Some(difference) = known.and_then(|known| known.difference(&identity)) {
                 return Err(SourceError::Changed { url: self.name.clone(), difference });
             }
-            let file = Arc::new(file);
-            let stream = stream::try_unfold(at, move |at| read(file.clone(), at)).boxed();
+            let reading = Arc::new(Reading { file, spare: Mutex::new(Vec::new()) });
+            let stream = stream::try_unfold(at, move |at| read(reading.clone(), at)).boxed();
             Ok(Opened { identity, stream })
         }
         .boxed()
     }
 }
 
-async fn read(file: Arc<File>, at: u64) -> io::Result<Option<(Bytes, u64)>> {
+/// An open file, and the memory that is read into again: new pages for each read would take as long as the read.
+struct Reading {
+    file: File,
+    spare: Mutex<Vec<Vec<u8>>>,
+}
+
+impl Reading {
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was read. Its memory goes back when nobody holds it any more.
+struct Part {
+    buffer: Vec<u8>,
+    len: usize,
+    from: Arc<Reading>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.from.spare().push(std::mem::take(&mut self.buffer));
+    }
+}
+
+async fn read(from: Arc<Reading>, at: u64) -> io::Result<Option<(Bytes, u64)>> {
     let reading = tokio::task::spawn_blocking(move || {
-        let mut buffer = vec![0; READ];
-        let len = loop {
-            match file.read_at(&mut buffer, at) {
+        let mut buffer = from.spare().pop().unwrap_or_else(|| vec![0; READ]);
+        loop {
+            match from.file.read_at(&mut buffer, at) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                other => break other?,
+                other => break io::Result::Ok(Part { len: other?, buffer, from }),
             }
-        };
-        buffer.truncate(len);
-        io::Result::Ok(buffer)
+        }
     });
-    let buffer = reading.await.map_err(io::Error::other)??;
-    Ok((!buffer.is_empty()).then(|| {
-        let next = at + buffer.len() as u64;
-        (Bytes::from(buffer), next)
-    }))
+    let part = reading.await.map_err(io::Error::other)??;
+    let next = at + part.len as u64;
+    Ok((part.len > 0).then(|| (Bytes::from_owner(part), next)))
 }
 
 pub(crate) fn percent_decode(text: &str) -> Option<PathBuf> {

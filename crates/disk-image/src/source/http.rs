@@ -8,6 +8,7 @@ use futures::{FutureExt, StreamExt};
 use http_body_util::{BodyDataStream, Full};
 use hyper::body::Incoming;
 use std::io;
+use std::time::Duration;
 use transport::client::{Client, Settings};
 
 /// How many redirections are followed.
@@ -102,6 +103,7 @@ impl HttpSource {
             length: None,
             etag: text(headers, header::ETAG),
             modified: text(headers, header::LAST_MODIFIED),
+            coding: text(headers, header::CONTENT_ENCODING).filter(|coding| !coding.eq_ignore_ascii_case("identity")),
         };
         match reply.status() {
             StatusCode::OK => {
@@ -129,7 +131,10 @@ impl HttpSource {
             StatusCode::RANGE_NOT_SATISFIABLE => {
                 return Err(self.changed(format!("it now ends before byte {at}")));
             }
-            status => return Err(SourceError::Status { url: self.name.clone(), status: status.as_u16() }),
+            status => {
+                let (url, status) = (self.name.clone(), status.as_u16());
+                return Err(SourceError::Status { url, status, after: retry_after(headers) });
+            }
         }
         match known.and_then(|known| known.difference(&identity)) {
             Some(difference) => Err(self.changed(difference)),
@@ -161,10 +166,17 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name)?.to_str().ok().map(|value| value.trim().to_owned())
 }
 
+/// How many seconds a server wants to be left alone (RFC 9110, section 10.2.3). The other form of it, a date, is of no
+/// use where clocks differ.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    Some(Duration::from_secs(text(headers, header::RETRY_AFTER)?.parse().ok()?))
+}
+
 /// First byte and full length of a `Content-Range` such as `bytes 5-9/10`; the length may be unknown, `*` (RFC 9110,
 /// section 14.4). `None` for anything else.
 pub fn content_range(value: &str) -> Option<(u64, Option<u64>)> {
-    let (range, length) = value.strip_prefix("bytes ")?.split_once('/')?;
+    let (unit, range) = value.split_once(' ')?;
+    let (range, length) = range.split_once('/').filter(|_| unit.eq_ignore_ascii_case("bytes"))?;
     let start = range.split_once('-')?.0.trim().parse().ok()?;
     let length = if length == "*" { None } else { Some(length.trim().parse().ok()?) };
     Some((start, length))
@@ -176,22 +188,38 @@ pub(super) fn same_origin(one: &Uri, other: &Uri) -> bool {
     one.scheme() == other.scheme() && host(one) == host(other) && port(one) == port(other)
 }
 
-/// A `Location` relative to the address that sent it (RFC 3986, section 5.2, without dot segments).
+/// A `Location` relative to the address that sent it (RFC 3986, section 5.2).
 fn resolve(from: &Uri, location: &str) -> Option<Uri> {
     let (scheme, authority) = (from.scheme_str()?, from.authority()?);
-    let absolute = if location.contains("://") {
-        location.to_owned()
-    } else if let Some(rest) = location.strip_prefix("//") {
-        format!("{scheme}://{rest}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}")
+    let location = location.split('#').next()?;
+    let (path, query) = location.find('?').map_or((location, ""), |at| location.split_at(at));
+    let folder = from.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    let absolute = match path {
+        // A colon is one of a scheme unless a slash stands before it.
+        _ if path.split('/').next()?.contains(':') => location.to_owned(),
+        _ if path.starts_with("//") => format!("{scheme}:{location}"),
+        "" => format!("{scheme}://{authority}{}{query}", from.path()),
+        _ if path.starts_with('/') => format!("{scheme}://{authority}{}{query}", without_dots(path)),
+        _ => format!("{scheme}://{authority}{}{query}", without_dots(&format!("{folder}/{path}"))),
     };
-    let uri: Uri = absolute.split('#').next()?.parse().ok()?;
+    let uri: Uri = absolute.parse().ok()?;
     let usable = matches!(uri.scheme_str(), Some("http" | "https")) && !uri.authority()?.as_str().contains('@');
     usable.then_some(uri)
+}
+
+/// An absolute path without `.` and `..` (RFC 3986, section 5.2.4).
+fn without_dots(path: &str) -> String {
+    let (mut kept, mut last) = (Vec::new(), "");
+    for segment in path.split('/').skip(1) {
+        match segment {
+            "." => {}
+            ".." => drop(kept.pop()),
+            _ => kept.push(segment),
+        }
+        last = segment;
+    }
+    let folder = if matches!(last, "." | "..") { "/" } else { "" };
+    format!("/{}{folder}", kept.join("/")).replacen("//", "/", usize::from(kept.is_empty()))
 }
 
 #[cfg(test)]
@@ -202,6 +230,7 @@ mod tests {
     fn content_ranges_are_read() {
         assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
         assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        assert_eq!(content_range("Bytes 0-9/10"), Some((0, Some(10))));
         assert_eq!(content_range("bytes */10"), None);
         assert_eq!(content_range("lines 1-2/3"), None);
     }
@@ -212,6 +241,11 @@ mod tests {
         let to = |location: &str| resolve(&from, location).map(|uri| uri.to_string());
         assert_eq!(to("/c?y=2").as_deref(), Some("https://host:8443/c?y=2"));
         assert_eq!(to("c").as_deref(), Some("https://host:8443/a/c"));
+        assert_eq!(to("?y=2").as_deref(), Some("https://host:8443/a/b?y=2"));
+        assert_eq!(to("../c/./d?e=..").as_deref(), Some("https://host:8443/c/d?e=.."));
+        assert_eq!(to("../../..").as_deref(), Some("https://host:8443/"));
+        assert_eq!(to("/c/d/..").as_deref(), Some("https://host:8443/c/"));
+        assert_eq!(to("/sign?next=https://other/c").as_deref(), Some("https://host:8443/sign?next=https://other/c"));
         assert_eq!(to("//other/c").as_deref(), Some("https://other/c"));
         assert_eq!(to("http://other/c#d").as_deref(), Some("http://other/c"));
         assert_eq!(to("ftp://other/c"), None);
@@ -225,6 +259,26 @@ mod tests {
         assert!(!same("https://host/a", "http://host/a"));
         assert!(!same("http://host/a", "http://host:8080/a"));
         assert!(!same("http://host/a", "http://host.evil/a"));
+    }
+
+    #[test]
+    fn nobody_is_redirected_from_https_to_http() {
+        let source = HttpSource::new("https://host/x", &Access::default()).unwrap();
+        let to = |location: &str| source.redirected(&source.uri, Some(location.to_owned()));
+        assert!(to("https://other/x").is_ok());
+        assert!(matches!(to("http://host/x"), Err(SourceError::Reply { .. })));
+        assert!(matches!(source.redirected(&source.uri, None), Err(SourceError::Reply { .. })));
+    }
+
+    #[test]
+    fn seconds_to_wait_are_read_and_dates_are_not() {
+        let after = |value: &str| {
+            retry_after(&HeaderMap::from_iter([(header::RETRY_AFTER, HeaderValue::from_str(value).unwrap())]))
+        };
+        assert_eq!(after("120"), Some(Duration::from_secs(120)));
+        for other in ["-1", "soon", "Mon, 23 Nov 2026 10:00:00 GMT", "99999999999999999999"] {
+            assert_eq!(after(other), None, "{other}");
+        }
     }
 
     #[test]

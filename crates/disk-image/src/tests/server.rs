@@ -36,6 +36,10 @@ pub(super) struct Answer {
     pub(super) portion: Option<usize>,
     /// Where to redirect to.
     pub(super) location: Option<String>,
+    /// Announce no length, and send the body in chunks; where it is cut, without the last one.
+    pub(super) chunked: bool,
+    /// Further lines of the head, each with its end.
+    pub(super) more: &'static str,
 }
 
 impl Answer {
@@ -113,11 +117,19 @@ async fn serve(
             return;
         }
         let (piece, pause) = answer.slow.unwrap_or((usize::MAX, Duration::ZERO));
-        for piece in body[..len].chunks(piece) {
-            if stream.write_all(piece).await.is_err() {
+        for piece in body[..len].chunks(if answer.chunked { piece.min(70_001) } else { piece }) {
+            let chunk = format!("{:x}\r\n", piece.len());
+            let sent = match answer.chunked {
+                true => stream.write_all(&[chunk.as_bytes(), piece, b"\r\n"].concat()).await,
+                false => stream.write_all(piece).await,
+            };
+            if sent.is_err() {
                 return;
             }
             tokio::time::sleep(pause).await;
+        }
+        if answer.chunked && len == body.len() && stream.write_all(b"0\r\n\r\n").await.is_err() {
+            return;
         }
         log.lock().unwrap()[index].sent = len;
         if stream.write_all(&vec![0x5a; answer.extra]).await.is_err() || answer.extra > 0 || answer.endless {
@@ -139,7 +151,7 @@ fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [
     let mut head = if let Some(location) = &answer.location {
         return (format!("HTTP/1.1 307 x\r\ncontent-length: 0\r\nlocation: {location}\r\n\r\n"), &[]);
     } else if let Some(status) = answer.status {
-        return (format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n"), &[]);
+        return (format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n{}\r\n", answer.more), &[]);
     } else if start > 0 || answer.partial {
         let end = answer.portion.map_or(total, |portion| total.min(start + portion));
         let right = format!("bytes {start}-{}/{total}", end - 1);
@@ -151,7 +163,10 @@ fn reply<'a>(answer: &Answer, content: &'a [u8], start: usize) -> (String, &'a [
         "HTTP/1.1 200 x\r\n".to_owned()
     };
     let rest = answer.portion.filter(|_| start > 0).map_or(total - start, |portion| portion.min(total - start));
-    if !answer.endless {
+    head += answer.more;
+    if answer.chunked {
+        head += "transfer-encoding: chunked\r\n";
+    } else if !answer.endless {
         head += &format!("content-length: {rest}\r\n");
     }
     if !answer.etag.is_empty() {
