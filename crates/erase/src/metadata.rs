@@ -79,8 +79,7 @@ mod tests {
     #[test]
     fn ends_and_places_further_in_are_overwritten_and_the_rest_is_not() {
         let blocks = |base: u64| [2, 4, 64].map(|at| (base + at) * MIB..(base + at) * MIB + BLOCK);
-        let mut wanted = vec![0..MIB + BLOCK];
-        wanted.extend(blocks(0));
+        let mut wanted = Vec::from_iter(std::iter::once(0..MIB + BLOCK).chain(blocks(0)));
         // A partition that begins and ends in the middle of a block, and one that claims more than there is.
         wanted.push(100 * MIB..101 * MIB + BLOCK);
         wanted.extend(blocks(100));
@@ -92,7 +91,7 @@ mod tests {
     #[test]
     fn a_disk_smaller_than_its_ends_is_overwritten_whole() {
         for size in [512, 4096, 4608, MIB, 2 * MIB] {
-            assert_eq!(ranges(size, BLOCK, &[]), [0..size]);
+            assert!(ranges(size, BLOCK, &[]).into_iter().eq(std::iter::once(0..size)), "{size}");
         }
         assert!(ranges(0, BLOCK, &[]).is_empty());
     }

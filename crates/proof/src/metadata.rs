@@ -197,7 +197,7 @@ mod tests {
             let partitions: Vec<Range<u64>> =
                 partitions.into_iter().map(|(start, length)| start * sector..(start + length) * sector).collect();
             let places = Places::of(size, 4096, &partitions);
-            let aligned = |at: u64| at == size || at % sector == 0;
+            let aligned = |at: u64| at == size || at.is_multiple_of(sector);
             prop_assert!(places.pieces.iter().all(|piece| aligned(piece.start) && aligned(piece.end) && piece.end <= size));
             prop_assert!(places.pieces.windows(2).all(|pair| pair[0].end <= pair[1].start));
             let spots: Vec<u64> = spots(seed, &areas(size, &partitions), size, sector, 4096).into_iter().collect();

@@ -339,9 +339,9 @@ fn the_smallest_disks_are_looked_at_too() {
 
 #[test]
 fn a_mark_that_cannot_be_read_back_is_no_reason_not_to_erase_and_counts_afterwards() {
-    let worn = Disk { unreadable: vec![0..512], ..Disk::used() };
+    let worn = 0..512;
     for (look, is_proven) in [(Look::Zeros, false), (Look::Changed, true)] {
-        let mut disk = Disk { bytes: worn.bytes.clone(), unreadable: worn.unreadable.clone(), ..Disk::used() };
+        let mut disk = Disk { unreadable: vec![worn.clone()], ..Disk::used() };
         let before = plant(&mut disk, &PARTITIONS, extent(1)).unwrap();
         if look == Look::Zeros {
             disk.fill(0..SIZE, 0)

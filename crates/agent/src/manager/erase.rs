@@ -290,31 +290,40 @@ fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> V
             true => disk::whole(machine, job, settings, &options, &mut group),
             false => (disk::metadata(machine, job), Vec::new()),
         };
-        let is_erased = matches!(end.proof.outcome, Outcome::Verified { .. });
+        let how = match end.proof.outcome {
+            Outcome::Verified { .. } => How::Erased,
+            _ if end.stopped => How::Stopped,
+            _ => How::NotErased,
+        };
         ended.push((number, end));
-        ended.extend(paths.into_iter().map(|path| (path.number, other_path(machine, path, &device, is_erased))));
+        ended.extend(paths.into_iter().map(|path| (path.number, other_path(machine, path, &device, how))));
     }
     ended
 }
 
+/// How a disk ended that has more paths than one.
+#[derive(Clone, Copy)]
+enum How {
+    Erased,
+    NotErased,
+    Stopped,
+}
+
 /// A path to a disk that was worked on by another one.
-fn other_path(machine: &dyn Machine, path: Job, disk: &DeviceId, is_erased: bool) -> Ended {
+fn other_path(machine: &dyn Machine, path: Job, disk: &DeviceId, how: How) -> Ended {
     let Job { disk: own, opened, grant, watch, .. } = path;
     drop(opened);
-    if !is_erased {
-        let why =
-            format!("it is another path to {disk}, as the marks show that were written there, and that is not erased");
-        return failed(&watch, &own, why);
+    let words = format!("it is another path to {disk}, as the marks show that were written there");
+    match how {
+        How::Erased => {}
+        How::NotErased => return failed(&watch, &own, format!("{words}, and that is not erased")),
+        How::Stopped => return stopped(&own, &format!("{words}, and that was stopped on request")),
     }
     if let Err(error) = machine.reread_partitions(grant.device()) {
         tracing::warn!(disk = own.name, error = chain(&error), "the kernel may still show partitions of before");
     }
     watch.stage(Stage::Done);
-    left_alone(
-        &own,
-        &format!("it is another path to {disk}, as the marks show that were written there, and that is erased"),
-    )
-    .into()
+    left_alone(&own, &format!("{words}, and that is erased")).into()
 }
 
 fn failed(watch: &Watch, disk: &Disk, error: String) -> Ended {

@@ -17,7 +17,7 @@ fn partitioned() -> Disk {
 
 /// What an eraser of metadata does that is none of ours.
 fn zero_ends(disk: &mut Disk) {
-    for area in [0..SIZE].into_iter().chain(PARTITIONS) {
+    for area in std::iter::once(0..SIZE).chain(PARTITIONS) {
         disk.fill(area.start..area.start + BLOCK, 0);
         disk.fill(area.end - BLOCK..area.end, 0);
         for at in [1, 2, 4, 64].map(|at| area.start + at * BLOCK) {
