@@ -38,6 +38,15 @@ pub fn wanted(info: &ImageInfo, node: Option<&Value>) -> Result<Wanted, AgentErr
             return Err(AgentError::params(format!("Image 'deploy_boot_mode' must be uefi or bios, not {other:?}.")));
         }
     };
+    let secure =
+        node.and_then(|node| capability(node, "secure_boot")).is_some_and(|on| on.eq_ignore_ascii_case("true"));
+    if secure && boot_mode == BootMode::Uefi {
+        return Err(refuse(
+            "the node has the capability secure_boot, and systemd-boot, which would start it, is not signed; take the capability \
+             away, or deploy a whole-disk image with a signed boot loader"
+                .to_owned(),
+        ));
+    }
     let label = match text(info, "disk_label")?.or_else(|| capability(node?, "disk_label")) {
         None | Some("gpt") => Label::Gpt,
         Some("msdos") => Label::Msdos,
@@ -196,6 +205,16 @@ mod tests {
             .map(|error| format!("{:?}: {}", error.class, error.details))
             .collect();
         insta::assert_snapshot!(texts.join("\n"));
+    }
+
+    #[test]
+    fn what_secure_boot_would_not_start_is_not_written() {
+        let node = json!({"instance_info": {"capabilities": {"secure_boot": "true"}}});
+        let error = wanted(&info(json!({})), Some(&node)).unwrap_err();
+        insta::assert_snapshot!(error.details, @"partition image root.img: the node has the capability secure_boot, and systemd-boot, which would start it, is not signed; take the capability away, or deploy a whole-disk image with a signed boot loader");
+        let off = json!({"properties": {"capabilities": "boot_mode:uefi,secure_boot:false"}});
+        assert!(wanted(&info(json!({})), Some(&off)).is_ok());
+        assert!(wanted(&info(json!({"deploy_boot_mode": "bios"})), Some(&node)).is_ok());
     }
 
     #[test]

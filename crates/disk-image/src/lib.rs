@@ -25,7 +25,8 @@
 //!    first MiB with the final table, its first sector last; flush; read back. From that sector on the disk boots.
 //!
 //! A **partition image** is one file system, not a disk: its bytes go where the root partition begins (`layout`), and the
-//! other partitions are made around it (`partition`) before the table is.
+//! other partitions are made around it (`partition`) before the table is. Whether it has a kernel is looked at before all
+//! that, by byte ranges, and again when it is on the disk.
 //!
 //! Whatever fails, and whenever: [`WriteError`] says why, and in [`WriteError::state`] what is on the disk now. It is
 //! [`DiskState::Untouched`] or [`DiskState::NoTable`], and [`DiskState::Unknown`] only if the disk refuses to be

@@ -15,10 +15,12 @@ mod boot;
 mod fs;
 mod grub;
 mod kernel;
+mod look;
 mod shared;
 mod swap;
 
 pub(crate) use fs::Superblock;
+pub(crate) use look::LIMIT as LOOK_LIMIT;
 pub(crate) use shared::SharedDisk;
 
 use crate::buffer::AlignedBuf;
@@ -26,6 +28,8 @@ use crate::configdrive::{self, ConfigDrive};
 use crate::disk::{self, Disk};
 use crate::error::Cause;
 use crate::layout::{Identities, Label, Layout, LayoutError, Role, Sizes, Slot};
+use crate::qcow2::Map;
+use crate::reader::Reader;
 use crate::table::{self, Geometry, ImageError, MIB, Table};
 use crate::target::{HELD, Target};
 use bytes::Bytes;
@@ -239,6 +243,11 @@ impl Partitions {
     /// Where the config drive goes.
     pub(crate) fn drive(&self) -> Option<usize> {
         self.layout.slot(Role::ConfigDrive).map(|slot| slot.number)
+    }
+
+    /// Refuses an image without a kernel while nothing is written, where that can be seen ([`look`]).
+    pub(crate) async fn look(&self, reader: Reader<'_>, map: Option<&Map>) -> Result<(), PartitionError> {
+        look::look(reader, map, &self.plan.loader).await
     }
 
     /// What the first bytes of the image say, before anything is written.

@@ -46,6 +46,8 @@ pub(crate) struct Reader<'a> {
     memory: u64,
     identity: Option<Identity>,
     ranges: bool,
+    /// Whether to read all that lies before a part where there are no byte ranges.
+    patient: bool,
     stream: Option<BoxStream<'static, io::Result<Bytes>>>,
     /// Where in the unpacked image the next byte of `stream` belongs.
     at: u64,
@@ -65,6 +67,7 @@ impl<'a> Reader<'a> {
             memory,
             identity: None,
             ranges: true,
+            patient: true,
             stream: None,
             at: 0,
             transported: Bytes::new(),
@@ -73,6 +76,11 @@ impl<'a> Reader<'a> {
             packed: false,
             unpacked: Bytes::new(),
         }
+    }
+
+    /// The same, but a part that cannot be had by a byte range is not had at all.
+    pub(crate) fn by_ranges(self) -> Self {
+        Self { patient: false, ..self }
     }
 
     /// What was read so far; the image that follows must be the same.
@@ -157,7 +165,7 @@ impl<'a> Reader<'a> {
         let opened = match timeout(self.patience.connect, opening).await {
             Err(_) => return Err(Attempt::Again(AttemptError::Silent(self.patience.connect))),
             Ok(Ok(opened)) => opened,
-            Ok(Err(SourceError::NoResume { url, reason, .. })) if start > 0 => {
+            Ok(Err(SourceError::NoResume { url, reason, .. })) if start > 0 && self.patient => {
                 tracing::warn!(url, reason, "the image is transported more than once, to read its tables first");
                 self.ranges = false;
                 return Box::pin(self.open(at)).await;

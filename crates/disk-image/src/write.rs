@@ -7,7 +7,7 @@ use crate::digest::Digest;
 use crate::disk::Disk;
 use crate::error::{Cause, WriteError};
 use crate::fetch::{FetchError, Fetched, Patience};
-use crate::partition::{Partitioned, Partitioning, Partitions, SharedDisk};
+use crate::partition::{LOOK_LIMIT, Partitioned, Partitioning, Partitions, SharedDisk};
 use crate::pipeline::{self, Pass, Passed};
 use crate::progress::{INTERVAL, Meters, Progress, Reporter, Stage};
 use crate::qcow2;
@@ -252,6 +252,22 @@ async fn look_ahead(pass: &mut Pass, geometry: &Geometry) -> Result<(), Cause> {
     Ok(())
 }
 
+/// Of a partition image: refuses one that would not boot, where that can be seen before anything is written. Whatever the
+/// source does wrong meanwhile, the pass will find.
+async fn look_inside(pass: &Pass) -> Result<(), Cause> {
+    let Some(partitions) = &pass.partitions else { return Ok(()) };
+    let patience = Patience { retries: 0, ..pass.patience.clone() };
+    let reader = Reader::new(&*pass.source, &patience, &pass.meters, pass.shares.window / 2).by_ranges();
+    let seen = tokio::select! {
+        biased;
+        () = pass.cancel.cancelled() => Err(Cause::Cancelled),
+        seen = partitions.look(reader, pass.map.as_deref()) => Ok(seen?),
+        () = tokio::time::sleep(LOOK_LIMIT) => Ok(()),
+    };
+    pass.meters.waiting(None);
+    seen
+}
+
 /// One pass, the digest's verdict, the seal. Whatever happens, the target comes back in the state it says.
 async fn attempt(
     mut pass: Pass,
@@ -264,6 +280,11 @@ async fn attempt(
     let room = pass.partitions.as_ref().map_or(disk.clone(), |partitions| partitions.room(&disk));
     if format == Some(Format::Qcow2)
         && let Err(cause) = look_ahead(&mut pass, &room).await
+    {
+        return (Some(target), Err(cause));
+    }
+    if target.state == DiskState::Untouched
+        && let Err(cause) = look_inside(&pass).await
     {
         return (Some(target), Err(cause));
     }

@@ -321,6 +321,14 @@ impl Machine for LinuxMachine {
             })
         };
         Ok(match mode {
+            BootMode::Uefi if secure_boot(&self.tree) == Some(true) => {
+                return Err(MachineError::Unsupported {
+                    what: "making a partition image bootable".to_owned(),
+                    reason: "Secure Boot is on, and systemd-boot, which would start it, is not signed; switch it off, or deploy a \
+                             whole-disk image with a signed boot loader"
+                        .to_owned(),
+                });
+            }
             BootMode::Uefi => BootLoader::Efi(file(BOOT_LOADER)?),
             BootMode::Bios => BootLoader::Grub { boot: file(GRUB_BOOT)?, core: file(GRUB_CORE)? },
         })

@@ -100,8 +100,43 @@ pub(crate) async fn load(reader: &mut Reader<'_>, memory: u64, disk: &Geometry) 
     let Loader { header, tables, mut extents, gaps, .. } = loader;
     extents.sort_unstable_by_key(|extent| extent.file);
     check_overlaps(&header, &tables, &extents)?;
-    let head = read_head(reader, &header, &extents).await?;
-    Ok(Map { header, tables, extents, gaps, head, workers })
+    let mut map = Map { header, tables, extents, gaps, head: Vec::new(), workers };
+    let mut head = vec![0; map.header.size.min(HEAD) as usize];
+    map.read(reader, 0, &mut head).await?;
+    map.head = head;
+    Ok(map)
+}
+
+impl Map {
+    /// Fills `into` with what the image has from byte `at` of its disk on, and returns how many bytes there are: fewer only
+    /// at the end of the disk.
+    pub(crate) async fn read(&self, reader: &mut Reader<'_>, at: u64, into: &mut [u8]) -> Result<usize, Cause> {
+        let end = self.header.size.min(at.saturating_add(into.len() as u64));
+        let into = &mut into[..end.saturating_sub(at) as usize];
+        into.fill(0);
+        for extent in &self.extents {
+            let of_disk = extent.disk..extent.disk + extent.disk_len(&self.header);
+            let (from, to) = (of_disk.start.max(at), of_disk.end.min(end));
+            if from >= to {
+                continue;
+            }
+            let part = &mut into[(from - at) as usize..(to - at) as usize];
+            if !extent.is_packed() {
+                // What is missing at the end of the file is zero.
+                reader.read(extent.file + (from - of_disk.start), part).await?;
+                continue;
+            }
+            let mut packed = vec![0; extent.len() as usize];
+            let have = reader.read(extent.file, &mut packed).await?;
+            let broken = |source| Qcow2Error::Cluster { at: extent.file, source };
+            let mut inflater = Inflater::new(self.header.compression).map_err(broken)?;
+            let mut cluster = vec![0; (of_disk.end - of_disk.start) as usize];
+            inflater.fill(&packed[..have], &mut cluster).map_err(broken)?;
+            let within = (from - of_disk.start) as usize;
+            part.copy_from_slice(&cluster[within..within + part.len()]);
+        }
+        Ok(into.len())
+    }
 }
 
 fn header_table(header: &Header, bytes: &[u8; LEN]) -> Table {
@@ -338,27 +373,6 @@ impl Loader {
             None => Ok(()),
         }
     }
-}
-
-/// Reads what the image has at the start of its disk.
-async fn read_head(reader: &mut Reader<'_>, header: &Header, extents: &[Extent]) -> Result<Vec<u8>, Cause> {
-    let len = header.size.min(HEAD);
-    let mut head = vec![0; len as usize];
-    for extent in extents.iter().filter(|extent| extent.disk < len) {
-        let to = extent.disk as usize;
-        let end = (extent.disk + extent.disk_len(header)).min(len) as usize;
-        if !extent.is_packed() {
-            // What is missing at the end of the file is zero.
-            reader.read(extent.file, &mut head[to..end]).await?;
-            continue;
-        }
-        let mut packed = vec![0; extent.len() as usize];
-        let have = reader.read(extent.file, &mut packed).await?;
-        let broken = |source| Qcow2Error::Cluster { at: extent.file, source };
-        let mut inflater = Inflater::new(header.compression).map_err(broken)?;
-        inflater.fill(&packed[..have], &mut head[to..end]).map_err(broken)?;
-    }
-    Ok(head)
 }
 
 /// Two things at one place would make the file one thing to us and another to somebody else.

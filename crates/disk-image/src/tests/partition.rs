@@ -2,8 +2,10 @@
 
 use super::image::*;
 use super::qcow2::{Lab, run};
+use super::server::{Answer, Server};
 use crate::configdrive::{ConfigDrive, tests::iso};
 use crate::disk::fake::{Event, FakeDisk};
+use crate::source::{Access, from_url};
 use crate::{BootLoader, Cause, DiskState, Label, PartitionError, Partitioning, Plan, Role, Written};
 use bytes::Bytes;
 use fatfs::{FileSystem, FsOptions};
@@ -347,12 +349,62 @@ async fn what_is_not_the_promised_image_gets_no_table() {
     let error = write(other, disk.clone()).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Digest { .. }), "{error:?}");
     assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false));
-    let error = write(partition_plan(&without_kernel(), &disk), disk.clone()).await.unwrap_err();
+    // Packed as a whole, it shows that only when it is on the disk.
+    let error = write(partition_plan(&zstd(&without_kernel()), &disk), disk.clone()).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Partition(PartitionError::NoKernel)), "{error:?}");
     assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false));
     let error = write(partition_plan(&image()[..12 * MIB], &disk), disk.clone()).await.unwrap_err();
     assert!(matches!(error.cause, Cause::Partition(PartitionError::Truncated { .. })), "{error:?}");
     assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false));
+}
+
+/// What would not boot is refused where it comes from, and what cannot be looked at there, when it is on the disk.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_would_not_boot_is_refused_before_the_disk_is_touched() {
+    let image = without_kernel();
+    let lab = Lab::new(image.clone());
+    for (name, transported) in [
+        ("raw", image.clone()),
+        ("qcow2", lab.convert("", false)),
+        ("qcow2 compressed", lab.convert("cluster_size=64k", true)),
+    ] {
+        let disk = FakeDisk::new(old(), 512);
+        let error = write(partition_plan(&transported, &disk), disk.clone()).await.unwrap_err();
+        assert!(matches!(error.cause, Cause::Partition(PartitionError::NoKernel)), "{name}: {error:?}");
+        assert_eq!((error.state, disk.bytes() == old()), (DiskState::Untouched, true), "{name}");
+    }
+    let files: [(&str, &[u8]); 2] = [("boot/vmlinuz-1", b"kernel"), ("etc/kernel/cmdline", b"a='b'\n")];
+    let image = root(&files, &["-t", "ext4"]);
+    let disk = FakeDisk::new(old(), 512);
+    let mut plan = bios_plan(Label::Gpt, &disk);
+    plan.sources = partition_plan(&image, &disk).sources;
+    let error = write(plan, disk.clone()).await.unwrap_err();
+    assert!(matches!(error.cause, Cause::Partition(PartitionError::CommandLine(_))), "{error:?}");
+    assert_eq!((error.state, disk.bytes() == old()), (DiskState::Untouched, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_is_asked_for_parts_of_the_image_and_for_nothing_twice() {
+    let plan = |server: &Server, disk: &FakeDisk, image: &[u8]| {
+        let mut plan = partition_plan(image, disk);
+        plan.sources = vec![from_url(&server.url, &Access::default()).unwrap()];
+        plan
+    };
+    for (image, ranges, state) in [
+        (without_kernel(), true, DiskState::Untouched),
+        (without_kernel(), false, DiskState::NoTable),
+        (image().to_vec(), true, DiskState::Complete),
+        (image().to_vec(), false, DiskState::Complete),
+    ] {
+        let server = Server::start(image.clone(), move |_| Answer { ignore_range: !ranges, ..Answer::good() }).await;
+        let disk = FakeDisk::new(old(), 512);
+        let result = write(plan(&server, &disk, &image), disk.clone()).await;
+        assert_eq!(result.as_ref().map_or_else(|error| error.state, |_| DiskState::Complete), state, "{result:?}");
+        assert_eq!(state == DiskState::Untouched, disk.bytes() == old());
+        // A server without ranges is asked once for a part, and once for the image.
+        let requests = server.seen().len();
+        assert!(if ranges { requests < 20 } else { requests <= 3 }, "{requests} requests, ranges: {ranges}");
+    }
 }
 
 /// Every prefix of what was sent to the disk: until the last write of the first MiB, nothing there boots.

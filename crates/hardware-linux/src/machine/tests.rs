@@ -50,6 +50,32 @@ fn a_machine_that_may_only_be_looked_at_refuses_what_would_change_it() {
 }
 
 #[test]
+fn a_boot_loader_is_given_for_what_the_firmware_would_start() {
+    let root = tempfile::tempdir().unwrap();
+    let machine = LinuxMachine::at(root.path());
+    let error = machine.boot_loader(BootMode::Bios).unwrap_err();
+    assert!(error.to_string().contains("profile server"), "{error}");
+    for (path, content) in [
+        (BOOT_LOADER, b"MZ".to_vec()),
+        (GRUB_BOOT, b"boot".to_vec()),
+        (GRUB_CORE, b"core".to_vec()),
+        ("/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c", vec![6, 0, 0, 0, 0]),
+    ] {
+        let path = root.path().join(&path[1..]);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    assert_eq!(machine.boot_loader(BootMode::Uefi).unwrap(), BootLoader::Efi(b"MZ".to_vec()));
+    let grub = BootLoader::Grub { boot: b"boot".to_vec(), core: b"core".to_vec() };
+    assert_eq!(machine.boot_loader(BootMode::Bios).unwrap(), grub);
+    let variable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    std::fs::write(root.path().join(variable), [6, 0, 0, 0, 1]).unwrap();
+    let error = machine.boot_loader(BootMode::Uefi).unwrap_err();
+    assert!(error.to_string().contains("Secure Boot is on"), "{error}");
+    assert_eq!(machine.boot_loader(BootMode::Bios).unwrap(), grub);
+}
+
+#[test]
 fn a_device_that_is_another_one_now_is_not_claimed() {
     let root = with_disk("A1");
     let machine = LinuxMachine::at(root.path()).writable();
