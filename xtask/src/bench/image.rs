@@ -27,9 +27,9 @@ const BUDGET: u64 = 64;
 #[derive(clap::Args)]
 pub struct Args {
     /// Size of the disk in the image, MiB
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(8..=65536))]
+    #[arg(long, default_value_t = 768, value_parser = clap::value_parser!(u64).range(8..=65536))]
     size: u64,
-    /// Runs of each; they take turns
+    /// Runs of each; they take turns. What is measured to say where the limits are runs 3 times at most
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
     /// Only these images
@@ -75,6 +75,9 @@ fn measure(args: &Args, folder: &Path, ferric: &Path) -> Result<Bars> {
     make::all(folder, size as usize)?;
     cmd::run(Command::new("mkfifo").arg(bench.path("fifo")))?;
     println!("{size} MiB, {runs} runs each, medians; a third zeros, a third repetition, a third noise");
+    let processors = std::thread::available_parallelism()?;
+    let load = std::fs::read_to_string("/proc/loadavg")?;
+    println!("{processors} processors, load {}", load.split(' ').next().unwrap_or_default());
     let mut bars = Bars::default();
     let wanted = |kind: &Kind| args.only.is_empty() || args.only.contains(kind);
     for on_loop in if args.quick { vec![false] } else { vec![false, true] } {

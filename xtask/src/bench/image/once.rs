@@ -35,10 +35,17 @@ pub(super) enum Role {
     Ours,
     /// Does the whole job, and verifies a digest.
     Peer,
-    /// One of the stages, alone: nobody can be faster than the slowest of them.
+    /// One of the stages, alone: nobody who does it can be faster than the slowest of them.
     Stage,
     /// Something else to compare with.
     Other,
+}
+
+impl Role {
+    /// How often it runs where the rest runs `runs` times: what only tells where the limits are, less often.
+    pub(super) fn runs(self, runs: usize) -> usize {
+        if self == Self::Stage { runs.min(3) } else { runs }
+    }
 }
 
 impl Way {
