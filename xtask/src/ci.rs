@@ -84,8 +84,9 @@ pub fn run(args: &Args) -> Result<()> {
         report.stage("all: ironic-python-agent's own tests against our agent", 5 * MINUTE, |checks| {
             checks.check("ironic-python-agent's own functional tests", || xtask(&["interop", "ipa-tests"]));
         });
-        report.stage("all: openstacksdk against ferricd", 10 * MINUTE, |checks| {
+        report.stage("all: suites of Ironic's clients against ferricd", 15 * MINUTE, |checks| {
             checks.check("openstacksdk's own functional tests", || xtask(&["interop", "sdk"]));
+            checks.check("ironic-tempest-plugin's API tests", || xtask(&["interop", "tempest"]));
         });
         report.stage("all: a simulated fleet", 15 * MINUTE, |checks| {
             checks.check("1000 simulated machines", || xtask(&["sim", "1000", "--bars"]));

@@ -2,7 +2,7 @@
 
 use crate::e2e::{self, Parts};
 use crate::python::{self, System};
-use crate::{ipa_tests, peer, sdk, setup};
+use crate::{ipa_tests, peer, sdk, setup, tempest};
 use anyhow::Result;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
@@ -30,6 +30,8 @@ pub enum Peer {
     Ipa,
     /// openstacksdk's own functional tests of bare metal, against ferricd; a story is a part of a test's name
     Sdk,
+    /// ironic-tempest-plugin's API tests, against ferricd; a story is a part of a test's name
+    Tempest,
     /// ironic-python-agent's own functional tests, against ferric-agent over http and https; they are not chosen from
     IpaTests,
 }
@@ -41,6 +43,7 @@ impl Peer {
             Self::Ironic => "ironic",
             Self::Ipa => "ipa",
             Self::Sdk => "sdk",
+            Self::Tempest => "tempest",
             Self::IpaTests => "ipa-tests",
         }
     }
@@ -49,6 +52,7 @@ impl Peer {
 pub fn run(args: &Args) -> Result<()> {
     match args.peer {
         Peer::Sdk => return sdk::run(&args.stories, args.list),
+        Peer::Tempest => return tempest::run(&args.stories, args.list),
         Peer::IpaTests => return ipa_tests::run(&args.stories),
         Peer::Ironic | Peer::Ipa => {}
     }
@@ -72,7 +76,7 @@ pub fn prepare(peer: Peer, evidence: &PathBuf, parts: Parts) -> Result<Command> 
             setup::packages()?;
             peer::ipa_ramdisk()?
         }
-        Peer::Ironic | Peer::Sdk | Peer::IpaTests => python::environment("ironic", System::Hidden)?,
+        Peer::Ironic | Peer::Sdk | Peer::Tempest | Peer::IpaTests => python::environment("ironic", System::Hidden)?,
     };
     let (program, artifacts) = e2e::prepare(evidence, parts)?;
     // Built beside the stories.

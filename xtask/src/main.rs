@@ -20,6 +20,7 @@ mod root_image;
 mod sdk;
 mod setup;
 mod sim;
+mod tempest;
 mod wire;
 
 #[derive(Parser)]

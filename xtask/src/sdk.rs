@@ -41,11 +41,19 @@ fn names(environment: &Path) -> Result<()> {
 }
 
 fn with_ferricd(environment: &Path, folder: &Path, only: &[String]) -> Result<()> {
+    let (_ferricd, url) = ferricd(folder, &[])?;
+    test(environment, folder, &url, only)
+}
+
+/// Starts the `ferricd` of this checkout with its files in `folder` and these settings (variables and values); it stops
+/// with what comes back, beside its URL.
+pub fn ferricd(folder: &Path, settings: &[(&str, &str)]) -> Result<(Stopped, String)> {
     cmd::run(Command::new("cargo").args(["build", "--locked", "--package=driver"]).current_dir(cmd::root()))?;
     let address = free_address()?;
     let log = std::fs::File::create(folder.join("ferricd.log"))?;
     let mut ferricd = Command::new(cmd::root().join("target/debug/ferricd"));
     ferricd.args(["--listen", &address.to_string(), "--data-dir"]).arg(folder.join("data"));
+    ferricd.envs(settings.iter().copied());
     let mut ferricd = Stopped(ferricd.stdin(Stdio::null()).stderr(log).spawn().context("start ferricd")?);
     let started = Instant::now();
     while std::net::TcpStream::connect(address).is_err() {
@@ -55,7 +63,7 @@ fn with_ferricd(environment: &Path, folder: &Path, only: &[String]) -> Result<()
         ensure!(started.elapsed() < START, "ferricd does not listen on {address} after {START:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
-    test(environment, folder, &format!("http://{address}"), only)
+    Ok((ferricd, format!("http://{address}")))
 }
 
 /// A loopback address that nobody listens on.
@@ -64,7 +72,7 @@ fn free_address() -> Result<SocketAddr> {
 }
 
 /// A program that ends with this value.
-struct Stopped(Child);
+pub struct Stopped(Child);
 
 impl Drop for Stopped {
     fn drop(&mut self) {

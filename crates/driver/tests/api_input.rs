@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use driver::api::{self, Audience};
 use driver::conductor::{Conductor, Parts, Settings};
-use http::Request;
+use http::{HeaderMap, Request};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use store::MemoryStore;
@@ -400,4 +400,120 @@ async fn an_allocation_finds_a_node_and_gives_it_back_when_it_goes() {
     let node = show("/v1/nodes/n2").await;
     assert_eq!((&node["allocation_uuid"], &node["instance_uuid"]), (&Value::Null, &Value::Null));
     site.refuses("GET", "/v1/nodes/n2/allocation", "", 404, &["Allocation"]).await;
+}
+
+/// Status, headers and body of a request in a version.
+async fn asked(site: &Site, minor: u16, method: &str, path: &str, body: Value) -> (u16, HeaderMap, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let version = format!("1.{minor}");
+    let request = Request::builder().method(method).uri(path).header("x-openstack-ironic-api-version", version);
+    let response = site.everybody.clone().oneshot(request.body(Body::from(body)).unwrap()).await.unwrap();
+    let (head, body) = response.into_parts();
+    let body = transport::body::read(body, 1 << 20).await.unwrap();
+    (head.status.as_u16(), head.headers, serde_json::from_slice(&body).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn paths_may_leave_the_version_out_and_had_endings_once() {
+    let site = Site::new().await;
+    for path in ["/nodes/n1", "/nodes/n1/states", "/ports/detail", "/drivers/fake-hardware/properties"] {
+        assert_eq!(asked(&site, 115, "GET", path, Value::Null).await.0, 200, "{path}");
+    }
+    assert_eq!(asked(&site, 90, "GET", "/v1/nodes/n1.json", Value::Null).await.0, 200);
+    assert_eq!(asked(&site, 91, "GET", "/v1/nodes/n1.json", Value::Null).await.0, 404);
+    let (status, _, node) = asked(&site, 115, "GET", "/v1/nodes/n1", Value::Null).await;
+    assert_eq!(status, 200);
+    let bookmark = node["links"][1]["href"].as_str().unwrap().split_once("//").unwrap().1.split_once('/').unwrap().1;
+    assert_eq!(asked(&site, 115, "GET", &format!("/{bookmark}"), Value::Null).await.2["uuid"], node["uuid"]);
+    let uuid = node["uuid"].as_str().unwrap();
+    assert_eq!(asked(&site, 115, "GET", "/v1/nodes/n1/ports/detail", Value::Null).await.0, 200);
+    // This node has no console.
+    assert_eq!(asked(&site, 115, "GET", &format!("/v1/nodes/states/console/{uuid}"), Value::Null).await.0, 400);
+    assert_eq!(asked(&site, 23, "GET", "/v1/nodes/n1/portgroups", Value::Null).await.0, 404);
+    assert_eq!(asked(&site, 24, "GET", "/v1/nodes/n1/portgroups/detail", Value::Null).await.0, 200);
+    assert_eq!(asked(&site, 4, "GET", "/v1/nodes/n1", Value::Null).await.0, 404);
+}
+
+#[tokio::test]
+async fn an_older_version_is_told_of_each_route_what_ironic_tells_it() {
+    let site = Site::new().await;
+    let told = [
+        (11, "PUT", "/v1/nodes/n1/states/raid", 406),
+        (11, "GET", "/v1/drivers/fake-hardware/raid/logical_disk_properties", 406),
+        (36, "GET", "/v1/nodes/n1/traits", 406),
+        (36, "PUT", "/v1/nodes/n1/traits", 405),
+        (36, "DELETE", "/v1/nodes/n1/traits", 404),
+        (88, "PUT", "/v1/nodes/n1/vmedia", 404),
+        (115, "PUT", "/v1/nodes/n1/vmedia", 405),
+    ];
+    for (minor, method, path, status) in told {
+        assert_eq!(asked(&site, minor, method, path, json!({})).await.0, status, "{method} {path} at 1.{minor}");
+    }
+    let (_, headers, _) = asked(&site, 115, "PUT", "/v1/nodes/n1", json!({})).await;
+    assert_eq!(headers["allow"], "GET, PATCH, DELETE");
+}
+
+#[tokio::test]
+async fn filters_and_attributes_that_make_no_sense_are_refused() {
+    let site = Site::new().await;
+    for query in ["fault=tired", "fault=", "maintenance=", "provision_state=", "instance_uuid="] {
+        site.refuses("GET", &format!("/v1/nodes?{query}"), "", 400, &[]).await;
+    }
+    site.refuses("GET", &format!("/v1/nodes?chassis_uuid={}", uuid::Uuid::nil()), "", 404, &["Chassis"]).await;
+    for query in ["limit=0", "sort_key=colour", "sort_dir=up"] {
+        site.refuses("GET", &format!("/v1/conductors?{query}"), "", 400, &[]).await;
+    }
+    site.refuses("GET", "/v1/conductors?marker=nobody", "", 404, &["nobody"]).await;
+    for field in ["protected", "retired"] {
+        let patch = json!([{"op": "add", "path": format!("/{field}_reason"), "value": "x"}]).to_string();
+        site.refuses("PATCH", "/v1/nodes/n1", &patch, 400, &["can only be set when", field]).await;
+    }
+    let patch = json!([{"op": "add", "path": "/parent_node", "value": "nobody"}]).to_string();
+    site.refuses("PATCH", "/v1/nodes/n1", &patch, 400, &["parent_node", "nobody"]).await;
+    let child = json!({"driver": "fake-hardware", "parent_node": "n1"});
+    let (status, child) = site.send("POST", "/v1/nodes", child.to_string()).await;
+    let (_, parent) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    assert_eq!((status, &child["parent_node"]), (201, &parent["uuid"]));
+    site.refuses("GET", "/v1/nodes/nobody/allocation", "", 400, &["nobody"]).await;
+    site.refuses("POST", "/v1/heartbeat", r#"{"callback_url": "https://x"}"#, 400, &["node_ident"]).await;
+}
+
+#[tokio::test]
+async fn ports_of_a_portgroup_are_on_one_physical_network() {
+    let site = Site::new().await;
+    let (_, node) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    let node = node["uuid"].as_str().unwrap().to_owned();
+    let (status, group) = site.send("POST", "/v1/portgroups", json!({"node_uuid": node}).to_string()).await;
+    assert_eq!(status, 201);
+    let port = |number: u8, network: &str| {
+        json!({
+            "node_uuid": node, "address": format!("52:54:00:00:01:{number:02x}"), "portgroup_uuid": group["uuid"],
+            "physical_network": network, "name": format!("port-{number}"),
+        })
+    };
+    assert_eq!(site.send("POST", "/v1/ports", port(1, "red").to_string()).await.0, 201);
+    let path = format!("/v1/portgroups/{}", group["uuid"].as_str().unwrap());
+    assert_eq!(site.send("GET", &path, String::new()).await.1["physical_network"], "red");
+    site.refuses("POST", "/v1/ports", &port(2, "blue").to_string(), 409, &["blue", "red"]).await;
+    assert_eq!(site.send("POST", "/v1/ports", port(2, "red").to_string()).await.0, 201);
+    let patch = json!([{"op": "replace", "path": "/physical_network", "value": "blue"}]).to_string();
+    site.refuses("PATCH", "/v1/ports/port-2", &patch, 409, &["blue", "red"]).await;
+    assert_eq!(site.send("GET", "/v1/ports/port-2", String::new()).await.1["name"], "port-2");
+    site.refuses("GET", "/v1/ports/port-3", "", 404, &["port-3"]).await;
+}
+
+#[tokio::test]
+async fn a_port_keeps_its_wiring_while_its_node_is_used() {
+    let site = Site::new().await;
+    let body = json!({"node_ident": "n1", "address": "52:54:00:00:02:01"});
+    let (_, port) = site.send("POST", "/v1/ports", body.to_string()).await;
+    let path = format!("/v1/ports/{}", port["uuid"].as_str().unwrap());
+    let set =
+        |field: &str, value: Value| json!([{"op": "add", "path": format!("/{field}"), "value": value}]).to_string();
+    let (address, instance) = (set("address", json!("52:54:00:00:02:02")), uuid::Uuid::new_v4());
+    assert_eq!(site.send("PATCH", &path, set("pxe_enabled", json!(false))).await.0, 200);
+    assert_eq!(site.send("PATCH", "/v1/nodes/n1", set("instance_uuid", json!(instance))).await.0, 200);
+    site.refuses("PATCH", &path, &address, 409, &["hardware address"]).await;
+    assert_eq!(site.send("PUT", "/v1/nodes/n1/maintenance", "{}".to_owned()).await.0, 202);
+    assert_eq!(site.send("PATCH", &path, address).await.0, 200);
 }

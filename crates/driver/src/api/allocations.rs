@@ -112,7 +112,11 @@ impl<S: Store> Api<S> {
     }
 
     async fn allocation_of_node(&self, call: &Call) -> Result<Record, Fault> {
-        let node = self.node(call).await?;
+        // A node that is not there is a mistake of the request; 404 is for a node without an allocation, as Ironic has it.
+        let node = self.node(call).await.map_err(|fault| match fault {
+            Fault::NotFound(text) => Fault::Invalid(text),
+            other => other,
+        })?;
         let filter = RecordFilter { node: Some(node.uuid), ..RecordFilter::default() };
         let found = self.conductor.store().records(RecordKind::Allocation, &filter, &Page::default()).await?;
         found

@@ -12,6 +12,7 @@ use store::Store;
 
 const FIELDS: &[&str] = &["hostname", "conductor_group", "alive", "drivers", "created_at", "updated_at", "links"];
 const SHORT: &[&str] = &["hostname", "conductor_group", "alive"];
+const SORT_KEYS: &[&str] = &["hostname", "conductor_group", "created_at", "updated_at"];
 
 impl<S: Store> Api<S> {
     /// `GET /v1/conductors`
@@ -20,10 +21,18 @@ impl<S: Store> Api<S> {
         let detail = query.flag("detail")?.unwrap_or_default();
         let fields = wanted(query.take("fields"))?;
         let marker = query.take("marker");
-        for parameter in ["limit", "sort_key", "sort_dir"] {
-            query.take(parameter);
+        let page = list::page(&mut query)?;
+        if let Some(key) = page.sort_key.filter(|key| !SORT_KEYS.contains(&key.as_str())) {
+            return Err(Fault::Invalid(format!(
+                "The sort_key value \"{}\" is an invalid field for sorting; choose one of: {}",
+                short(&key),
+                SORT_KEYS.join(", ")
+            )));
         }
         query.finish()?;
+        if let Some(marker) = marker.as_ref().filter(|marker| *marker != self.conductor.hostname()) {
+            return Err(Fault::NotFound(format!("Conductor {} could not be found.", short(marker))));
+        }
         let fields = match fields {
             Some(_) if detail => {
                 return Err(Fault::Invalid("Can not specify ?detail=True and fields in the same request.".to_owned()));

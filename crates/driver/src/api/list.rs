@@ -35,7 +35,7 @@ pub(super) fn page(query: &mut Query) -> Result<Page, Fault> {
         }
     };
     // `id` is Ironic's word for the order of creation.
-    let sort_key = query.take("sort_key").filter(|key| key != "id");
+    let sort_key = query.take("sort_key").filter(|key| key != "id" && !key.is_empty());
     Ok(Page { limit: Some(limit), marker: query.uuid("marker")?, sort_key, direction })
 }
 

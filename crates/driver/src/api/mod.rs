@@ -165,7 +165,7 @@ impl<S: Store> Api<S> {
         if let Some(host) = head.uri.authority().and_then(|authority| authority.as_str().parse().ok()) {
             head.headers.entry(http::header::HOST).or_insert(host);
         }
-        let found = routes::find(audience, &head.method, head.uri.path());
+        let found = routes::find(audience, version, &head.method, head.uri.path());
         if let Ok((route, _)) = found {
             taken_by.get_or_init(|| route);
         }
@@ -222,8 +222,10 @@ impl<S: Store> Api<S> {
             Endpoint::NodeTraitsClear => self.clear_traits(call).await,
             Endpoint::NodeTraitAdd => self.add_trait(call).await,
             Endpoint::NodeTraitRemove => self.remove_trait(call).await,
-            Endpoint::NodePorts => self.list_node_ports(call).await,
-            Endpoint::NodeRecords(kind) => self.list_records_of_node(call, kind).await,
+            Endpoint::NodePorts => self.list_node_ports(call, false).await,
+            Endpoint::NodePortsDetail => self.list_node_ports(call, true).await,
+            Endpoint::NodeRecords(kind) => self.list_records_of_node(call, kind, false).await,
+            Endpoint::NodeRecordsDetail(kind) => self.list_records_of_node(call, kind, true).await,
             Endpoint::NodeVolume => self.show_volume(call, true).await,
             Endpoint::NodeAllocation => self.show_node_allocation(call).await,
             Endpoint::NodeAllocationDelete => self.delete_node_allocation(call).await,

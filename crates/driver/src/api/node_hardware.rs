@@ -11,7 +11,7 @@ use crate::hardware_type::{Interface, interface_of};
 use axum::body::Body;
 use hardware::{BootMode, Light};
 use http::{Response, StatusCode};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use store::{Node, Store};
 use uuid::Uuid;
 
@@ -28,6 +28,9 @@ pub(super) fn unsupported(node: &Node, what: &str) -> Fault {
 fn is_fake(node: &Node, interface: Interface) -> bool {
     interface_of(node, interface) == "fake"
 }
+
+/// Levels of RAID that a logical disk may have (Ironic's schema).
+const RAID_LEVELS: &[&str] = &["JBOD", "0", "1", "2", "5", "6", "1+0", "5+0", "6+0"];
 
 impl<S: Store> Api<S> {
     /// `GET /v1/nodes/<node>/vifs`. The network interface `noop` attaches nothing, so there is nothing to list.
@@ -218,11 +221,7 @@ impl<S: Store> Api<S> {
             let text = unsupported(&node, "set_target_raid_config").to_string();
             return Err(Fault::NotFound(text));
         }
-        if !config.is_empty() && !config.get("logical_disks").is_some_and(Value::is_array) {
-            return Err(Fault::Invalid(
-                "RAID config validation error: 'logical_disks' is a required property and must be a list".to_owned(),
-            ));
-        }
+        check_raid(&config).map_err(|why| Fault::Invalid(format!("RAID config validation error: {why}")))?;
         self.conductor.command(&ident, Command::TargetRaid(config)).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }
@@ -305,4 +304,28 @@ fn indicator_of(call: &Call) -> Result<(&str, &str), Fault> {
     call.segment(1).split_once('@').filter(|(name, component)| !name.is_empty() && !component.is_empty()).ok_or_else(
         || Fault::Invalid(format!("An indicator is named as <name>@<component>, not {}", short(call.segment(1)))),
     )
+}
+
+/// Whether a RAID configuration is one by what every RAID interface asks for: the sizes and levels of its disks.
+fn check_raid(config: &Map<String, Value>) -> Result<(), String> {
+    if config.is_empty() {
+        return Ok(());
+    }
+    let Some(disks) = config.get("logical_disks").and_then(Value::as_array) else {
+        return Err("'logical_disks' is a required property and must be a list".to_owned());
+    };
+    if disks.is_empty() {
+        return Err("'logical_disks' must not be empty".to_owned());
+    }
+    for (number, disk) in disks.iter().enumerate() {
+        let size = disk.get("size_gb");
+        if !size.is_some_and(|size| size.as_u64().is_some_and(|size| size > 0) || size == "MAX") {
+            return Err(format!("'size_gb' of disk {number} must be a whole number of GiB or \"MAX\""));
+        }
+        let level = disk.get("raid_level").and_then(Value::as_str);
+        if !level.is_some_and(|level| RAID_LEVELS.contains(&level)) {
+            return Err(format!("'raid_level' of disk {number} must be one of {}", RAID_LEVELS.join(", ")));
+        }
+    }
+    Ok(())
 }

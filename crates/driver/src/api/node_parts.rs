@@ -131,12 +131,12 @@ impl<S: Store> Api<S> {
     }
 
     /// `GET /v1/nodes/<node>/ports`, by UUID and by name (which the reference answers with 404).
-    pub(super) async fn list_node_ports(&self, mut call: Call) -> Result<Response<Body>, Fault> {
+    pub(super) async fn list_node_ports(&self, mut call: Call, detail: bool) -> Result<Response<Body>, Fault> {
         let node = self.node(&call).await?;
         let query = std::mem::take(&mut call.query);
-        let path = format!("nodes/{}/ports", node.uuid);
+        let path = format!("nodes/{}/ports{}", node.uuid, if detail { "/detail" } else { "" });
         let filter = PortFilter { node: Some(node.uuid), ..PortFilter::default() };
-        self.ports_document(&call, query, filter, false, &path).await
+        self.ports_document(&call, query, filter, detail, &path).await
     }
 
     /// `GET /v1/nodes/<node>/children`

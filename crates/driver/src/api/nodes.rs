@@ -17,13 +17,29 @@ use uuid::Uuid;
 /// Fields of a list without details.
 const SHORT: &[&str] = &["instance_uuid", "maintenance", "power_state", "provision_state", "uuid", "name"];
 
+/// What a node can be set aside for.
+const FAULTS: &[&str] = &["power failure", "clean failure", "rescue abort failure", "service failure"];
+
+/// Filters for which the empty text is a value, or a mistake.
+const NEVER_EMPTY: &[&str] = &[
+    "conductor_group",
+    "associated",
+    "fault",
+    "include_children",
+    "instance_uuid",
+    "maintenance",
+    "provision_state",
+    "retired",
+    "sharded",
+];
+
 impl<S: Store> Api<S> {
     /// `POST /v1/nodes`
     pub(super) async fn create_node(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let fields = request::created(&call, "node", NODE_FIELDS, call.object(true)?)?;
-        for (name, value) in &fields {
-            self.need_place(name, Some(value)).await?;
+        let mut fields = request::created(&call, "node", NODE_FIELDS, call.object(true)?)?;
+        for (name, value) in &mut fields {
+            self.need_place(name, value).await?;
         }
         let mut node = new_node(fields);
         if !call.has(ENROLL) {
@@ -65,6 +81,9 @@ impl<S: Store> Api<S> {
         };
         let filter = node_filter(call, &mut query, filter)?;
         query.finish()?;
+        if let Some(chassis) = filter.chassis_uuid {
+            self.conductor.store().record(RecordKind::Chassis, chassis).await?;
+        }
         let nodes = if elsewhere { Vec::new() } else { self.conductor.store().nodes(&filter, &page).await? };
         let last = nodes.last().map(|node| node.uuid);
         let fields = document::node_fields(call.version, &wanted);
@@ -92,7 +111,7 @@ impl<S: Store> Api<S> {
             call.need(RESET_INTERFACES)?;
         }
         let ident = call.node()?;
-        let operations = patch::read(&call, "node", NODE_FIELDS)?;
+        let mut operations = patch::read(&call, "node", NODE_FIELDS)?;
         let reset_interfaces = reset.unwrap_or_default();
         if reset_interfaces && !operations.iter().any(|operation| operation.path.first().is_some_and(|r| r == "driver"))
         {
@@ -100,8 +119,10 @@ impl<S: Store> Api<S> {
                 "The reset_interfaces parameter can only be used when changing the node's driver.".to_owned(),
             ));
         }
-        for operation in operations.iter().filter(|operation| operation.path.len() == 1) {
-            self.need_place(&operation.path[0], operation.value.as_ref()).await?;
+        for operation in operations.iter_mut().filter(|operation| operation.path.len() == 1) {
+            if let Some(value) = &mut operation.value {
+                self.need_place(&operation.path[0], value).await?;
+            }
         }
         let expected = call.expected_versions();
         let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces, expected }).await?;
@@ -110,13 +131,31 @@ impl<S: Store> Api<S> {
         Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
     }
 
-    /// Checks that the chassis or the node that a node shall be part of is there.
-    async fn need_place(&self, field: &str, value: Option<&Value>) -> Result<(), Fault> {
-        let Some(uuid) = value.and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok()) else {
+    /// Checks that the chassis or the node that a node shall be part of is there. A parent may be named; what is kept is its
+    /// UUID.
+    async fn need_place(&self, field: &str, value: &mut Value) -> Result<(), Fault> {
+        let Some(text) = value.as_str() else { return Ok(()) };
+        if field == "parent_node" && text.is_empty() {
+            *value = Value::Null;
             return Ok(());
-        };
+        }
+        if field == "parent_node" {
+            let unknown = || {
+                let text = short(text);
+                Fault::Invalid(format!("Unable to apply the requested parent_node: Node {text} could not be found."))
+            };
+            let parent = match request::node_ident(text, true) {
+                Ok(ident) => self.find_node(&ident).await,
+                Err(_) => return Err(unknown()),
+            };
+            *value = match parent {
+                Err(Fault::NotFound(_)) => return Err(unknown()),
+                parent => parent?.uuid.to_string().into(),
+            };
+            return Ok(());
+        }
+        let Ok(uuid) = Uuid::try_parse(text) else { return Ok(()) };
         match field {
-            "parent_node" => self.need_node(uuid).await,
             "chassis_uuid" => match self.conductor.store().record(RecordKind::Chassis, uuid).await {
                 Err(StoreError::NotFound { .. }) => Err(Fault::Invalid(format!("Chassis {uuid} could not be found."))),
                 found => Ok(found.map(drop)?),
@@ -173,8 +212,9 @@ fn new_node(fields: Map<String, Value>) -> Node {
 fn node_filter(call: &Call, query: &mut Query, mut filter: NodeFilter) -> Result<NodeFilter, Fault> {
     let mut children = false;
     for (name, since) in NODE_FILTERS {
-        // An empty text is no filter, so that clients can send all of them; but the group without a name is `""`.
-        let given = query.take(name).filter(|text| !text.is_empty() || *name == "conductor_group");
+        // An empty text is no filter, so that clients can send all of them; but the group without a name is `""`, and
+        // what has to be one of a few words cannot be none.
+        let given = query.take(name).filter(|text| !text.is_empty() || NEVER_EMPTY.contains(name));
         let Some(text) = given else { continue };
         call.need(*since)?;
         let mut one = Query::of(name, text.clone());
@@ -190,7 +230,7 @@ fn node_filter(call: &Call, query: &mut Query, mut filter: NodeFilter) -> Result
             "provision_state" => filter.provision_state = Some(state(&text)?),
             "driver" => filter.driver = Some(text),
             "resource_class" => filter.resource_class = Some(text),
-            "fault" => filter.fault = Some(text),
+            "fault" => filter.fault = Some(fault(text)?),
             "conductor_group" => filter.conductor_group = Some(text.to_lowercase()),
             "owner" => filter.owner = Some(text),
             "lessee" => filter.lessee = Some(text),
@@ -206,6 +246,14 @@ fn node_filter(call: &Call, query: &mut Query, mut filter: NodeFilter) -> Result
         filter.child = Some(false);
     }
     Ok(filter)
+}
+
+fn fault(text: String) -> Result<String, Fault> {
+    if FAULTS.contains(&text.as_str()) {
+        return Ok(text);
+    }
+    let known = FAULTS.join(", ");
+    Err(Fault::Invalid(format!("Unrecognized fault \"{}\" is specified, allowed faults are {known}", short(&text))))
 }
 
 fn state(text: &str) -> Result<State, Fault> {

@@ -2,14 +2,15 @@
 
 use super::document::{self, Wanted};
 use super::request::{self, Call, Query, short};
-use super::versions::{DETAIL, NODE_NAMES, PORT_FIELDS, PORT_FILTERS, PORT_NODE_IDENT, PORTGROUP_FILTER};
+use super::versions::{DETAIL, NODE_NAMES, PORT_FIELDS, PORT_FILTERS, PORT_NODE_IDENT, PORTGROUP_MEMBERS};
 use super::{Api, list, patch, reply};
 use crate::fault::Fault;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
-use store::{Port, PortFilter, RecordKind, Store, StoreError};
+use std::sync::Arc;
+use store::{Page, Port, PortFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 
 /// Fields of a list without details.
@@ -51,7 +52,7 @@ impl<S: Store> Api<S> {
         let path = if detail { "ports/detail" } else { "ports" };
         let mut filter = PortFilter { node, ..PortFilter::default() };
         if let Some(portgroup) = query.take("portgroup") {
-            call.need(PORTGROUP_FILTER)?;
+            call.need(PORTGROUP_MEMBERS)?;
             filter.portgroup = Some(self.portgroup(&portgroup).await?);
         }
         self.ports_document(&call, query, filter, detail, path).await
@@ -114,12 +115,32 @@ impl<S: Store> Api<S> {
         }
     }
 
+    /// The port that the path names by UUID or name.
+    async fn find_port(&self, call: &Call) -> Result<Port, Fault> {
+        let ident = call.ident();
+        if let Ok(uuid) = Uuid::try_parse(ident) {
+            return Ok(self.conductor.store().port(uuid).await?);
+        }
+        if !request::is_name(ident) {
+            return Err(Fault::Invalid(format!("Expected a logical name or UUID but received {}.", short(ident))));
+        }
+        let filter = PortFilter { name: Some(ident.to_owned()), ..PortFilter::default() };
+        let mut found = self.conductor.store().ports(&filter, &Page::default()).await?;
+        match (found.pop(), found.is_empty()) {
+            (Some(port), true) => Ok(Arc::unwrap_or_clone(port)),
+            (None, _) => Err(Fault::NotFound(format!("Port {} could not be found.", short(ident)))),
+            (Some(_), false) => {
+                Err(Fault::Conflict(format!("There are several ports called {}; use a UUID.", short(ident))))
+            }
+        }
+    }
+
     /// `GET /v1/ports/<port>`
     pub(super) async fn show_port(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         let mut query = std::mem::take(&mut call.query);
         let wanted = list::wanted(&mut query, PORT_FIELDS, call.version)?;
         query.finish()?;
-        let port = self.conductor.store().port(port_uuid(&call)?).await?;
+        let port = self.find_port(&call).await?;
         let document = document::port(self.context(&call), &port, &wanted);
         Ok(reply::tagged(reply::json(StatusCode::OK, &document), port.version))
     }
@@ -127,9 +148,8 @@ impl<S: Store> Api<S> {
     /// `PATCH /v1/ports/<port>`
     pub(super) async fn patch_port(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let uuid = port_uuid(&call)?;
         let operations = patch::read(&call, "port", PORT_FIELDS)?;
-        let port = self.conductor.store().port(uuid).await?;
+        let port = self.find_port(&call).await?;
         call.check_version(port.version)?;
         let mut fields = Map::new();
         for field in PORT_FIELDS.iter().filter(|field| field.patch.is_some()) {
@@ -207,9 +227,8 @@ impl<S: Store> Api<S> {
 }
 
 fn port_uuid(call: &Call) -> Result<Uuid, Fault> {
-    let text = call.segment(0);
-    let ident = text.strip_suffix(".json").unwrap_or(text);
-    Uuid::try_parse(ident).map_err(|_| Fault::Invalid(format!("Expected a UUID but received {}.", short(text))))
+    let text = call.ident();
+    Uuid::try_parse(text).map_err(|_| Fault::Invalid(format!("Expected a UUID but received {}.", short(text))))
 }
 
 /// Puts checked fields into a port.

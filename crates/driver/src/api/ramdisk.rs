@@ -40,11 +40,15 @@ impl<S: Store> Api<S> {
         Ok(reply::json(StatusCode::OK, &lookup_document(&call, found)))
     }
 
-    /// `POST /v1/heartbeat/<node>`
+    /// `POST /v1/heartbeat/<node>`, or with `node_ident` in the body.
     pub(super) async fn heartbeat(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
-        let ident = call.node().map_err(|fault| Fault::Invalid(fault.to_string()))?;
         let mut body = Arguments::new(call.object(false)?);
+        let ident = match call.segments.is_empty() {
+            true => request::node_ident(&body.required("node_ident")?, true),
+            false => call.node(),
+        };
+        let ident = ident.map_err(|fault| Fault::Invalid(fault.to_string()))?;
         let heartbeat = Heartbeat {
             callback_url: body.required("callback_url")?,
             agent_version: body.text("agent_version")?,

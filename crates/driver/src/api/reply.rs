@@ -62,6 +62,13 @@ pub(super) fn fault(fault: &Fault) -> Response<Body> {
         let realm = HeaderValue::from_static("Basic realm=\"Baremetal API\"");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, realm);
     }
+    // Which there are is said in words when there is none yet.
+    if let Fault::MethodNotAllowed { allowed, .. } = fault
+        && allowed.split(", ").all(|method| method.parse::<http::Method>().is_ok())
+        && let Ok(value) = HeaderValue::from_str(allowed)
+    {
+        response.headers_mut().insert(header::ALLOW, value);
+    }
     if let Fault::Range { length } = fault
         && let Ok(value) = HeaderValue::from_str(&format!("bytes */{length}"))
     {

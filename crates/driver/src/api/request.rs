@@ -1,6 +1,6 @@
 //! What a handler is given, and how it reads it: version, path, query, body. Every complaint names the input.
 
-use super::routes::Route;
+use super::routes::{Route, is_unseen};
 use super::versions::{self, Field, Kind};
 use crate::command::NodeIdent;
 use crate::fault::Fault;
@@ -95,7 +95,13 @@ impl Call {
 
     /// The node that the path names.
     pub(super) fn node(&self) -> Result<NodeIdent, Fault> {
-        node_ident(self.segment(0), self.has(versions::NODE_NAMES))
+        node_ident(self.ident(), self.has(versions::NODE_NAMES))
+    }
+
+    /// How the path names its resource: a `.json` at its end belonged to the representation once.
+    pub(super) fn ident(&self) -> &str {
+        let text = self.segment(0);
+        if self.has(versions::DOT_JSON) { text } else { text.strip_suffix(".json").unwrap_or(text) }
     }
 
     /// The versions that `If-Match` (RFC 9110, 13.1.1) names; unset without it, and when it takes any.
@@ -134,14 +140,16 @@ impl Call {
     }
 }
 
-/// Reads how a node is named: a UUID, or a name. A trailing `.json` does not belong to it.
-pub(super) fn node_ident(text: &str, names: bool) -> Result<NodeIdent, Fault> {
-    let ident = text.strip_suffix(".json").unwrap_or(text);
+/// Reads how a node is named: a UUID, or a name.
+pub(super) fn node_ident(ident: &str, names: bool) -> Result<NodeIdent, Fault> {
     if let Ok(uuid) = Uuid::try_parse(ident) {
         return Ok(NodeIdent::Uuid(uuid));
     }
-    if !names || !is_name(ident) {
-        return Err(Fault::BadPath(format!("Expected UUID or name for node: {}", short(text))));
+    if !names {
+        return Err(Fault::NotFound(format!("Node {} could not be found.", short(ident))));
+    }
+    if !is_name(ident) {
+        return Err(Fault::BadPath(format!("Expected UUID or name for node: {}", short(ident))));
     }
     Ok(NodeIdent::Name(ident.to_owned()))
 }
@@ -166,6 +174,12 @@ impl Query {
             .map_err(|_| Fault::Invalid("The query of the URL is not well-formed.".to_owned()))?;
         let mut query = Self { original: pairs.0.clone(), ..Self::default() };
         for (name, value) in pairs.0 {
+            // A list may be given entry by entry.
+            if let Some(fields) = query.parameters.get_mut(&name).filter(|_| name == "fields") {
+                fields.push(',');
+                fields.push_str(&value);
+                continue;
+            }
             if query.parameters.contains_key(&name) {
                 return Err(Fault::Invalid(format!("Query parameter {} is given more than once.", short(&name))));
             }
@@ -266,6 +280,7 @@ pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Resu
         },
         (Kind::Flag, value) => Err(wrong(what, name, "true or false", &value)),
         (kind, Value::String(text)) => match kind {
+            Kind::Text(_) if text.is_empty() && name == "instance_name" => invalid("must not be empty".to_owned()),
             Kind::Text(limit) if text.chars().count() > limit => invalid(format!("is longer than {limit} characters")),
             Kind::Required if text.is_empty() || text.len() > 255 => {
                 invalid("must have 1 to 255 characters".to_owned())
@@ -434,12 +449,12 @@ impl Arguments {
     }
 }
 
-/// Routes that are not there for an older version even for the router, and those of which only `GET` is looked for. So it
-/// is in Ironic, and clients tell the answers apart.
-const UNSEEN: &[&str] =
-    &["/v1/volume", "/v1/nodes/{}/volume", "/v1/nodes/{}/vifs", "/v1/nodes/{}/vmedia", "/v1/nodes/{}/firmware"];
+/// What an older version is told of a route differs between routes in Ironic, and clients tell the answers apart: of some
+/// only `GET` is looked for, some are there and not acceptable.
 const UNSEEN_OR_REFUSED: &[&str] = &["/v1/deploy_templates", "/v1/runbooks"];
 const REFUSED: &[&str] = &["/v1/allocations", "/v1/inspection_rules"];
+const NOT_ACCEPTABLE: &[&str] = &["/v1/nodes/{}/states/raid", "/v1/drivers/{}/raid"];
+const TRAITS: &[&str] = &["/v1/nodes/{}/traits"];
 
 /// Whether the route takes the version, as a fault when it does not.
 pub(super) fn check_route_version(route: &Route, version: Version) -> Result<(), Fault> {
@@ -451,11 +466,13 @@ pub(super) fn check_route_version(route: &Route, version: Version) -> Result<(),
     let since = route.since;
     Err(if route.agents {
         Fault::nothing_here()
-    } else if is_of(UNSEEN) || (is_of(UNSEEN_OR_REFUSED) && reads) {
+    } else if is_of(NOT_ACCEPTABLE) || (is_of(TRAITS) && reads) {
+        Fault::not_acceptable()
+    } else if is_unseen(route.path) || (is_of(UNSEEN_OR_REFUSED) && reads) {
         Fault::NoRoute
     } else if is_of(UNSEEN_OR_REFUSED) {
         Fault::MethodNotAllowed { method: route.method.to_string(), allowed: format!("none before 1.{since}") }
-    } else if is_of(REFUSED) && !reads {
+    } else if (is_of(REFUSED) && !reads) || (is_of(TRAITS) && route.method == Method::PUT) {
         Fault::MethodNotYet { method: route.method.to_string(), since }
     } else {
         Fault::NotFound("The API is not supported for this version".to_owned())

@@ -103,12 +103,11 @@ impl Resource {
 
     /// Reads how a record is named in a path.
     fn ident<'a>(&self, text: &'a str) -> Result<Ident<'a>, Fault> {
-        let ident = text.strip_suffix(".json").unwrap_or(text);
-        if let Ok(uuid) = Uuid::try_parse(ident) {
+        if let Ok(uuid) = Uuid::try_parse(text) {
             return Ok(Ident::Uuid(uuid));
         }
-        match (self.named, request::is_name(ident)) {
-            (true, true) => Ok(Ident::Name(ident)),
+        match (self.named, request::is_name(text)) {
+            (true, true) => Ok(Ident::Name(text)),
             (true, false) if self.kind == RecordKind::Portgroup => {
                 Err(Fault::BadPath(format!("Expected a logical name or UUID but received {}.", short(text))))
             }
@@ -146,7 +145,7 @@ impl<S: Store> Api<S> {
 
     /// The record that the path names.
     pub(super) async fn find_record(&self, call: &Call, resource: &Resource) -> Result<Record, Fault> {
-        let found = match resource.ident(call.segment(0))? {
+        let found = match resource.ident(call.ident())? {
             Ident::Uuid(uuid) => self.conductor.store().record(resource.kind, uuid).await,
             Ident::Name(name) => self.conductor.store().record_by_name(resource.kind, name).await,
         };
@@ -200,7 +199,7 @@ impl<S: Store> Api<S> {
         let wanted = list::wanted_of_list(&mut query, resource.fields, call, detail, resource.short, resource.detail)?;
         let page = list::page(&mut query)?;
         for (name, since) in resource.filters {
-            let Some(text) = query.take(name).filter(|text| !text.is_empty()) else { continue };
+            let Some(text) = query.take(name).filter(|text| !text.is_empty() || *name == "address") else { continue };
             call.need(*since)?;
             match *name {
                 "node" => filter.node = Some(self.filtered_node(call, &text, resource.kind).await?),
@@ -230,13 +229,21 @@ impl<S: Store> Api<S> {
     }
 
     /// The records of a kind that belong to the node that the path names.
-    pub(super) async fn list_records_of_node(&self, mut call: Call, kind: RecordKind) -> Result<Response<Body>, Fault> {
+    pub(super) async fn list_records_of_node(
+        &self,
+        mut call: Call,
+        kind: RecordKind,
+        detail: bool,
+    ) -> Result<Response<Body>, Fault> {
         let resource = of(kind);
         let node = self.node(&call).await?;
         let query = std::mem::take(&mut call.query);
         let filter = RecordFilter { node: Some(node.uuid), ..RecordFilter::default() };
-        let path = format!("nodes/{}/{}", node.uuid, resource.path);
-        self.list_records(&call, query, resource, filter, false, &path).await
+        let mut path = format!("nodes/{}/{}", node.uuid, resource.path);
+        if detail {
+            path.push_str("/detail");
+        }
+        self.list_records(&call, query, resource, filter, detail, &path).await
     }
 
     async fn show_record(&self, mut call: Call, resource: &Resource) -> Result<Response<Body>, Fault> {

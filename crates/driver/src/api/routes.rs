@@ -2,14 +2,15 @@
 
 use super::resource::Deed::{self, Create, Delete, List, ListDetail, Patch, Show};
 use super::versions::{
-    ALLOCATION_PATCH, ALLOCATIONS, CONTINUE_INSPECTION, DEPLOY_TEMPLATES, INSPECTION_RULES, PORTGROUPS, RAMDISK,
-    RUNBOOK_TRAITS, RUNBOOKS, SHARDS, VOLUMES,
+    ALLOCATION_PATCH, ALLOCATIONS, CONTINUE_INSPECTION, DEPLOY_TEMPLATES, INSPECTION_RULES, PORTGROUP_MEMBERS,
+    PORTGROUPS, RAMDISK, RUNBOOK_TRAITS, RUNBOOKS, SHARDS, VOLUMES, has,
 };
 use crate::fault::Fault;
 use http::Method;
 use store::RecordKind::{
     self, Allocation, Chassis, DeployTemplate, InspectionRule, Portgroup, Runbook, VolumeConnector, VolumeTarget,
 };
+use wire::ironic::Version;
 
 /// What a route does; one arm each in [`super::Api::call`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,9 @@ pub(super) enum Endpoint {
     NodeTraitAdd,
     NodeTraitRemove,
     NodePorts,
+    NodePortsDetail,
     NodeRecords(RecordKind),
+    NodeRecordsDetail(RecordKind),
     NodeVolume,
     NodeAllocation,
     NodeAllocationDelete,
@@ -155,6 +158,7 @@ pub(super) const ROUTES: &[Route] = &[
     agents(Method::GET,    "/v1",                                          1,  0,     Endpoint::V1),
     agents(Method::GET,    "/v1/lookup",                                   RAMDISK, 0, Endpoint::Lookup),
     agents(Method::POST,   "/v1/heartbeat/{}",                             RAMDISK, SMALL, Endpoint::Heartbeat),
+    agents(Method::POST,   "/v1/heartbeat",                                RAMDISK, SMALL, Endpoint::Heartbeat),
     agents(Method::POST,   "/v1/continue_inspection",                      1,  LARGE, Endpoint::ContinueInspection),
     agents(Method::GET,    "/boot/{}/{}",                                  1,  0,     Endpoint::BootFile),
     agents(Method::GET,    "/healthz",                                     1,  0,     Endpoint::Health),
@@ -190,7 +194,9 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::PUT,     "/v1/nodes/{}/traits/{}",                       37, SMALL, Endpoint::NodeTraitAdd),
     route(Method::DELETE,  "/v1/nodes/{}/traits/{}",                       37, 0,     Endpoint::NodeTraitRemove),
     route(Method::GET,     "/v1/nodes/{}/ports",                           1,  0,     Endpoint::NodePorts),
-    route(Method::GET,     "/v1/nodes/{}/portgroups",                      PORTGROUPS, 0, Endpoint::NodeRecords(Portgroup)),
+    route(Method::GET,     "/v1/nodes/{}/ports/detail",                    1,  0,     Endpoint::NodePortsDetail),
+    route(Method::GET,     "/v1/nodes/{}/portgroups",                      PORTGROUP_MEMBERS, 0, Endpoint::NodeRecords(Portgroup)),
+    route(Method::GET,     "/v1/nodes/{}/portgroups/detail",               PORTGROUP_MEMBERS, 0, Endpoint::NodeRecordsDetail(Portgroup)),
     route(Method::GET,     "/v1/nodes/{}/volume",                          VOLUMES, 0, Endpoint::NodeVolume),
     route(Method::GET,     "/v1/nodes/{}/volume/connectors",               VOLUMES, 0, Endpoint::NodeRecords(VolumeConnector)),
     route(Method::GET,     "/v1/nodes/{}/volume/targets",                  VOLUMES, 0, Endpoint::NodeRecords(VolumeTarget)),
@@ -215,6 +221,8 @@ pub(super) const ROUTES: &[Route] = &[
     route(Method::PUT,     "/v1/nodes/{}/states/boot_mode",                76, SMALL, Endpoint::NodeBootMode),
     route(Method::PUT,     "/v1/nodes/{}/states/secure_boot",              76, SMALL, Endpoint::NodeSecureBoot),
     route(Method::GET,     "/v1/nodes/{}/states/console",                  1,  0,     Endpoint::NodeConsoleShow),
+    // Its older spelling, which clients still use.
+    route(Method::GET,     "/v1/nodes/states/console/{}",                  1,  0,     Endpoint::NodeConsoleShow),
     route(Method::PUT,     "/v1/nodes/{}/states/console",                  1,  SMALL, Endpoint::NodeConsoleSet),
     route(Method::GET,     "/v1/nodes/{}/vendor_passthru/methods",         1,  0,     Endpoint::NodeVendorMethods),
     route(Method::GET,     "/v1/nodes/{}/vendor_passthru/{}",              1,  0,     Endpoint::NodeVendorPassthru),
@@ -240,7 +248,7 @@ pub(super) const ROUTES: &[Route] = &[
     record(Method::GET,    "/v1/portgroups/{}",                            PORTGROUPS, 0, Show, Portgroup),
     record(Method::PATCH,  "/v1/portgroups/{}",                            PORTGROUPS, NODE, Patch, Portgroup),
     record(Method::DELETE, "/v1/portgroups/{}",                            PORTGROUPS, 0, Delete, Portgroup),
-    route(Method::GET,     "/v1/portgroups/{}/ports",                      24, 0,     Endpoint::PortgroupPorts),
+    route(Method::GET,     "/v1/portgroups/{}/ports",                      PORTGROUP_MEMBERS, 0,     Endpoint::PortgroupPorts),
     record(Method::POST,   "/v1/allocations",                              ALLOCATIONS, NODE, Create, Allocation),
     record(Method::GET,    "/v1/allocations",                              ALLOCATIONS, 0, List, Allocation),
     record(Method::GET,    "/v1/allocations/{}",                           ALLOCATIONS, 0, Show, Allocation),
@@ -325,6 +333,16 @@ pub(super) const RESOURCES: &[(&str, u16)] = &[
     ("continue_inspection", CONTINUE_INSPECTION),
 ];
 
+/// Routes that are not there for an older version even for the router. So it is in Ironic, and clients tell the answers
+/// apart.
+const UNSEEN: &[&str] =
+    &["/v1/volume", "/v1/nodes/{}/volume", "/v1/nodes/{}/vifs", "/v1/nodes/{}/vmedia", "/v1/nodes/{}/firmware"];
+
+/// Whether a path is none at all for a version that is older than it.
+pub(super) fn is_unseen(path: &str) -> bool {
+    UNSEEN.iter().any(|unseen| path.starts_with(unseen))
+}
+
 /// The segments of a path; a slash at the end does not count.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     let path = path.strip_prefix('/').unwrap_or(path);
@@ -346,29 +364,36 @@ fn matches<'a>(pattern: &str, path: &'a str) -> Option<Vec<&'a str>> {
     path.next().is_none().then_some(taken)
 }
 
-/// Finds the route of a request and what its `{}` took. `HEAD` is `GET` without the body.
+/// Finds the route of a request and what its `{}` took. `HEAD` is `GET` without the body. A path need not begin with the
+/// version of the API: so the bookmarks of documents are written.
 pub(super) fn find<'a>(
     audience: Audience,
+    version: Version,
     method: &Method,
     path: &'a str,
 ) -> Result<(&'static Route, Vec<&'a str>), Fault> {
     let wanted = if method == Method::HEAD { &Method::GET } else { method };
+    let versioned = segments(path).next() == Some("v1");
     let mut allowed = Vec::new();
     let mut pattern = None;
+    let mut since = u16::MAX;
     for route in ROUTES.iter().filter(|route| audience == Audience::Everybody || route.agents) {
         // `nodes/detail` is no node called so: once a pattern has matched, only its own methods count.
         if pattern.is_some_and(|pattern| pattern != route.path) {
             continue;
         }
-        let Some(taken) = matches(route.path, path) else { continue };
+        let bare = route.path.strip_prefix("/v1").filter(|bare| !versioned && !bare.is_empty());
+        let Some(taken) = matches(bare.unwrap_or(route.path), path) else { continue };
         if route.method == wanted {
             return Ok((route, taken));
         }
         pattern = Some(route.path);
+        since = since.min(route.since);
         allowed.push(route.method.as_str());
     }
     match pattern {
         None => Err(Fault::NoRoute),
+        Some(pattern) if !has(version, since) && is_unseen(pattern) => Err(Fault::NoRoute),
         Some(_) => Err(Fault::MethodNotAllowed { method: method.to_string(), allowed: allowed.join(", ") }),
     }
 }
@@ -378,7 +403,7 @@ mod tests {
     use super::*;
 
     fn endpoint(method: Method, path: &str) -> Result<Endpoint, Fault> {
-        find(Audience::Everybody, &method, path).map(|(route, _)| route.endpoint)
+        find(Audience::Everybody, Version::MAX, &method, path).map(|(route, _)| route.endpoint)
     }
 
     #[test]
@@ -387,10 +412,30 @@ mod tests {
         assert_eq!(endpoint(Method::GET, "/v1/"), Ok(Endpoint::V1));
         assert_eq!(endpoint(Method::HEAD, "/v1/nodes/"), Ok(Endpoint::NodeList));
         assert_eq!(endpoint(Method::GET, "/v1/nodes/detail"), Ok(Endpoint::NodeListDetail));
-        assert_eq!(find(Audience::Everybody, &Method::GET, "/v1/nodes/n1/states").unwrap().1, ["n1"]);
+        assert_eq!(find(Audience::Everybody, Version::MAX, &Method::GET, "/v1/nodes/n1/states").unwrap().1, ["n1"]);
         for path in ["/v1//", "/v1/nodes//states", "/v1/nodes/x/y", "/v2", "/v1/nonsense", "/v1/nodes/a/b/c/d"] {
             assert_eq!(endpoint(Method::GET, path), Err(Fault::NoRoute), "{path}");
         }
+    }
+
+    #[test]
+    fn a_path_without_the_version_of_the_api_is_one_with_it() {
+        assert_eq!(endpoint(Method::GET, "/nodes"), Ok(Endpoint::NodeList));
+        assert_eq!(endpoint(Method::GET, "/ports/detail"), Ok(Endpoint::PortListDetail));
+        for route in ROUTES {
+            let path = route.path.replace("{}", "x");
+            let (found, _) = find(Audience::Everybody, Version::MAX, &route.method, &path).unwrap();
+            let bare = path.strip_prefix("/v1/").map_or(path.clone(), |bare| format!("/{bare}"));
+            assert_eq!(endpoint(route.method.clone(), &bare), Ok(found.endpoint), "{bare}");
+        }
+        assert_eq!(endpoint(Method::GET, "/v1/v1/nodes"), Err(Fault::NoRoute));
+    }
+
+    #[test]
+    fn what_a_version_does_not_see_has_no_methods_either() {
+        let media = |minor| find(Audience::Everybody, Version(minor), &Method::PUT, "/v1/nodes/n1/vmedia").map(|_| ());
+        assert_eq!(media(88), Err(Fault::NoRoute));
+        assert!(matches!(media(89), Err(Fault::MethodNotAllowed { .. })));
     }
 
     #[test]
@@ -406,7 +451,7 @@ mod tests {
     fn agents_find_what_a_ramdisk_needs_and_nothing_else() {
         for route in ROUTES {
             let path = route.path.replace("{}", "x");
-            let found = find(Audience::Agents, &route.method, &path);
+            let found = find(Audience::Agents, Version::MAX, &route.method, &path);
             assert_eq!(found.is_ok(), route.agents, "{}", route.path);
             if !route.agents {
                 assert_eq!(found.unwrap_err(), Fault::NoRoute, "{}", route.path);
@@ -420,6 +465,7 @@ mod tests {
                 "/v1",
                 "/v1/lookup",
                 "/v1/heartbeat/{}",
+                "/v1/heartbeat",
                 "/v1/continue_inspection",
                 "/boot/{}/{}",
                 "/healthz",

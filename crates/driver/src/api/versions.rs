@@ -358,8 +358,10 @@ pub(super) const ENROLL: u16 = 11;
 pub(super) const RAMDISK: u16 = 22;
 /// Portgroups.
 pub(super) const PORTGROUPS: u16 = 23;
-/// Ports are listed by their portgroup.
-pub(super) const PORTGROUP_FILTER: u16 = 24;
+/// Ports are listed by their portgroup, portgroups by their node.
+pub(super) const PORTGROUP_MEMBERS: u16 = 24;
+/// Since then `.json` at the end of a path belongs to the name.
+pub(super) const DOT_JSON: u16 = 91;
 /// Volumes.
 pub(super) const VOLUMES: u16 = 32;
 /// Allocations.

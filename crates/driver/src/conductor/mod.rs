@@ -189,6 +189,7 @@ impl<S: Store> Conductor<S> {
 
     /// Removes a node, where its state allows that.
     pub async fn delete_node(self: &Arc<Self>, ident: &NodeIdent) -> Result<(), Fault> {
+        self.until_power_is_changed(self.find_shared(ident).await?.uuid).await?;
         let node = self.find(ident).await?;
         if node.protected {
             return Err(Fault::Forbidden(format!(
@@ -228,6 +229,8 @@ impl<S: Store> Conductor<S> {
     pub async fn command(self: &Arc<Self>, ident: &NodeIdent, command: Command) -> Result<Node, Fault> {
         let (this, ident) = (self.clone(), ident.clone());
         self.detached(async move {
+            let found = this.find_shared(&ident).await?.uuid;
+            this.until_power_is_changed(found).await?;
             match command {
                 Command::Provision { verb, arguments } => this.provision(&ident, verb, arguments).await,
                 Command::Power { target, timeout } => this.power(&ident, target, timeout).await,

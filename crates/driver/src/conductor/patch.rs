@@ -72,6 +72,17 @@ fn apply(
     }
     let mut changed = draft.node.clone();
     write_back(&mut changed, &document)?;
+    for (reason, of, set) in
+        [("protected_reason", "protected", changed.protected), ("retired_reason", "retired", changed.retired)]
+    {
+        let given = |operation: &&PatchOperation| {
+            operation.path.first().is_some_and(|root| root == reason)
+                && operation.value.as_ref().is_some_and(|value| value.as_str().is_some_and(|text| !text.is_empty()))
+        };
+        if !set && operations.iter().any(|operation| given(&operation)) {
+            return Err(Fault::Invalid(format!("The {reason} field can only be set when {of} is True")));
+        }
+    }
     // Until clients know the field, an instance's name is where they have always put it.
     let display = changed.instance_info.get("display_name").filter(|name| name.as_str().is_some_and(|n| !n.is_empty()));
     if let Some(display) = display.cloned()

@@ -4,8 +4,9 @@ use super::Conductor;
 use super::change::locked;
 use crate::fault::Fault;
 use lifecycle::provision::State;
+use serde_json::Value;
 use std::sync::Arc;
-use store::{Node, Port, Store, StoreError};
+use store::{Node, Page, Port, PortFilter, RecordKind, Store, StoreError};
 use uuid::Uuid;
 
 impl<S: Store> Conductor<S> {
@@ -19,6 +20,7 @@ impl<S: Store> Conductor<S> {
         }
         port.address.make_ascii_lowercase();
         port.created_at = self.parts.clock.now();
+        self.check_physical_network(&port).await?;
         Ok(self.store.create_port(self.epoch, port).await?)
     }
 
@@ -27,8 +29,11 @@ impl<S: Store> Conductor<S> {
     /// # Errors
     /// [`Fault::Conflict`] while its node is worked on.
     pub async fn update_port(&self, mut port: Port) -> Result<Port, Fault> {
+        self.until_power_is_changed(port.node_uuid).await?;
         let node = self.store.node(port.node_uuid).await?;
         check(&node)?;
+        let before = self.store.port(port.uuid).await?;
+        check_state(&node, &before, &port)?;
         if matches!(node.provision_state, State::Inspecting | State::InspectWait) && !node.maintenance {
             return Err(Fault::Conflict(format!(
                 "Cannot update port {} while node {} is in state \"{}\".",
@@ -37,6 +42,9 @@ impl<S: Store> Conductor<S> {
         }
         port.address.make_ascii_lowercase();
         port.updated_at = Some(self.parts.clock.now());
+        if portgroup(&before) != portgroup(&port) || before.physical_network != port.physical_network {
+            self.check_physical_network(&port).await?;
+        }
         Ok(self.store.update_port(self.epoch, port).await?)
     }
 
@@ -46,9 +54,76 @@ impl<S: Store> Conductor<S> {
     /// [`Fault::Conflict`] while its node is worked on.
     pub async fn delete_port(self: &Arc<Self>, uuid: Uuid) -> Result<(), Fault> {
         let port = self.store.port(uuid).await?;
+        self.until_power_is_changed(port.node_uuid).await?;
         check(&self.store.node(port.node_uuid).await?)?;
         Ok(self.store.delete_port(self.epoch, uuid).await?)
     }
+
+    /// All ports of a portgroup are on one physical network. A portgroup without one takes that of its first port.
+    async fn check_physical_network(&self, port: &Port) -> Result<(), Fault> {
+        let Some(group) = portgroup(port) else { return Ok(()) };
+        let filter = PortFilter { portgroup: Some(group), ..PortFilter::default() };
+        let others = self.store.ports(&filter, &Page::default()).await?;
+        let network = match others.into_iter().find(|other| other.uuid != port.uuid) {
+            Some(other) => other.physical_network.clone(),
+            None => {
+                let mut group = self.store.record(RecordKind::Portgroup, group).await?;
+                match (group.text("physical_network"), &port.physical_network) {
+                    (Some(network), _) => Some(network.to_owned()),
+                    (None, None) => return Ok(()),
+                    (None, Some(network)) => {
+                        group.fields.insert("physical_network".to_owned(), Value::String(network.clone()));
+                        self.store.update_record(self.epoch, group).await?;
+                        return Ok(());
+                    }
+                }
+            }
+        };
+        if network == port.physical_network {
+            return Ok(());
+        }
+        let name = |network: Option<&str>| network.unwrap_or("None").to_owned();
+        Err(Fault::Conflict(format!(
+            "Port with physical network {} cannot become a member of port group {group} which has ports in physical \
+             network {}.",
+            name(port.physical_network.as_deref()),
+            name(network.as_deref()),
+        )))
+    }
+}
+
+/// The portgroup that a port is part of.
+fn portgroup(port: &Port) -> Option<Uuid> {
+    port.attributes.get("portgroup_uuid").and_then(Value::as_str).and_then(|text| Uuid::try_parse(text).ok())
+}
+
+/// What of a port may not change in the state of its node: how it is wired while somebody may use it.
+fn check_state(node: &Node, before: &Port, after: &Port) -> Result<(), Fault> {
+    if node.maintenance {
+        return Ok(());
+    }
+    if (node.provision_state == State::Active || node.instance_uuid.is_some())
+        && !before.address.eq_ignore_ascii_case(&after.address)
+    {
+        return Err(Fault::Conflict(format!(
+            "Cannot update hardware address for port {} as node {} is active or has instance UUID assigned",
+            before.uuid, node.uuid
+        )));
+    }
+    let wired = before.pxe_enabled != after.pxe_enabled
+        || before.local_link_connection != after.local_link_connection
+        || before.physical_network != after.physical_network
+        || portgroup(before) != portgroup(after);
+    let open = [State::Enroll, State::Inspecting, State::InspectWait, State::Manageable];
+    if wired && !open.contains(&node.provision_state) {
+        return Err(Fault::Conflict(format!(
+            "Port {} can not have any connectivity attributes (local_link_connection, physical_network, portgroup_uuid, \
+             pxe_enabled) updated unless node {} is in a enroll, inspecting, inspect wait, manageable state or in \
+             maintenance mode. The current state is {}.",
+            before.uuid, node.uuid, node.provision_state
+        )));
+    }
+    Ok(())
 }
 
 fn check(node: &Node) -> Result<(), Fault> {

@@ -60,7 +60,28 @@ fn jitter(interval: Duration) -> Duration {
     interval.mul_f64(rand::random_range(0.05..1.0))
 }
 
+/// How long a request waits for a node whose power an operator is having changed: as long as Ironic tries for its lock
+/// (`[conductor] node_locked_retry_attempts` 3, a second apart).
+const PATIENCE: Duration = Duration::from_secs(3);
+
 impl<S: Store> Conductor<S> {
+    /// Waits for the end of a change of power, a few seconds at most: clients see the new state a moment before the node
+    /// is free again, and most BMCs take no longer. Whoever asks for a node that is held for something else, or for
+    /// longer, is told so at once.
+    pub(super) async fn until_power_is_changed(&self, node: Uuid) -> Result<(), Fault> {
+        let end = tokio::time::Instant::now() + PATIENCE;
+        let mut pause = Duration::from_millis(5);
+        while self.store.shared_node(node).await?.reservation.is_some() && tokio::time::Instant::now() < end {
+            match self.load(node).await?.1 {
+                Some(flow) if flow.kind == FlowKind::Power => {}
+                _ => break,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+
     /// `PUT states/power`.
     pub(super) async fn power(
         self: &Arc<Self>,

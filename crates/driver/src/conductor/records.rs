@@ -20,6 +20,7 @@ impl<S: Store> Conductor<S> {
         if record.kind == RecordKind::Portgroup
             && let Some(node) = record.node
         {
+            self.until_power_is_changed(node).await?;
             free(&self.store.node(node).await?)?;
         }
         let sought = record.clone();
@@ -72,21 +73,24 @@ impl<S: Store> Conductor<S> {
     /// Whether the node of a record lets it be changed now. A volume is not changed under a machine that runs.
     async fn check_change(&self, record: &Record, done: &str) -> Result<(), Fault> {
         let Some(node) = record.node else { return Ok(()) };
+        self.until_power_is_changed(node).await?;
         let node = self.store.node(node).await?;
         match record.kind {
             RecordKind::Portgroup => free(&node),
             RecordKind::VolumeConnector | RecordKind::VolumeTarget => {
                 free(&node)?;
                 let power = node.power_state.as_deref();
+                let action = if done == "deleted" { "deletion" } else { "update" };
                 let fits = if done == "deleted" { power != Some("power on") } else { power == Some("power off") };
                 if fits {
                     return Ok(());
                 }
                 Err(Fault::Invalid(format!(
-                    "The {} {} can not be {done} while node {} is not known to be powered off; power it off first.",
+                    "The requested action \"{} {action}\" can not be performed on node \"{}\" while it is in state \"{}\"; \
+                     power it off first.",
                     record.kind.as_str(),
-                    record.uuid,
                     node.uuid,
+                    power.unwrap_or("None"),
                 )))
             }
             RecordKind::Allocation

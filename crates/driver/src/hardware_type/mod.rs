@@ -104,10 +104,17 @@ impl HardwareType {
     pub fn properties(&self) -> &'static [(&'static str, &'static str)] {
         match self.name {
             "redfish" => REDFISH_PROPERTIES,
+            "fake-hardware" => FAKE_PROPERTIES,
             _ => &[],
         }
     }
 }
+
+const FAST_TRACK: (&str, &str) = (
+    "fast_track",
+    "true or false: whether a ramdisk stays on after inspection and cleaning. The site's setting when it is not there.",
+);
+const FAKE_PROPERTIES: &[(&str, &str)] = &[FAST_TRACK];
 
 const REDFISH_PROPERTIES: &[(&str, &str)] = &[
     ("redfish_address", "URL of the BMC, such as https://bmc.example. Required."),
@@ -117,6 +124,7 @@ const REDFISH_PROPERTIES: &[(&str, &str)] = &[
     ("redfish_username", "User. Required where the BMC asks for one."),
     ("redfish_verify_ca", "true (default), false, or the path of a PEM file with the certificates to trust."),
     ("kernel_append_params", "Further parameters of the ramdisk's kernel; %default% stands for the site's."),
+    FAST_TRACK,
 ];
 
 const FAKE: HardwareType = HardwareType { name: "fake-hardware", implementations: fake };
