@@ -3,8 +3,9 @@
 use super::request::{Call, short};
 use super::resource::Resource;
 use super::versions::INSPECTION_RULE_FIELDS;
+use crate::conductor::changeable;
 use crate::fault::Fault;
-use crate::rules::{ACTIONS, OPERATORS, Rule, Signature, check_regex};
+use crate::rules::{ACTIONS, OPERATORS, Rule, Signature, check_regex, problem};
 use serde_json::{Map, Value, json};
 use store::RecordKind;
 use uuid::Uuid;
@@ -89,6 +90,7 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &
     if entries.len() > MAX_ENTRIES {
         return Err(invalid(format_args!("more than {MAX_ENTRIES} {what}")));
     }
+    let attributes = changeable();
     for (number, entry) in entries.iter().enumerate() {
         let place = format!("{what}[{number}]");
         let Value::Object(entry) = entry else { return Err(invalid(format_args!("{place} must be an object"))) };
@@ -101,13 +103,14 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &
         };
         // A condition may be turned around: `!eq`, `! eq`.
         let bare = if what == "conditions" { op.strip_prefix('!').unwrap_or(op).trim() } else { op };
-        let Some(Signature { required, optional, .. }) = known.iter().find(|known| known.name == bare) else {
+        let Some(signature @ Signature { required, optional, .. }) = known.iter().find(|known| known.name == bare)
+        else {
             let names: Vec<&str> = known.iter().map(|known| known.name).collect();
             let (op, names) = (short(op), names.join(", "));
             return Err(invalid(format_args!("'{op}' of {place} is no operator; there are: {names}")));
         };
         match entry.get("args") {
-            // Without names the arguments stand in the order of the operator; what they mean is told when it runs.
+            // Without names the arguments stand in the order of the operator.
             Some(Value::Array(_)) => {}
             Some(Value::Object(args)) => {
                 let takes = [*required, *optional].concat();
@@ -125,6 +128,9 @@ fn entries(what: &str, fields: &Map<String, Value>, known: &[Signature], keys: &
                 }
             }
             _ => return Err(invalid(format_args!("'args' of {place} is required and must be a list or an object"))),
+        }
+        if let Some(problem) = problem(signature, entry, &attributes) {
+            return Err(invalid(format_args!("{place}: {problem}")));
         }
         let regex = match entry.get("args") {
             Some(Value::Object(args)) => args.get("regex"),

@@ -58,6 +58,7 @@ mod worker;
 pub use progress::{Lasting, Report, Running, Usual};
 pub use ramdisk::KeepLogs;
 pub use readings::{KeptComponent, KeptSetting};
+pub(crate) use rules::changeable;
 pub use session::EnrolError;
 pub use settings::{AddPorts, Clock, Parts, Settings, SystemClock};
 pub use why::{Heard, Hold, Possible, Until, Why, Work};

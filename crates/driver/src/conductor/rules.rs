@@ -102,6 +102,11 @@ pub(super) fn apply_rules(
     Ok(())
 }
 
+/// The attributes of a node that rules may change.
+pub(crate) fn changeable() -> Vec<String> {
+    document_of(&Node::new(Uuid::nil(), "", jiff::Timestamp::UNIX_EPOCH)).into_iter().map(|(name, _)| name).collect()
+}
+
 /// The ports of a node as rules see them.
 pub(super) fn port_facts(ports: &[Port]) -> Vec<PortFacts> {
     let facts = |port: &Port| PortFacts { uuid: port.uuid.to_string(), fields: port_fields(port) };

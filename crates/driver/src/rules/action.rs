@@ -157,16 +157,36 @@ fn log(rule: &str, args: &Arguments) -> Result<(), String> {
         None => "info".to_owned(),
         Some(level) => python::text(level).to_lowercase(),
     };
+    check_level(&level)?;
     match level.as_str() {
         "debug" => tracing::debug!(rule, text, "says an inspection rule"),
         "info" => tracing::info!(rule, text, "says an inspection rule"),
         "warning" => tracing::warn!(rule, text, "says an inspection rule"),
-        "error" | "critical" => tracing::error!(rule, text, "says an inspection rule"),
-        other => {
-            return Err(format!("Invalid log level: {other}. Choose from debug, info, warning, error, critical"));
-        }
+        _ => tracing::error!(rule, text, "says an inspection rule"),
     }
     Ok(())
+}
+
+/// Whether a level of the log is one.
+pub(super) fn check_level(level: &str) -> Result<(), String> {
+    const LEVELS: [&str; 5] = ["debug", "info", "warning", "error", "critical"];
+    if LEVELS.contains(&level.to_lowercase().as_str()) {
+        return Ok(());
+    }
+    Err(format!("Invalid log level: {level}. Choose from {}", LEVELS.join(", ")))
+}
+
+/// Whether a path begins with an attribute that a rule may change.
+pub(super) fn check_path(path: &str, attributes: &[String]) -> Result<(), String> {
+    match parts(path)?.first() {
+        Some(root) if attributes.iter().any(|known| known == root) => Ok(()),
+        root => Err(no_attribute(root.copied().unwrap_or_default(), attributes.iter().map(String::as_str))),
+    }
+}
+
+fn no_attribute<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let known = known.collect::<Vec<_>>().join(", ");
+    format!("{name} is no attribute that a rule may change; those are: {known}")
 }
 
 /// The parts of a path, with dots or slashes between them.
@@ -182,8 +202,7 @@ fn parts(path: &str) -> Result<Vec<&str>, String> {
 /// The attribute that a path begins with.
 fn root<'a>(attributes: &'a mut Map<String, Value>, name: &str) -> Result<&'a mut Value, String> {
     if !attributes.contains_key(name) {
-        let known = attributes.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        return Err(format!("{name} is no attribute that a rule may change; those are: {known}"));
+        return Err(no_attribute(name, attributes.keys().map(String::as_str)));
     }
     Ok(attributes.entry(name).or_insert(Value::Null))
 }
@@ -274,10 +293,16 @@ fn capabilities(facts: &Facts) -> String {
     properties.and_then(|all| all.get("capabilities")).map(python::text).unwrap_or_default()
 }
 
-fn add_trait(facts: &mut Facts, name: &str) -> Result<(), String> {
-    if !crate::api::is_trait(name) {
-        return Err(format!("Failed to add new trait {name}: it is not the name of a trait"));
+/// Whether a trait has the name of one.
+pub(super) fn check_trait(name: &str) -> Result<(), String> {
+    if crate::api::is_trait(name) {
+        return Ok(());
     }
+    Err(format!("Failed to add new trait {name}: it is not the name of a trait"))
+}
+
+fn add_trait(facts: &mut Facts, name: &str) -> Result<(), String> {
+    check_trait(name)?;
     if facts.traits.iter().any(|known| known == name) {
         return Ok(());
     }

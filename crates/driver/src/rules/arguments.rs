@@ -27,25 +27,7 @@ impl Arguments {
         item: Option<&Value>,
         all: bool,
     ) -> Result<Self, String> {
-        let named = match entry.get("args") {
-            Some(Value::Object(args)) => args.clone(),
-            Some(Value::Array(list)) => {
-                if let Some(missing) = signature.required.get(list.len()) {
-                    return Err(format!("{} needs the argument {missing}", signature.name));
-                }
-                let names = signature.required.iter().chain(signature.optional);
-                names.map(|name| (*name).to_owned()).zip(list.iter().cloned()).collect()
-            }
-            _ => return Err(format!("args of {} must be a list or an object", signature.name)),
-        };
-        if let Some(missing) = signature.required.iter().find(|name| !named.contains_key(**name)) {
-            return Err(format!("{} needs the argument {missing}", signature.name));
-        }
-        let known = |name: &str| signature.required.contains(&name) || signature.optional.contains(&name);
-        if let Some(stranger) = named.keys().find(|name| !known(name)) {
-            let takes = [signature.required, signature.optional].concat().join(", ");
-            return Err(format!("{} has no argument {stranger}; it takes {takes}", signature.name));
-        }
+        let named = named(signature, entry.get("args"))?;
         let context = context(facts, item);
         let is_formatted = |name: &str| item.is_some() || signature.formatted.contains(&name);
         for (_, value) in named.iter().filter(|(name, _)| is_formatted(name)) {
@@ -78,8 +60,32 @@ impl Arguments {
     }
 }
 
+/// Arguments by name, with their place-holders.
+pub(super) fn named(signature: &Signature, args: Option<&Value>) -> Result<Map<String, Value>, String> {
+    let named = match args {
+        Some(Value::Object(args)) => args.clone(),
+        Some(Value::Array(list)) => {
+            if let Some(missing) = signature.required.get(list.len()) {
+                return Err(format!("{} needs the argument {missing}", signature.name));
+            }
+            let names = signature.required.iter().chain(signature.optional);
+            names.map(|name| (*name).to_owned()).zip(list.iter().cloned()).collect()
+        }
+        _ => return Err(format!("args of {} must be a list or an object", signature.name)),
+    };
+    if let Some(missing) = signature.required.iter().find(|name| !named.contains_key(**name)) {
+        return Err(format!("{} needs the argument {missing}", signature.name));
+    }
+    let known = |name: &str| signature.required.contains(&name) || signature.optional.contains(&name);
+    if let Some(stranger) = named.keys().find(|name| !known(name)) {
+        let takes = [signature.required, signature.optional].concat().join(", ");
+        return Err(format!("{} has no argument {stranger}; it takes {takes}", signature.name));
+    }
+    Ok(named)
+}
+
 /// The first place-holder at any depth that stands for nothing.
-fn stranger<'a>(value: &'a Value, context: &Map<String, Value>, all: bool) -> Option<&'a str> {
+pub(super) fn stranger<'a>(value: &'a Value, context: &Map<String, Value>, all: bool) -> Option<&'a str> {
     match value {
         Value::String(text) => python::stranger(text, context, all),
         Value::Array(list) => list.iter().find_map(|value| stranger(value, context, all)),

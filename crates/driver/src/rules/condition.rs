@@ -166,7 +166,7 @@ fn compare(name: &str, args: &Arguments, looping: bool) -> Result<bool, String> 
     Ok(true)
 }
 
-fn in_net(address: &str, subnet: &str) -> Result<bool, String> {
+pub(super) fn in_net(address: &str, subnet: &str) -> Result<bool, String> {
     let invalid = || format!("invalid value: {subnet} is no network such as 192.0.2.0/24");
     let (network, length) = match subnet.trim().split_once('/') {
         Some((network, length)) => (network, Some(length)),

@@ -6,12 +6,14 @@
 
 mod action;
 mod arguments;
+mod check;
 mod condition;
 mod python;
 
 pub(crate) use action::ACTIONS;
 pub use action::ApiCall;
 pub(crate) use arguments::Signature;
+pub(crate) use check::problem;
 pub(crate) use condition::{OPERATORS, check_regex};
 
 use serde_json::{Map, Value};
