@@ -243,15 +243,21 @@ async fn images(
     let mut left = MOST_FIRMWARE;
     for (component, _, action) in work {
         let Component { url, digest, .. } = component;
-        if *action == Action::Current || images.contains_key(url) {
+        if *action == Action::Current {
             continue;
         }
-        let bytes = fetch(shared, url, verify, left).await.map_err(|why| format!("nothing was touched: {why}"))?;
+        let known = images.get(url).cloned();
+        let bytes = match known {
+            Some(bytes) => bytes,
+            None => fetch(shared, url, verify, left).await.map_err(|why| format!("nothing was touched: {why}"))?,
+        };
         if !digest.is_of(&bytes) {
             return Err(format!("{url} does not have the digest {digest} of the manifest; nothing was touched"));
         }
-        left -= bytes.len();
-        images.insert(url.clone(), bytes);
+        let length = bytes.len();
+        if images.insert(url.clone(), bytes).is_none() {
+            left -= length;
+        }
     }
     Ok(images)
 }
