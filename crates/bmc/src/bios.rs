@@ -76,13 +76,14 @@ impl Redfish {
         for member in self.connection.members(&root.path, link).await? {
             let last = member.trim_end_matches('/').rsplit('/').next().unwrap_or_default();
             // Registries of messages are large, and many.
-            if !last.to_ascii_lowercase().contains("attribute") && last != name {
+            if !last.to_ascii_lowercase().contains("attribute") && !is_version_of(name, last) {
                 continue;
             }
             let file = self.connection.get(&root.path, &member).await?;
-            let is_called = ["Id", "Registry"].into_iter().any(|key| file.text(&[key]) == Some(name));
+            let called = |resource: &Resource, key| resource.text(&[key]).is_some_and(|text| is_version_of(name, text));
+            let is_called = ["Id", "Registry"].into_iter().any(|key| called(&file, key));
             match self.registry_in(&file).await {
-                Ok(Some(registry)) if is_called || registry.text(&["Id"]) == Some(name) => return Ok(Some(registry)),
+                Ok(Some(registry)) if is_called || called(&registry, "Id") => return Ok(Some(registry)),
                 Ok(registry) => others.extend(registry),
                 Err(error) => tracing::debug!(error = transport::client::chain(&error), "a registry leads nowhere"),
             }
@@ -98,12 +99,20 @@ impl Redfish {
             let language = place.get("Language").and_then(Value::as_str).unwrap_or("en");
             language.to_ascii_lowercase().starts_with("en")
         };
-        let uri = places.iter().filter(english).find_map(|place| place.get("Uri")?.as_str());
-        match uri {
+        // Names of settings and of their values are the same in all languages; what differs is for people.
+        let uri = |place: &'_ Value| place.get("Uri").and_then(Value::as_str).map(str::to_owned);
+        let found = places.iter().filter(english).find_map(uri).or_else(|| places.iter().find_map(uri));
+        match found.as_deref() {
             Some(uri) => self.connection.get(&file.path, uri).await.map(Some),
             None => Ok(None),
         }
     }
+}
+
+/// Whether a registry that is called `text` is the one that settings call `name`: a file tells the version without its last part
+/// (DSP0268, MessageRegistryFile, `Registry`).
+fn is_version_of(name: &str, text: &str) -> bool {
+    name.strip_prefix(text).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
 }
 
 /// A setting with what the registry says of it.
@@ -120,6 +129,10 @@ fn setting(name: &str, value: &Value, entry: Option<&Map<String, Value>>) -> Bio
     let number = |key: &str| entry.get(key).and_then(Value::as_i64);
     let flag = |key: &str| entry.get(key).and_then(Value::as_bool);
     setting.attribute_type = entry.get("Type").and_then(Value::as_str).map(kept);
+    if setting.attribute_type.as_deref() == Some("Password") && setting.value != "" {
+        // A BMC has to show none (DSP0268, AttributeRegistry, Type), and one that shows it is not passed on.
+        setting.value = Value::Null;
+    }
     let values = entry.get("Value").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let name_of = |value: &Value| {
         let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());

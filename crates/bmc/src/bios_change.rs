@@ -4,7 +4,7 @@ use crate::bios::Bios;
 use crate::error::RedfishError;
 use crate::redfish::Redfish;
 use crate::resource::Resource;
-use hardware::{BiosDifference, BiosValues};
+use hardware::{BiosDifference, BiosValues, StagedBios};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
@@ -51,7 +51,7 @@ impl Redfish {
     ///
     /// # Errors
     /// As [`Self::check_bios_values`]; and what the BMC says to the change.
-    pub async fn stage_bios_values(&self, wanted: &BiosValues) -> Result<Vec<String>, RedfishError> {
+    pub async fn stage_bios_values(&self, wanted: &BiosValues) -> Result<StagedBios, RedfishError> {
         let bios = self.bios().await?;
         let wanted = self.converted(&bios, wanted)?;
         let settings = self.pending(&bios).await?;
@@ -72,6 +72,7 @@ impl Redfish {
             .filter(|(name, value)| differs(name, value) || to_send.contains_key(*name))
             .map(|(name, _)| name.clone())
             .collect();
+        let mut task = None;
         if !to_send.is_empty() {
             let names: Vec<&String> = to_send.keys().collect();
             tracing::info!(bmc = bios.resource.bmc, ?names, "changing BIOS settings");
@@ -81,9 +82,17 @@ impl Redfish {
                 body["@Redfish.SettingsApplyTime"] = json!({"ApplyTime": "OnReset"});
             }
             let target = settings.as_ref().unwrap_or(&bios.resource);
-            self.connection.patch(target, &body).await?;
+            task = self.connection.begin_patch(target, &body).await?;
         }
-        Ok(changes)
+        Ok(StagedBios { changes, task })
+    }
+
+    /// Whether the BMC can be asked for that.
+    ///
+    /// # Errors
+    /// [`RedfishError::Unsupported`] where it has no such action, else what went wrong.
+    pub async fn check_bios_reset(&self) -> Result<(), RedfishError> {
+        reset_of(&self.read_bios().await?).map(drop)
     }
 
     /// Makes all settings as the maker had them, at the next start. Returns those whose default the registry tells.
@@ -93,8 +102,7 @@ impl Redfish {
     pub async fn reset_bios_values(&self) -> Result<BiosValues, RedfishError> {
         let bios = self.bios().await?;
         let resource = &bios.resource;
-        let target = resource.text(&["Actions", "#Bios.ResetBios", "target"]);
-        let target = target.ok_or_else(|| resource.unsupported("it has no action ResetBios"))?;
+        let target = reset_of(resource)?;
         tracing::info!(bmc = resource.bmc, "resetting BIOS settings");
         self.connection.post(&resource.path, target, &json!({})).await?;
         Ok(defaults(&bios))
@@ -125,6 +133,12 @@ impl Redfish {
             None => Ok(None),
         }
     }
+}
+
+/// The place of the action that resets settings.
+fn reset_of(bios: &Resource) -> Result<&str, RedfishError> {
+    let target = bios.text(&["Actions", "#Bios.ResetBios", "target"]);
+    target.ok_or_else(|| bios.unsupported("it has no action ResetBios, so that BIOS settings cannot be reset"))
 }
 
 /// The settings that a reset has to make as the registry's `DefaultValue` has them (DSP0268, AttributeRegistry, Attributes).

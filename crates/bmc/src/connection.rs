@@ -209,17 +209,25 @@ impl Connection {
     ///
     /// All our changes are absolute values, so a change that was made twice is the same change.
     pub(crate) async fn patch(&self, resource: &Resource, body: &Value) -> Result<(), RedfishError> {
+        self.begin_patch(resource, body).await.map(drop)
+    }
+
+    /// The same; returns where it can be followed when the BMC has only accepted it (202).
+    pub(crate) async fn begin_patch(&self, resource: &Resource, body: &Value) -> Result<Option<String>, RedfishError> {
         let path = resource.path.clone();
         let first = self.request(Method::PATCH, path.clone(), Some(body), resource.etag.as_deref()).await;
-        match first {
-            Err(RedfishError::Refused { status: 412, .. }) => {
+        let (path, reply) = match first {
+            Err(RedfishError::Refused { status: status @ (412 | 428), .. }) => {
                 let fresh = self.get(&path, &path).await?;
-                // Some BMCs hand out weak validators and then want the strong form (RFC 9110, 13.1.1).
+                // Some BMCs hand out weak validators and then want the strong form (RFC 9110, 13.1.1), and some hand out none
+                // and want one (RFC 6585, 3).
                 let etag = fresh.etag.as_deref().map(|etag| etag.strip_prefix("W/").unwrap_or(etag));
-                self.request(Method::PATCH, path, Some(body), etag).await.map(drop)
+                let etag = etag.or((status == 428).then_some("*"));
+                self.request(Method::PATCH, path, Some(body), etag).await?
             }
-            other => other.map(drop),
-        }
+            other => other?,
+        };
+        Ok(self.task_of(&path, &reply).filter(|_| reply.status == StatusCode::ACCEPTED))
     }
 
     /// Calls an action. Never repeated once the BMC may have seen it.

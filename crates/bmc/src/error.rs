@@ -176,6 +176,8 @@ impl From<RedfishError> for OutOfBandError {
             RedfishError::Unreachable { .. } => OutOfBandError::Unreachable(text),
             RedfishError::Denied { .. } => OutOfBandError::Denied(text),
             RedfishError::Unsupported { .. } => OutOfBandError::Unsupported(text),
+            // What a BMC says of itself (5xx) tells nothing of what it did (RFC 9110, 15.5 and 15.6).
+            RedfishError::Refused { status: 400..=499, .. } => OutOfBandError::Refused(text),
             RedfishError::Image { .. }
             | RedfishError::Refused { .. }
             | RedfishError::Malformed { .. }

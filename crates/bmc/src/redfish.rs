@@ -8,7 +8,8 @@ use crate::resource::Resource;
 use crate::settings::{Settings, SystemId};
 use hardware::{
     BiosControl, BiosDifference, BiosSetting, BiosValues, BootControl, BootDevice, FirmwareComponent, FirmwareControl,
-    FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState, VirtualMedia,
+    FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, StagedBios, UpdateState,
+    VirtualMedia,
 };
 use std::path::Path;
 use std::time::Duration;
@@ -235,8 +236,12 @@ impl BiosControl for Redfish {
         Ok(self.check_bios_values(wanted).await?)
     }
 
-    async fn stage_bios(&self, wanted: &BiosValues) -> Result<Vec<String>, OutOfBandError> {
+    async fn stage_bios(&self, wanted: &BiosValues) -> Result<StagedBios, OutOfBandError> {
         Ok(self.stage_bios_values(wanted).await?)
+    }
+
+    async fn check_reset(&self) -> Result<(), OutOfBandError> {
+        Ok(self.check_bios_reset().await?)
     }
 
     async fn reset_bios(&self) -> Result<BiosValues, OutOfBandError> {
@@ -252,8 +257,8 @@ impl BiosControl for Redfish {
 }
 
 impl FirmwareControl for Redfish {
-    async fn check_updates(&self, components: &[String]) -> Result<(), OutOfBandError> {
-        Ok(self.check_update_of(components).await?)
+    async fn check_updates(&self, updates: &[FirmwareUpdate]) -> Result<(), OutOfBandError> {
+        Ok(self.check_update_of(updates).await?)
     }
 
     async fn fetches_images(&self) -> Result<bool, OutOfBandError> {

@@ -65,14 +65,20 @@ impl Redfish {
         Ok(service)
     }
 
-    /// Whether updates of these parts can be made.
+    /// Whether these updates can be made.
     ///
     /// # Errors
-    /// [`RedfishError::Wish`] naming the parts that there are, [`RedfishError::Unsupported`] where there are no updates.
-    pub async fn check_update_of(&self, components: &[String]) -> Result<(), RedfishError> {
-        self.update_service().await?;
+    /// [`RedfishError::Wish`] naming the parts and protocols that there are, [`RedfishError::Unsupported`] where there are no updates.
+    pub async fn check_update_of(&self, updates: &[FirmwareUpdate]) -> Result<(), RedfishError> {
+        let service = self.update_service().await?;
+        if service.fetches() {
+            for update in updates {
+                service.protocol(&update.url)?;
+            }
+        }
         let known: Vec<String> = self.read_firmware().await?.into_iter().map(|part| part.component).collect();
-        let unknown: Vec<&str> = components.iter().filter(|name| !known.contains(name)).map(String::as_str).collect();
+        let wanted = updates.iter().map(|update| &update.component);
+        let unknown: Vec<&str> = wanted.filter(|name| !known.contains(name)).map(String::as_str).collect();
         if unknown.is_empty() {
             return Ok(());
         }
@@ -183,6 +189,10 @@ impl Redfish {
             Ok(Some(task)) => Ok(state_of(&task)),
             // A monitor is gone when its task has ended, and some BMCs forget their tasks when they start anew.
             Err(error) if error.is_missing() => Ok(UpdateState::Unsaid),
+            // At its end a monitor answers as the request itself would have (DSP0266, "Asynchronous operations").
+            Err(RedfishError::Refused { status: status @ (400 | 406 | 409..=422), message, .. }) => {
+                Ok(UpdateState::Failed(format!("HTTP {status}: {message}")))
+            }
             Err(error) => Err(error),
         }
     }

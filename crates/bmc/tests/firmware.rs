@@ -19,6 +19,14 @@ struct Bmc {
     /// `Attributes` of the settings resource; all that wait for the restart.
     pending: Value,
     update_service: Value,
+    /// Name of the registry of the settings, and the answers of the registries' part of the service, by path.
+    registry: Option<(&'static str, Vec<(&'static str, Value)>)>,
+    /// Changes of settings are accepted only, and followed at a task.
+    accepts: bool,
+    /// A change without this `If-Match` is refused with 428, or 412.
+    wants_etag: Option<&'static str>,
+    /// There is no action that resets settings.
+    keeps_settings: bool,
     /// What tasks answer: status and body.
     task: Option<(u16, Value)>,
     refuses_targets: bool,
@@ -52,6 +60,9 @@ async fn answer(Shared(bmc): Shared<Place>, method: Method, uri: Uri, headers: H
             if bmc.tasks.is_some() {
                 root["Tasks"] = at("/ts");
             }
+            if bmc.registry.is_some() {
+                root["Registries"] = at("/r");
+            }
             json(root)
         }
         ("GET", "/ts") => json(json!({"Tasks": at("/t")})),
@@ -69,14 +80,22 @@ async fn answer(Shared(bmc): Shared<Place>, method: Method, uri: Uri, headers: H
         ("GET", "/c/1/n/1") => {
             json(json!({"Id": "1", "SerialNumber": "A", "Controllers": [{"FirmwarePackageVersion": "22.1"}]}))
         }
+        ("GET", path) if path.starts_with("/r") && bmc.registry.is_some() => {
+            let (_, answers) = bmc.registry.as_ref().unwrap();
+            match answers.iter().find(|(known, _)| *known == path) {
+                Some((_, value)) => json(value.clone()),
+                None => StatusCode::NOT_FOUND.into_response(),
+            }
+        }
         ("GET", "/s/1/b") => json(json!({
             "Attributes": bmc.attributes,
+            "AttributeRegistry": bmc.registry.as_ref().map(|(name, _)| *name),
             "@Redfish.Settings": {
                 "SettingsObject": at("/s/1/b/next"),
                 "SupportedApplyTimes": ["OnReset", "Immediate"],
                 "Messages": [{"Message": "The last change was not made."}],
             },
-            "Actions": {"#Bios.ResetBios": {"target": "/s/1/b/reset"}},
+            "Actions": if bmc.keeps_settings { json!({}) } else { json!({"#Bios.ResetBios": {"target": "/s/1/b/reset"}}) },
         })),
         ("GET", "/s/1/b/next") => json(json!({"Attributes": bmc.pending})),
         ("GET", "/u") => json(bmc.update_service.clone()),
@@ -84,6 +103,12 @@ async fn answer(Shared(bmc): Shared<Place>, method: Method, uri: Uri, headers: H
             Some((status, body)) => (StatusCode::from_u16(*status).unwrap(), axum::Json(body.clone())).into_response(),
             None => StatusCode::NOT_FOUND.into_response(),
         },
+        ("PATCH", "/s/1/b/next")
+            if bmc.wants_etag.is_some_and(|etag| headers.get("if-match").is_none_or(|sent| sent != etag)) =>
+        {
+            StatusCode::PRECONDITION_REQUIRED.into_response()
+        }
+        ("PATCH", "/s/1/b/next") if bmc.accepts => (StatusCode::ACCEPTED, [("location", "/t/1")]).into_response(),
         ("PATCH", "/s/1/b/next") | ("POST", "/s/1/b/reset") => StatusCode::NO_CONTENT.into_response(),
         ("POST", "/u/simple") if bmc.refuses_targets && text.contains("Targets") => {
             let body = json!({"error": {"message": "The property Targets is not supported here."}});
@@ -125,7 +150,7 @@ async fn only_what_differs_is_sent_to_the_settings_resource_for_the_next_start()
     let attributes = json!({"Vt": "Disabled", "Quiet": true, "Cap": 5});
     let (bmc, redfish) = start(Bmc { attributes, pending: json!({}), ..Bmc::default() }).await;
     let wanted = values(json!({"Vt": "Enabled", "Quiet": "true", "Cap": "5"}));
-    assert_eq!(redfish.stage_bios(&wanted).await.unwrap(), ["Vt"]);
+    assert_eq!(redfish.stage_bios(&wanted).await.unwrap().changes, ["Vt"]);
     let (what, path, body) = bmc.lock().unwrap().sent.pop().unwrap();
     assert_eq!((&*what, &*path), ("PATCH application/json", "/s/1/b/next"));
     let body: Value = serde_json::from_str(&body).unwrap();
@@ -141,12 +166,12 @@ async fn what_waits_for_the_start_already_is_not_sent_again_and_what_would_undo_
     let attributes = json!({"Vt": "Disabled", "Quiet": true});
     let pending = json!({"Vt": "Enabled"});
     let (bmc, redfish) = start(Bmc { attributes, pending, ..Bmc::default() }).await;
-    assert_eq!(redfish.stage_bios(&values(json!({"Vt": "Enabled"}))).await.unwrap(), ["Vt"]);
+    assert_eq!(redfish.stage_bios(&values(json!({"Vt": "Enabled"}))).await.unwrap().changes, ["Vt"]);
     assert!(bmc.lock().unwrap().sent.is_empty());
     // It is as wanted now, and would not be after the next start.
-    assert_eq!(redfish.stage_bios(&values(json!({"Vt": "Disabled"}))).await.unwrap(), ["Vt"]);
+    assert_eq!(redfish.stage_bios(&values(json!({"Vt": "Disabled"}))).await.unwrap().changes, ["Vt"]);
     assert_eq!(bmc.lock().unwrap().sent.len(), 1);
-    assert!(redfish.stage_bios(&values(json!({"Quiet": true}))).await.unwrap().is_empty());
+    assert!(redfish.stage_bios(&values(json!({"Quiet": true}))).await.unwrap().changes.is_empty());
     assert_eq!(bmc.lock().unwrap().sent.len(), 1);
     // There is no registry, so nothing is known of defaults.
     assert!(redfish.reset_bios().await.unwrap().is_empty());
@@ -229,19 +254,22 @@ async fn new_tasks_are_found_and_those_of_other_requests_are_told_from_updates()
 #[tokio::test]
 async fn parts_that_there_are_not_and_bmcs_without_updates_are_told_before_anything_is_begun() {
     let (bmc, redfish) = start(Bmc { update_service: fetching(), ..Bmc::default() }).await;
-    redfish.check_updates(&["bios".to_owned(), "nic:A".to_owned()]).await.unwrap();
-    let error = redfish.check_updates(&["nic:B".to_owned()]).await.unwrap_err();
+    redfish.check_updates(&[of("bios"), of("nic:A")]).await.unwrap();
+    let error = redfish.check_updates(&[of("nic:B")]).await.unwrap_err();
     assert!(
         matches!(&error, OutOfBandError::Settings(text)
         if text.contains("there is no firmware of nic:B; there is of bios, bmc, nic:A")),
         "{error}"
     );
+    let secure = FirmwareUpdate { url: "https://images.test/x".to_owned(), ..of("bios") };
+    let error = redfish.check_updates(&[secure]).await.unwrap_err().to_string();
+    assert!(error.contains("it fetches no firmware by HTTPS; it does by HTTP"), "{error}");
     for (service, text) in [
         (json!({"ServiceEnabled": false, "MultipartHttpPushUri": "/u/push"}), "switched off"),
         (json!({"HttpPushUri": "/u/old"}), "neither SimpleUpdate nor MultipartHttpPushUri"),
     ] {
         bmc.lock().unwrap().update_service = service;
-        let error = redfish.check_updates(&["bios".to_owned()]).await.unwrap_err();
+        let error = redfish.check_updates(&[of("bios")]).await.unwrap_err();
         assert!(matches!(&error, OutOfBandError::Unsupported(said) if said.contains(text)), "{error}");
     }
 }
@@ -262,10 +290,84 @@ async fn a_task_is_followed_until_it_is_over_or_gone() {
             UpdateState::Failed("Exception: No.".to_owned()),
         ),
         (Some((200, json!({"Id": "1"}))), UpdateState::Unsaid),
+        (
+            Some((400, json!({"error": {"message": "The image is not signed."}}))),
+            UpdateState::Failed("HTTP 400: The image is not signed.".to_owned()),
+        ),
         (None, UpdateState::Unsaid),
     ];
     for (task, expected) in steps {
         bmc.lock().unwrap().task = task;
         assert_eq!(redfish.update_state("/t/1").await.unwrap(), expected);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_is_only_accepted_can_be_followed_and_one_that_wants_a_precondition_gets_it() {
+    let attributes = json!({"Vt": "Disabled"});
+    let (bmc, redfish) = start(Bmc { attributes, pending: json!({}), accepts: true, ..Bmc::default() }).await;
+    let wanted = values(json!({"Vt": "Enabled"}));
+    assert_eq!(redfish.stage_bios(&wanted).await.unwrap().task.as_deref(), Some("/t/1"));
+    bmc.lock().unwrap().wants_etag = Some("*");
+    redfish.stage_bios(&wanted).await.unwrap();
+    bmc.lock().unwrap().wants_etag = Some("\"another\"");
+    let error = redfish.stage_bios(&wanted).await.unwrap_err();
+    assert!(matches!(&error, OutOfBandError::Refused(text) if text.contains("HTTP 428")), "{error}");
+}
+
+#[tokio::test]
+async fn a_reset_that_there_is_not_is_told_before_it_is_asked_for() {
+    let (bmc, redfish) = start(Bmc { attributes: json!({"Vt": "Disabled"}), ..Bmc::default() }).await;
+    redfish.check_reset().await.unwrap();
+    bmc.lock().unwrap().keeps_settings = true;
+    let error = redfish.check_reset().await.unwrap_err();
+    assert!(matches!(&error, OutOfBandError::Unsupported(text) if text.contains("no action ResetBios")), "{error}");
+    assert!(bmc.lock().unwrap().sent.is_empty());
+}
+
+#[tokio::test]
+async fn a_registry_is_found_by_the_version_of_its_file_and_in_whatever_language_there_is() {
+    let attributes = json!({"Vt": "Disabled"});
+    let at = |path: &str| json!({"@odata.id": path});
+    let entry = json!({"AttributeName": "Vt", "Type": "Enumeration", "Value": [{"ValueName": "Enabled"}, {"ValueName": "Disabled"}]});
+    let registry = json!({"RegistryEntries": {"Attributes": [entry]}});
+    let location = json!([{"Language": "zh", "Uri": "/r/zh.json"}]);
+    let of = |name: &'static str, member: &'static str, called: &str, location: &Value| {
+        let file = json!({"Registry": called, "Location": location});
+        (
+            name,
+            vec![
+                ("/r", json!({"Members": [at("/r/Base.1.8"), at(member)]})),
+                (member, file),
+                ("/r/zh.json", registry.clone()),
+            ],
+        )
+    };
+    let nowhere = json!([{"Language": "en", "Uri": "/r/gone.json"}]);
+    for (registry, knows) in [
+        (
+            of("BiosAttributeRegistry.1.0.0", "/r/BiosAttributeRegistry.1.0", "BiosAttributeRegistry.1.0", &location),
+            true,
+        ),
+        (of("Setup.2.1", "/r/Setup.2.1", "Setup.2.1", &location), true),
+        (
+            of(
+                "BiosAttributeRegistry.1.0.0",
+                "/r/NetworkAttributeRegistry.1.0",
+                "NetworkAttributeRegistry.1.0",
+                &location,
+            ),
+            false,
+        ),
+        (of("Setup.2.1", "/r/Setup.2.1", "Setup.2.1", &nowhere), false),
+    ] {
+        let (_, redfish) =
+            start(Bmc { attributes: attributes.clone(), registry: Some(registry), ..Bmc::default() }).await;
+        let checked = redfish.check_bios(&values(json!({"Vt": "Perhaps"}))).await;
+        // Without a registry any text may be a choice.
+        assert_eq!(checked.is_err(), knows, "{checked:?}");
+        if let Err(error) = checked {
+            assert!(error.to_string().contains("\"Perhaps\" is none of Enabled, Disabled"), "{error}");
+        }
     }
 }

@@ -20,6 +20,15 @@ pub struct BiosDifference {
     pub seen: Option<Value>,
 }
 
+/// Settings that wait for the next start.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StagedBios {
+    /// Those that are otherwise until then; none when nothing has to be changed.
+    pub changes: Vec<String>,
+    /// Where the BMC tells how that goes on, if it does: [`FirmwareControl::update_state`] reads it.
+    pub task: Option<String>,
+}
+
 /// An update of a part's firmware.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirmwareUpdate {
@@ -52,9 +61,14 @@ pub trait BiosControl: Send + Sync {
     /// [`OutOfBandError::Settings`] naming everything that is wrong with them, and what is valid.
     fn check_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<BiosValues, OutOfBandError>> + Send;
 
-    /// Makes settings so when the machine is started the next time. Returns those that are otherwise until then; none when
-    /// nothing has to be changed.
-    fn stage_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<Vec<String>, OutOfBandError>> + Send;
+    /// Makes settings so when the machine is started the next time.
+    fn stage_bios(&self, wanted: &BiosValues) -> impl Future<Output = Result<StagedBios, OutOfBandError>> + Send;
+
+    /// Whether [`Self::reset_bios`] can be asked for.
+    ///
+    /// # Errors
+    /// [`OutOfBandError::Unsupported`] where it cannot.
+    fn check_reset(&self) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
 
     /// Makes all settings as the maker had them when the machine is started the next time. Returns those of which it is known
     /// how they are to be then; none where the machine does not tell what it was delivered with.
@@ -69,12 +83,12 @@ pub trait BiosControl: Send + Sync {
 
 /// Updates of a machine's firmware.
 pub trait FirmwareControl: Send + Sync {
-    /// Whether updates of these parts can be made.
+    /// Whether these updates can be made.
     ///
     /// # Errors
-    /// [`OutOfBandError::Settings`] naming the parts that there are, [`OutOfBandError::Unsupported`] where there are no
+    /// [`OutOfBandError::Settings`] naming the parts and protocols that there are, [`OutOfBandError::Unsupported`] where there are no
     /// updates at all.
-    fn check_updates(&self, components: &[String]) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
+    fn check_updates(&self, updates: &[FirmwareUpdate]) -> impl Future<Output = Result<(), OutOfBandError>> + Send;
 
     /// Whether the BMC fetches images by itself; otherwise [`Self::start_update`] wants a file.
     fn fetches_images(&self) -> impl Future<Output = Result<bool, OutOfBandError>> + Send;

@@ -15,7 +15,7 @@ pub mod outofband;
 pub mod step;
 
 pub use device::{Bus, Device, DeviceError, Limits, NvmeCommand, NvmeCompletion, ScsiCompletion, Transfer};
-pub use firmware::{BiosControl, BiosDifference, BiosValues, FirmwareControl, FirmwareUpdate, UpdateState};
+pub use firmware::{BiosControl, BiosDifference, BiosValues, FirmwareControl, FirmwareUpdate, StagedBios, UpdateState};
 pub use grant::{DeviceId, EraseGrant, EraseProof, Look, Outcome, Plan, Reading, Refusal, WriteGrant};
 pub use inventory::{BootInfo, BootMode, Cpu, Disk, Firmware, Interface, Inventory, Memory, SystemVendor};
 pub use machine::{BootLoader, Contents, Machine, MachineError, Opened, PowerAction};

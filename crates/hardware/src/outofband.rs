@@ -41,6 +41,9 @@ pub enum OutOfBandError {
     /// The BMC answered, and it was not what was asked for.
     #[error("{0}")]
     Failed(String),
+    /// The BMC answered that it will not, at least not now: it has done nothing.
+    #[error("{0}")]
+    Refused(String),
     /// The BMC cannot do it.
     #[error("{0}")]
     Unsupported(String),

@@ -350,7 +350,13 @@ impl<S: Store> Conductor<S> {
         Ok(())
     }
 
-    async fn abort_now(&self, node: &Node, flow: &Flow, action: &Action, erased: &Erased) -> Result<(), Fault> {
+    pub(super) async fn abort_now(
+        &self,
+        node: &Node,
+        flow: &Flow,
+        action: &Action,
+        erased: &Erased,
+    ) -> Result<(), Fault> {
         let place = Place::of(flow);
         let when = match action.step() {
             Some(step) if erasure::is_expected_of(step) => "after its erase had ended",
@@ -365,6 +371,8 @@ impl<S: Store> Conductor<S> {
             if flow.kind == FlowKind::Service {
                 return abort_service(draft);
             }
+            // Only what waits is aborted.
+            draft.enter(flow.kind, false)?;
             draft.fail(&Failure { text: text.clone(), event: Event::Abort, power_off: true })
         })
         .await?;

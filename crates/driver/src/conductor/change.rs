@@ -162,7 +162,7 @@ impl Draft {
         let kind = self.flow.as_ref().map(|flow| flow.kind);
         let step_ran = self.flow.as_ref().is_some_and(|flow| match flow.current() {
             Some(Action::ExecuteStep { .. }) => flow.intent.as_ref().is_some_and(|intent| intent.command.is_some()),
-            Some(action) => action.polls(),
+            Some(action) => action.polls() || *action == Action::EndOwnSteps,
             None => false,
         });
         let was = self.node.provision_state;

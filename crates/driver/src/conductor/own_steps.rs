@@ -3,14 +3,16 @@
 
 use super::Conductor;
 use super::change::Draft;
-use super::runner::{FIRMWARE_IMAGE, Outcome, Place, Trouble, Turn, fatal, note_trouble, text_of};
+use super::runner::{FIRMWARE_IMAGE, Outcome, Place, Trouble, Turn, failure, fatal, note_trouble, text_of};
 use crate::effect::OutOfBand;
 use crate::effect::firmware_image;
 use crate::effect::media::file_of;
 use crate::fault::Fault;
 use crate::flow::own_steps::{self, Own, OwnStep, Updating, WantedUpdate};
 use crate::flow::{Action, Flow, Intent};
-use hardware::{BiosDifference, BiosValues, FirmwareUpdate, OutOfBandError, Step, UpdateState};
+use hardware::{
+    BiosDifference, BiosValues, FirmwareComponent, FirmwareUpdate, OutOfBandError, StagedBios, Step, UpdateState,
+};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -32,8 +34,13 @@ const BOOTING: Duration = Duration::from_secs(1800);
 const UPDATE: Duration = Duration::from_secs(3000);
 /// How long an update that does not get on is waited for before it is taken to wait for the restart.
 const STILL: Duration = Duration::from_secs(120);
-/// How long a version that is the same after an update is looked at again.
+/// How long a version that is the same after an update is looked at again; and where the BMC does not say that the update is over.
 const SAME: Duration = Duration::from_secs(60);
+const UNSAID: Duration = Duration::from_secs(600);
+
+/// How often a BMC may refuse to begin an update, and what passes between two tries.
+const MOST_REFUSALS: u32 = 4;
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// What a look brought.
 enum Seen {
@@ -87,32 +94,38 @@ impl<S: Store> Conductor<S> {
                 }
                 Some(Own::UpdateFirmware) => {
                     let updates = own_steps::updates(step).map_err(fatal)?;
-                    let parts: Vec<String> = updates.into_iter().map(|wanted| wanted.update.component).collect();
-                    machine.check_updates(&parts).await.map_err(nothing_begun)?;
+                    // What is checked first the BMC gets from here.
+                    let fetched = |wanted: WantedUpdate| match wanted.checksum {
+                        Some(_) => FirmwareUpdate { url: self.settings.media.url_of(""), ..wanted.update },
+                        None => wanted.update,
+                    };
+                    let updates: Vec<FirmwareUpdate> = updates.into_iter().map(fetched).collect();
+                    machine.check_updates(&updates).await.map_err(nothing_begun)?;
                 }
-                Some(Own::ResetBios) | None => {}
+                Some(Own::ResetBios) => machine.check_reset().await.map_err(nothing_begun)?,
+                None => {}
             }
         }
         Ok(Outcome::default())
     }
 
-    /// Stages settings for the next start, and has the machine started where that is needed.
-    pub(super) async fn stage_bios(&self, node: &Node, own: &OwnStep) -> Result<Outcome, Trouble> {
+    /// Stages settings for the next start, which the steps around share.
+    pub(super) async fn stage_bios(&self, node: &Node, flow: &Flow, own: &OwnStep) -> Result<Outcome, Trouble> {
         let machine = self.machine(node).await?;
-        let (values, note) = if Own::of(node, &own.step) == Some(Own::ResetBios) {
-            (machine.reset_bios().await?, "BIOS settings are reset at the next start".to_owned())
-        } else {
-            let wanted = own_steps::bios_values(&own.step).map_err(fatal)?;
-            let values = machine.check_bios(&wanted).await?;
-            let changes = machine.stage_bios(&values).await?;
-            if changes.is_empty() {
+        let (values, task, note) = match staged_bios(&*machine, node, own).await {
+            Ok(staged) => staged,
+            Err(Unstaged::AsWanted) => {
                 let notes = vec!["BIOS settings are as wanted; nothing was changed, no restart".to_owned()];
                 return Ok(Outcome { notes, ..Outcome::default() });
             }
-            (values, format!("BIOS settings change at the next start: {}", changes.join(", ")))
+            Err(Unstaged::Error(OutOfBandError::Refused(text))) if !flow.held().is_empty() => {
+                return Ok(restart_first(Action::StageBios { own: own.clone() }, &text));
+            }
+            Err(Unstaged::Error(error)) => return Err(error.into()),
+            Err(Unstaged::Arguments(text)) => return Err(fatal(text)),
         };
-        let more = own_steps::restart(node, own, Action::ConfirmBios { own: own.clone(), values });
-        Ok(Outcome { notes: vec![note], more, ..Outcome::default() })
+        let confirm = Action::ConfirmBios { own: own.clone(), values, task, again: false };
+        Ok(Outcome { notes: vec![note], held: Some((own.clone(), confirm)), ..Outcome::default() })
     }
 
     /// Gets ready what an update needs: its image, where the driver has to have that, the versions of before, and the tasks that
@@ -148,16 +161,21 @@ impl<S: Store> Conductor<S> {
             return Ok(Outcome { notes, more: vec![Action::FollowFirmware { work }], ..Outcome::default() });
         }
         let mut update = wanted.update.clone();
-        work.task = if machine.fetches_images().await? {
+        let begun = if machine.fetches_images().await? {
             if wanted.checksum.is_some() {
                 // The BMC gets the very bytes that were checked.
                 update.url = self.settings.media.url_of(self.image_place(node)?.0);
             }
-            machine.start_update(&update, None).await?
+            machine.start_update(&update, None).await
         } else {
             let (_, file) = self.image_place(node)?;
-            machine.start_update(&update, Some(&file)).await?
+            machine.start_update(&update, Some(&file)).await
         };
+        work.task = match begun {
+            Err(OutOfBandError::Refused(text)) => return refused(flow, work, component, &text),
+            begun => begun?,
+        };
+        work.refused = 0;
         // A query may hold a key to the image.
         let url = wanted.update.url.split('?').next().unwrap_or_default();
         let notes = vec![format!("update of {component} begun with {url}")];
@@ -199,7 +217,14 @@ impl<S: Store> Conductor<S> {
                 self.settle(node.uuid, place, action, &outcome).await?;
                 return Ok(Turn::Again);
             }
-            Ok(Seen::Later(how)) => how,
+            Ok(Seen::Later(how)) => {
+                let stage = match action {
+                    Action::ConfirmBios { .. } => format!("waits for the BIOS settings: {how}"),
+                    _ => how.clone(),
+                };
+                self.told_update(node, action, "", stage, None);
+                how
+            }
             Ok(Seen::Updates(going)) => {
                 let stage = format!("{}: {}", going.component, going.words);
                 self.told_update(node, action, &going.task, stage, going.percent);
@@ -219,23 +244,59 @@ impl<S: Store> Conductor<S> {
                 }
                 reason
             }
-            Err(trouble @ Trouble::Final { .. }) => return self.trouble(node, flow, action, trouble).await,
+            Err(Trouble::Final { text, .. }) => return self.is_not_so(node, flow, action, text).await,
         };
         if age >= limit {
+            if let Action::ConfirmBios { own, again: true, .. } = action {
+                let note = format!(
+                    "BIOS settings are not as wanted after the start that they shared with an update of firmware ({later}), and \
+                     are staged once more"
+                );
+                let restart = Action::RestartForSteps { kind: own.kind, ramdisk: own.ramdisk, confirm: Vec::new() };
+                let more = vec![Action::StageBios { own: own.clone() }, restart];
+                self.settle(node.uuid, place, action, &Outcome { notes: vec![note], more, ..Outcome::default() })
+                    .await?;
+                return Ok(Turn::Again);
+            }
             let text = format!("not done within {} s: {later}", limit.as_secs());
-            return self.trouble(node, flow, action, fatal(text)).await;
+            return self.is_not_so(node, flow, action, text).await;
         }
         tracing::debug!(action = action.describe(), how = later, "not yet");
         Ok(Turn::Wait(Some(self.left(node).map_or(PAUSE, |left| left.min(PAUSE)))))
     }
 
+    /// Something is not as wanted, and will not be. What shares its restart is looked at all the same, so that each is told as it
+    /// is; the flow fails at the end of them.
+    async fn is_not_so(&self, node: &Node, flow: &Flow, action: &Action, text: String) -> Result<Turn, Fault> {
+        let next = flow.actions.get(flow.cursor + 1);
+        let others = next.is_some_and(|next| next.confirms() || *next == Action::EndOwnSteps);
+        if !others || !action.confirms() {
+            return self.trouble(node, flow, action, fatal(text)).await;
+        }
+        tracing::warn!(action = action.describe(), reason = text, "failed");
+        self.drop_image(node, action).await;
+        let failure = failure(node, flow, action, &text, false).text;
+        let place = Place::of(flow);
+        self.change(node.uuid, |draft| {
+            if let Some(flow) = draft.flow.as_mut().filter(|flow| Place::of(flow) == place) {
+                flow.failures.push(failure.clone());
+                flow.advance(&[]);
+            }
+            Ok(())
+        })
+        .await?;
+        self.clear_progress(node.uuid);
+        Ok(Turn::Again)
+    }
+
     async fn look_at(&self, node: &Node, action: &Action, age: Duration) -> Result<Seen, Trouble> {
         let machine = self.machine(node).await?;
         match action {
-            Action::ConfirmBios { own, values } => {
-                confirm_bios(&*machine, values, Own::of(node, &own.step) == Some(Own::ResetBios)).await
+            Action::ConfirmBios { own, values, task, .. } => {
+                let reset = Own::of(node, &own.step) == Some(Own::ResetBios);
+                confirm_bios(&*machine, values, task.as_deref(), reset).await
             }
-            Action::FollowFirmware { work } => follow(&*machine, node, work, age).await,
+            Action::FollowFirmware { work } => follow(&*machine, work, age).await,
             Action::ConfirmFirmware { work } => {
                 let seen = confirm_firmware(&*machine, work, age).await?;
                 if let (Seen::Done(_), Some(place)) = (&seen, text_of(node, FIRMWARE_IMAGE)) {
@@ -268,12 +329,71 @@ fn limit(action: &Action) -> Duration {
     }
 }
 
-/// What is read again for the API at the end of a step.
-fn read_again() -> Vec<Action> {
-    vec![Action::ReadSettings]
+/// Why settings were not staged.
+enum Unstaged {
+    /// They are as wanted.
+    AsWanted,
+    /// They are none.
+    Arguments(String),
+    /// The BMC.
+    Error(OutOfBandError),
 }
 
-async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues, reset: bool) -> Result<Seen, Trouble> {
+impl From<OutOfBandError> for Unstaged {
+    fn from(error: OutOfBandError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Stages settings; returns how they are wanted, and what the history says of it.
+async fn staged_bios(
+    machine: &dyn OutOfBand,
+    node: &Node,
+    own: &OwnStep,
+) -> Result<(BiosValues, Option<String>, String), Unstaged> {
+    if Own::of(node, &own.step) == Some(Own::ResetBios) {
+        return Ok((machine.reset_bios().await?, None, "BIOS settings are reset at the next start".to_owned()));
+    }
+    let wanted = own_steps::bios_values(&own.step).map_err(Unstaged::Arguments)?;
+    let values = machine.check_bios(&wanted).await?;
+    let StagedBios { changes, task } = machine.stage_bios(&values).await?;
+    if changes.is_empty() {
+        return Err(Unstaged::AsWanted);
+    }
+    Ok((values, task, format!("BIOS settings change at the next start: {}", changes.join(", "))))
+}
+
+/// A BMC that does not take something while other things wait for the restart gets that restart first.
+fn restart_first(action: Action, text: &str) -> Outcome {
+    let note =
+        format!("the machine is restarted for what was staged so far, since the BMC takes no more before that: {text}");
+    Outcome { notes: vec![note], more: vec![action], restart_first: true, ..Outcome::default() }
+}
+
+/// What follows when a BMC refuses to begin an update: the restart for what was staged, if anything was, else another try in a
+/// while, for BMCs are busy now and then.
+fn refused(flow: &Flow, mut work: Updating, component: &str, text: &str) -> Result<Outcome, Trouble> {
+    let earlier = work.at > work.first && work.restart;
+    if earlier || !flow.held().is_empty() {
+        let outcome = restart_first(Action::PrepareFirmware { work: work.rest() }, text);
+        let held = earlier.then(|| (work.own.clone(), Action::ConfirmFirmware { work }));
+        return Ok(Outcome { held, ..outcome });
+    }
+    work.refused += 1;
+    if work.refused > MOST_REFUSALS {
+        return Err(fatal(text));
+    }
+    let notes = vec![format!("the BMC does not begin the update of {component}, and is asked again: {text}")];
+    let pause = Action::Pause { step: work.own.step.clone(), seconds: Some(AGAIN.as_secs()) };
+    Ok(Outcome { notes, more: vec![pause, Action::UpdateFirmware { work }], ..Outcome::default() })
+}
+
+async fn confirm_bios(
+    machine: &dyn OutOfBand,
+    values: &BiosValues,
+    task: Option<&str>,
+    reset: bool,
+) -> Result<Seen, Trouble> {
     let (differences, said) = machine.bios_differences(values).await?;
     if differences.is_empty() {
         let names: Vec<&str> = values.keys().map(String::as_str).collect();
@@ -284,20 +404,26 @@ async fn confirm_bios(machine: &dyn OutOfBand, values: &BiosValues, reset: bool)
             (true, count) => format!("BIOS settings were reset: {count} were compared with their defaults"),
             (false, _) => format!("BIOS settings are as wanted: {}", names.join(", ")),
         };
-        return Ok(Seen::done(Outcome { notes: vec![note], more: read_again(), ..Outcome::default() }));
+        return Ok(Seen::done(Outcome { notes: vec![note], ..Outcome::default() }));
     }
     let text = |difference: &BiosDifference| {
         let seen = difference.seen.as_ref().map_or_else(|| "not told any more".to_owned(), Value::to_string);
         format!("{} is {seen} and not {}", difference.name, difference.wanted)
     };
     let mut how = differences.iter().map(text).collect::<Vec<_>>().join(", ");
+    // A BMC that has given the change up will not make it by being waited for.
+    if let Some(task) = task
+        && let UpdateState::Failed(words) = machine.update_state(task).await?
+    {
+        return Err(fatal(format!("the BMC did not change the BIOS settings: {words} ({how})")));
+    }
     if !said.is_empty() {
         how.push_str(&format!("; the BMC says: {}", said.join(" ")));
     }
     Ok(Seen::Later(how))
 }
 
-async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
+async fn follow(machine: &dyn OutOfBand, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
     let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
     let wanted = wanted(work)?;
     let component = &wanted.update.component;
@@ -320,6 +446,12 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
         }
         UpdateState::AtRestart => next.staged.extend(work.task.clone().map(|task| (component.clone(), task))),
         UpdateState::Done => next.said.push(component.clone()),
+        // A BMC that tells nothing of an update may still be at it, and power must not be cut then.
+        UpdateState::Unsaid if work.task.is_none() && component != "bmc" && age < STILL => {
+            return Ok(Seen::Later(format!(
+                "the BMC tells nothing of the update of {component}, and is given time for it"
+            )));
+        }
         UpdateState::Unsaid => {}
     }
     next.at += 1;
@@ -328,15 +460,15 @@ async fn follow(machine: &dyn OutOfBand, node: &Node, work: &Updating, age: Dura
     if let Some(seconds) = wanted.wait {
         more.push(Action::Pause { step: work.own.step.clone(), seconds: Some(seconds) });
     }
+    let mut held = None;
     if next.at < updates.len() {
         more.push(Action::PrepareFirmware { work: next });
     } else if next.restart {
-        let own = next.own.clone();
-        more.extend(own_steps::restart(node, &own, Action::ConfirmFirmware { work: next }));
+        held = Some((next.own.clone(), Action::ConfirmFirmware { work: next }));
     } else {
-        more.push(Action::ConfirmFirmware { work: next });
+        more.extend([Action::ConfirmFirmware { work: next }, Action::EndOwnSteps]);
     }
-    Ok(Seen::done(Outcome { more, ..Outcome::default() }))
+    Ok(Seen::done(Outcome { more, held, ..Outcome::default() }))
 }
 
 async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duration) -> Result<Seen, Trouble> {
@@ -355,31 +487,42 @@ async fn confirm_firmware(machine: &dyn OutOfBand, work: &Updating, age: Duratio
             }
         }
     }
-    let now = versions(machine).await?;
+    let now = match machine.firmware().await {
+        Ok(parts) => by_component(parts),
+        // A machine that starts, and a BMC that does, may not know yet.
+        Err(OutOfBandError::Unsupported(text)) => return Ok(Seen::Later(text)),
+        Err(error) => return Err(error.into()),
+    };
     let updates = own_steps::updates(&work.own.step).map_err(fatal)?;
     let of = |versions: &BTreeMap<String, String>, part: &str| {
         versions.get(part).cloned().unwrap_or_else(|| "an unknown version".to_owned())
     };
     let mut notes = Vec::new();
-    for wanted in &updates {
+    for wanted in updates.iter().take(work.at).skip(work.first) {
         let part = wanted.update.component.as_str();
         let (before, after) = (of(&work.before, part), of(&now, part));
-        if before == after {
-            if age < SAME {
-                return Ok(Seen::Later(format!("{part} still has {after}")));
+        let is_other = work.before.contains_key(part) && now.contains_key(part) && before != after;
+        if !is_other {
+            let said = said.contains(&part);
+            if age < if said { SAME } else { UNSAID } {
+                return Ok(Seen::Later(format!("{part} has {after}, and had {before}")));
             }
-            if !said.contains(&part) {
+            if !said {
                 return Err(fatal(format!(
-                    "nothing shows that {part} was updated: it has {after} as before, and the BMC does not say that the update \
-                     was completed; look at the BMC's own log"
+                    "nothing shows that {part} was updated: it has {after}, and had {before}, and the BMC does not say that the \
+                     update was completed; look at the BMC's own log"
                 )));
             }
-            notes.push(format!("{part} was updated and tells the version that it told before: {after}"));
+            if before == after {
+                notes.push(format!("{part} was updated and tells the version that it told before: {after}"));
+            } else {
+                notes.push(format!("{part} was updated, as the BMC says; it had {before} and has {after}"));
+            }
         } else {
             notes.push(format!("{part} was updated from {before} to {after}"));
         }
     }
-    Ok(Seen::done(Outcome { notes, firmware_image_gone: true, more: read_again(), ..Outcome::default() }))
+    Ok(Seen::done(Outcome { notes, firmware_image_gone: true, ..Outcome::default() }))
 }
 
 /// The update that is next or under way.
@@ -403,7 +546,8 @@ async fn begun_before(
     let lists = found.is_some();
     work.task = found.and_then(|tasks| tasks.last().cloned());
     let now = versions(machine).await?;
-    if work.task.is_some() || now.get(component) != work.before.get(component) {
+    let versions = now.get(component).zip(work.before.get(component));
+    if work.task.is_some() || versions.is_some_and(|(now, before)| now != before) {
         return Ok(true);
     }
     if lists {
@@ -419,5 +563,9 @@ async fn begun_before(
 
 /// Versions of a machine's firmware, by component.
 async fn versions(machine: &dyn OutOfBand) -> Result<BTreeMap<String, String>, Trouble> {
-    Ok(machine.firmware().await?.into_iter().map(|part| (part.component, part.version)).collect())
+    Ok(by_component(machine.firmware().await?))
+}
+
+fn by_component(parts: Vec<FirmwareComponent>) -> BTreeMap<String, String> {
+    parts.into_iter().map(|part| (part.component, part.version)).collect()
 }

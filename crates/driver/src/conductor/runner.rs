@@ -12,6 +12,7 @@ use crate::effect::OutOfBand;
 use crate::effect::machines::power_name;
 use crate::effect::media::{fresh_firmware_place, fresh_place};
 use crate::fault::Fault;
+use crate::flow::own_steps::{self, OwnStep};
 use crate::flow::{Action, Flow, FlowKind, Intent, Purpose, boot_mode_name, clean};
 use hardware::{OutOfBandError, PowerState};
 use lifecycle::provision::{Event, State};
@@ -70,6 +71,10 @@ pub(super) struct Outcome {
     pub(super) rest: Option<Vec<Action>>,
     /// To be done first.
     pub(super) more: Vec<Action>,
+    /// What is looked at after the restart that the steps around share, and for which of them.
+    pub(super) held: Option<(OwnStep, Action)>,
+    /// What is held so far gets its restart now, before `more`.
+    pub(super) restart_first: bool,
     /// UUIDs of what was written.
     pub(super) partitions: Option<Value>,
     /// The image of firmware is gone.
@@ -101,7 +106,9 @@ pub(super) enum Trouble {
 impl From<OutOfBandError> for Trouble {
     fn from(error: OutOfBandError) -> Self {
         match &error {
-            OutOfBandError::Unreachable(_) | OutOfBandError::Failed(_) => Self::Bmc(chain(&error)),
+            OutOfBandError::Unreachable(_) | OutOfBandError::Failed(_) | OutOfBandError::Refused(_) => {
+                Self::Bmc(chain(&error))
+            }
             OutOfBandError::Settings(_) | OutOfBandError::Denied(_) | OutOfBandError::Unsupported(_) => {
                 Self::Final { text: chain(&error), on_agent: false }
             }
@@ -195,6 +202,10 @@ impl<S: Store> Conductor<S> {
             () = self.gone_elsewhere(node.uuid, place) => return Ok(Turn::Again),
         };
         match done {
+            Ok(_) if flow.abort_after && *action == Action::EndOwnSteps => {
+                self.abort_now(&node, &flow, action, &Erased::default()).await?;
+                Ok(Turn::Again)
+            }
             Ok(outcome) => {
                 self.settle(node.uuid, place, action, &outcome).await?;
                 Ok(Turn::Again)
@@ -358,9 +369,17 @@ impl<S: Store> Conductor<S> {
                 }
                 Ok(Outcome { power: Some(PowerState::Off), agent_gone: true, ..Outcome::default() })
             }
-            Action::StageBios { own } => self.stage_bios(node, own).await,
+            Action::StageBios { own } => self.stage_bios(node, flow, own).await,
             Action::PrepareFirmware { work } => self.prepare_update(node, work).await,
             Action::UpdateFirmware { work } => self.start_update(node, flow, work).await,
+            Action::RestartForSteps { kind, ramdisk, confirm } => {
+                let more = own_steps::restart(node, *kind, *ramdisk, confirm);
+                Ok(Outcome { more, ..Outcome::default() })
+            }
+            Action::EndOwnSteps => {
+                let outcome = self.read_settings(node).await;
+                if flow.failures.is_empty() { Ok(outcome) } else { Err(fatal(flow.failures.join(" "))) }
+            }
             Action::ChildPower { on, only } => {
                 let state = if *on { PowerState::On } else { PowerState::Off };
                 self.child_power(node, only, state).await
@@ -437,8 +456,20 @@ pub(super) fn text_of<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
     node.driver_internal_info.get(key).and_then(Value::as_str)
 }
 
+/// What a failure leaves behind of the steps before it: they are at the BMC, and the restart that they share was not made.
+fn staged(flow: &Flow) -> Option<String> {
+    let steps: Vec<String> = flow
+        .held()
+        .iter()
+        .filter_map(Action::own_step)
+        .map(|own| format!("{}.{}", own.step.interface, own.step.step))
+        .collect();
+    (!steps.is_empty())
+        .then(|| format!("What {} has staged takes effect when the machine starts next", steps.join(" and ")))
+}
+
 /// How the failure of an action is told, and what becomes of the machine.
-fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool) -> Failure {
+pub(super) fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool) -> Failure {
     let uuid = node.uuid;
     let mut kind = flow.kind.as_str().to_owned();
     if let Some(first) = kind.get_mut(..1) {
@@ -447,7 +478,10 @@ fn failure(node: &Node, flow: &Flow, action: &Action, text: &str, on_agent: bool
     let what = action.describe();
     let text = match action {
         Action::ExecuteStep { .. } => format!("{kind} step {what} failed on node {uuid}. {text}"),
+        // What failed is told already.
+        Action::EndOwnSteps => text.to_owned(),
         action if let Some(own) = action.own_step() => {
+            let text = staged(flow).map_or_else(|| text.to_owned(), |staged| format!("{text}. {staged}"));
             format!("{kind} step {}.{} failed on node {uuid}. {text}", own.step.interface, own.step.step)
         }
         _ => format!("{kind} of node {uuid} failed: could not {what}: {text}"),
@@ -589,7 +623,13 @@ fn apply(draft: &mut Draft, action: &Action, outcome: &Outcome, settings: &Setti
         _ => {}
     }
     if let Some(flow) = draft.flow.as_mut() {
-        flow.advance(&outcome.more);
+        flow.advance(if outcome.restart_first { &[] } else { &outcome.more });
+        if let Some((own, confirm)) = &outcome.held {
+            flow.hold(own, confirm.clone());
+        }
+        if outcome.restart_first {
+            flow.restart_now(&outcome.more);
+        }
     }
     if action.needs_agent() {
         draft.enter(kind, true)?;

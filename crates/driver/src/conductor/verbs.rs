@@ -343,8 +343,12 @@ fn unhold(draft: &mut Draft) -> Result<(), Fault> {
 }
 
 /// Whether an abort has to wait for the end of a step: of one of cleaning or service that says that it must not be interrupted,
-/// and of one that erases, which is told to stop. Whoever aborts such an erase a second time has power cut.
+/// of one that erases, which is told to stop, and of an update of firmware, under which power must not be cut. Whoever aborts such
+/// an erase a second time has power cut.
 fn outlasts_abort(flow: &Flow) -> Option<&Step> {
+    if let Some(own) = flow.updating() {
+        return Some(&own.step);
+    }
     let Some(Action::ExecuteStep { step, .. }) = flow.current() else { return None };
     if flow.intent.as_ref().is_none_or(|intent| intent.command.is_none()) {
         return None;

@@ -12,8 +12,8 @@ pub mod media;
 use futures::future::BoxFuture;
 use hardware::{
     BiosControl, BiosDifference, BiosSetting, BiosValues, BootControl, BootDevice, BootMode, FirmwareComponent,
-    FirmwareControl, FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, UpdateState,
-    VirtualMedia,
+    FirmwareControl, FirmwareUpdate, Indicator, Light, Management, OutOfBandError, Power, PowerState, StagedBios,
+    UpdateState, VirtualMedia,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -109,8 +109,13 @@ pub trait OutOfBand: Send + Sync {
     }
 
     /// Makes them so at the next start; returns those that are otherwise until then.
-    fn stage_bios<'a>(&'a self, _wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
+    fn stage_bios<'a>(&'a self, _wanted: &'a BiosValues) -> BoxFuture<'a, Result<StagedBios, OutOfBandError>> {
         unsupported("apply_configuration")
+    }
+
+    /// Whether they can be made as the maker had them.
+    fn check_reset(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        unsupported("factory_reset")
     }
 
     /// Makes them all as the maker had them, at the next start; returns those of which it is known how that is.
@@ -123,8 +128,8 @@ pub trait OutOfBand: Send + Sync {
         unsupported("apply_configuration")
     }
 
-    /// Whether firmware of these parts can be updated.
-    fn check_updates<'a>(&'a self, _components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+    /// Whether these updates can be made.
+    fn check_updates<'a>(&'a self, _updates: &'a [FirmwareUpdate]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
         unsupported("update")
     }
 
@@ -254,8 +259,12 @@ impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + Firmware
         Box::pin(BiosControl::check_bios(self, wanted))
     }
 
-    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
+    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<StagedBios, OutOfBandError>> {
         Box::pin(BiosControl::stage_bios(self, wanted))
+    }
+
+    fn check_reset(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(BiosControl::check_reset(self))
     }
 
     fn reset_bios(&self) -> BoxFuture<'_, Result<BiosValues, OutOfBandError>> {
@@ -266,8 +275,8 @@ impl<T: Power + BootControl + VirtualMedia + Management + BiosControl + Firmware
         Box::pin(BiosControl::bios_differences(self, wanted))
     }
 
-    fn check_updates<'a>(&'a self, components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
-        Box::pin(FirmwareControl::check_updates(self, components))
+    fn check_updates<'a>(&'a self, updates: &'a [FirmwareUpdate]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+        Box::pin(FirmwareControl::check_updates(self, updates))
     }
 
     fn fetches_images(&self) -> BoxFuture<'_, Result<bool, OutOfBandError>> {

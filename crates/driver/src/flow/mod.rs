@@ -247,6 +247,13 @@ pub enum Action {
         own: OwnStep,
         /// How they are wanted; none after a reset.
         values: BiosValues,
+        /// Where the BMC tells how the change goes on, if it does.
+        #[serde(default)]
+        task: Option<String>,
+        /// Settings that are not so are staged once more, with a restart of their own: firmware was updated by the restart that
+        /// they had, which may undo them.
+        #[serde(default)]
+        again: bool,
     },
     /// Gets ready what an update of firmware needs, and notes how it was before.
     PrepareFirmware {
@@ -268,6 +275,17 @@ pub enum Action {
         /// Which.
         work: Updating,
     },
+    /// Starts the machine anew for all that the driver's own steps before it have staged; nothing is done where nothing was.
+    RestartForSteps {
+        /// Clean, deploy or service.
+        kind: StepKind,
+        /// Whether steps run in a ramdisk, which then has to run again.
+        ramdisk: bool,
+        /// What is looked at afterwards.
+        confirm: Vec<Action>,
+    },
+    /// Reads what the BMC knows of the firmware when own steps are over, and fails where one of them has.
+    EndOwnSteps,
     /// Gives the agent the hash of the password with which somebody is to log in. The agent serves no commands after it.
     FinalizeRescue,
     /// Asks the agent for the UUIDs of what it wrote.
@@ -321,12 +339,15 @@ impl Action {
             Self::ChildPower { on: false, .. } => "power child nodes off".to_owned(),
             Self::CheckOwnSteps { .. } => "ask the BMC whether it can do the steps".to_owned(),
             Self::StopInstance => "shut the instance down".to_owned(),
-            Self::StageBios { own } => format!("{}.{}", own.step.interface, own.step.step),
+            Self::StageBios { own } if own.step.step == "factory_reset" => "reset the BIOS settings".to_owned(),
+            Self::StageBios { .. } => "change the BIOS settings".to_owned(),
             Self::ConfirmBios { .. } => "see whether the BIOS settings are as wanted".to_owned(),
-            Self::PrepareFirmware { work } => format!("prepare update {} of the firmware", work.at + 1),
-            Self::UpdateFirmware { work } => format!("begin update {} of the firmware", work.at + 1),
-            Self::FollowFirmware { work } => format!("see how update {} of the firmware goes on", work.at + 1),
+            Self::PrepareFirmware { work } => format!("prepare the update of {}", work.part()),
+            Self::UpdateFirmware { work } => format!("begin the update of {}", work.part()),
+            Self::FollowFirmware { work } => format!("see how the update of {} goes on", work.part()),
             Self::ConfirmFirmware { .. } => "see whether the firmware is as wanted".to_owned(),
+            Self::RestartForSteps { .. } => "restart the machine for what was staged".to_owned(),
+            Self::EndOwnSteps => "read the settings of the firmware".to_owned(),
             Self::FinalizeRescue => "give the ramdisk its rescue password".to_owned(),
             Self::GetPartitionUuids => "get the partition UUIDs".to_owned(),
             Self::InstallBootloader => "install the boot loader".to_owned(),
@@ -360,6 +381,11 @@ impl Action {
             | Self::ConfirmFirmware { work } => Some(&work.own),
             _ => None,
         }
+    }
+
+    /// Whether this looks at the end whether one of the driver's own steps was done.
+    pub fn confirms(&self) -> bool {
+        matches!(self, Self::ConfirmBios { .. } | Self::ConfirmFirmware { .. })
     }
 
     /// Whether something that was begun at the BMC is looked at, again and again.
@@ -451,6 +477,9 @@ pub struct Flow {
     /// How often the agent's steps had to be asked for, or an erase begun, again.
     #[serde(default)]
     pub mismatches: u32,
+    /// What failed of own steps that share a restart, while the others are looked at.
+    #[serde(default)]
+    pub failures: Vec<String>,
 }
 
 impl Flow {
@@ -470,6 +499,7 @@ impl Flow {
             abort_after: false,
             told_to_stop: false,
             mismatches: 0,
+            failures: Vec::new(),
         }
     }
 
@@ -490,6 +520,60 @@ impl Flow {
         let at = self.cursor.min(self.actions.len());
         self.actions.splice(at..at, more.iter().cloned());
         self.intent = None;
+    }
+
+    /// Where the restart is that is planned for the driver's own steps here.
+    fn restart(&self) -> Option<usize> {
+        let mut left = self.actions.iter().enumerate().skip(self.cursor);
+        left.find(|(_, action)| matches!(action, Action::RestartForSteps { .. })).map(|(at, _)| at)
+    }
+
+    /// What waits for that restart.
+    pub fn held(&self) -> &[Action] {
+        match self.restart().and_then(|at| self.actions.get(at)) {
+            Some(Action::RestartForSteps { confirm, .. }) => confirm,
+            _ => &[],
+        }
+    }
+
+    /// The update of firmware that was begun and is not yet known to have ended, if there is one.
+    pub fn updating(&self) -> Option<&OwnStep> {
+        let left = self.actions.iter().skip(self.cursor).chain(self.held());
+        left.filter_map(|action| match action {
+            Action::PrepareFirmware { work } if work.at == work.first => None,
+            Action::PrepareFirmware { work }
+            | Action::UpdateFirmware { work }
+            | Action::FollowFirmware { work }
+            | Action::ConfirmFirmware { work } => Some(&work.own),
+            _ => None,
+        })
+        .next()
+    }
+
+    /// Leaves something to be looked at after the restart that is planned. Plans of builds before 0.1 have none, and get one.
+    pub fn hold(&mut self, own: &OwnStep, last: Action) {
+        match self.restart().and_then(|at| self.actions.get_mut(at)) {
+            Some(Action::RestartForSteps { confirm, .. }) => confirm.push(last),
+            _ => {
+                let restart = Action::RestartForSteps { kind: own.kind, ramdisk: own.ramdisk, confirm: vec![last] };
+                let at = self.cursor.min(self.actions.len());
+                self.actions.insert(at, restart);
+            }
+        }
+    }
+
+    /// Has the restart for what is held so far made now, and then `more`, whose own restart is still to come.
+    pub fn restart_now(&mut self, more: &[Action]) {
+        let planned = self.restart().and_then(|at| self.actions.get_mut(at));
+        let first = planned.map(|restart| {
+            let first = restart.clone();
+            if let Action::RestartForSteps { confirm, .. } = restart {
+                confirm.clear();
+            }
+            first
+        });
+        let at = self.cursor.min(self.actions.len());
+        self.actions.splice(at..at, first.into_iter().chain(more.iter().cloned()));
     }
 }
 

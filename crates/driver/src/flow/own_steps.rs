@@ -204,6 +204,9 @@ pub struct OwnStep {
 pub struct Updating {
     /// The step.
     pub own: OwnStep,
+    /// The number of the first update that is not yet looked at.
+    #[serde(default)]
+    pub first: usize,
     /// The number of the update that is next or under way.
     pub at: usize,
     /// Where that can be followed.
@@ -221,33 +224,89 @@ pub struct Updating {
     pub restart: bool,
     /// Versions by component before the step.
     pub before: BTreeMap<String, String>,
+    /// How often the BMC has refused to begin the update that is next.
+    #[serde(default)]
+    pub refused: u32,
 }
 
-/// The actions that restart the machine for what was staged, and end with `last`.
-pub fn restart(node: &Node, own: &OwnStep, last: Action) -> Vec<Action> {
-    if own.ramdisk {
+/// The actions that restart the machine for what was staged and look at it afterwards: at the firmware first, which may change
+/// settings. None where nothing was staged.
+pub fn restart(node: &Node, kind: StepKind, ramdisk: bool, staged: &[Action]) -> Vec<Action> {
+    if staged.is_empty() {
+        return Vec::new();
+    }
+    let is_update = |action: &&Action| matches!(action, Action::ConfirmFirmware { .. });
+    let updates = staged.iter().any(|action| is_update(&action));
+    let mut looks: Vec<Action> = staged.iter().filter(is_update).cloned().collect();
+    looks.extend(staged.iter().filter(|action| !is_update(action)).cloned().map(|action| match action {
+        Action::ConfirmBios { own, values, task, .. } => Action::ConfirmBios { own, values, task, again: updates },
+        other => other,
+    }));
+    looks.push(Action::EndOwnSteps);
+    if ramdisk {
         let mut plan = boot_ramdisk(node, Purpose::Commands);
-        plan.push(last);
+        plan.extend(looks);
         return plan;
     }
     let was_off = node.power_state.as_deref() == Some(POWER_OFF);
-    let mut plan = match own.kind {
+    let mut plan = match kind {
         // An instance runs: it is asked first.
         StepKind::Service if !was_off => vec![Action::StopInstance],
         StepKind::Clean | StepKind::Deploy | StepKind::Service => vec![Action::PowerOff],
     };
-    plan.extend([Action::PowerOn, last]);
+    plan.push(Action::PowerOn);
+    plan.extend(looks);
     if was_off {
         plan.push(Action::PowerOff);
     }
     plan
 }
 
-/// Settings of `bios.apply_configuration` right behind such a step are applied with it, so that the machine is restarted once
-/// for both. Of a setting that both have, the later value counts, as it would have in the end. Returns whether `step` is part
-/// of `last` now.
-pub fn join(node: &Node, last: &mut Action, step: &Step) -> bool {
-    let Action::StageBios { own } = last else { return false };
+/// Adds one of the driver's own steps to a plan, with the restart that takes what it stages into use. Steps that follow one
+/// another share it, but for two that cannot be told apart afterwards: a reset and other settings, and two updates of the same part.
+pub fn add(node: &Node, kind: StepKind, step: &Step, ramdisk: bool, plan: &mut Vec<Action>) {
+    let Some(which) = Own::of(node, step) else { return };
+    let own = OwnStep { kind, step: step.clone(), ramdisk };
+    let begin = match which {
+        Own::ApplyBios | Own::ResetBios => Action::StageBios { own },
+        Own::UpdateFirmware => Action::PrepareFirmware { work: Updating::new(own) },
+    };
+    let restart = Action::RestartForSteps { kind, ramdisk, confirm: Vec::new() };
+    if plan.last() == Some(&restart) {
+        let before = plan.iter().rev().skip(1).take_while(|action| action.own_step().is_some()).count();
+        let at = plan.len() - 1;
+        let group = plan.get_mut(at - before..at).unwrap_or_default();
+        if group.iter_mut().any(|earlier| join(node, earlier, step)) {
+            return;
+        }
+        if !group.iter().any(|earlier| excludes(node, earlier, which, step)) {
+            plan.insert(at, begin);
+            return;
+        }
+    }
+    plan.extend([begin, restart]);
+}
+
+/// Whether a step needs a restart between an earlier one and itself.
+fn excludes(node: &Node, earlier: &Action, which: Own, step: &Step) -> bool {
+    let Some(own) = earlier.own_step() else { return true };
+    match (Own::of(node, &own.step), which) {
+        (Some(Own::UpdateFirmware), Own::UpdateFirmware) => {
+            let parts = |step: &Step| -> BTreeSet<String> {
+                updates(step).unwrap_or_default().into_iter().map(|wanted| wanted.update.component).collect()
+            };
+            !parts(&own.step).is_disjoint(&parts(step))
+        }
+        (Some(Own::UpdateFirmware), Own::ApplyBios | Own::ResetBios)
+        | (Some(Own::ApplyBios | Own::ResetBios), Own::UpdateFirmware) => false,
+        (Some(Own::ApplyBios | Own::ResetBios) | None, _) => true,
+    }
+}
+
+/// Settings of `bios.apply_configuration` become part of an earlier such step that shares its restart. Of a setting that both
+/// have, the later value counts, as it would have in the end. Returns whether `step` is part of `earlier` now.
+fn join(node: &Node, earlier: &mut Action, step: &Step) -> bool {
+    let Action::StageBios { own } = earlier else { return false };
     if ![&own.step, step].into_iter().all(|step| Own::of(node, step) == Some(Own::ApplyBios)) {
         return false;
     }
@@ -262,24 +321,45 @@ pub fn join(node: &Node, last: &mut Action, step: &Step) -> bool {
     true
 }
 
-/// The actions that begin one of the driver's own steps.
-pub fn actions(node: &Node, kind: StepKind, step: &Step, ramdisk: bool) -> Option<Vec<Action>> {
-    let own = OwnStep { kind, step: step.clone(), ramdisk };
-    Some(match Own::of(node, step)? {
-        Own::ApplyBios | Own::ResetBios => vec![Action::StageBios { own }],
-        Own::UpdateFirmware => vec![Action::PrepareFirmware {
-            work: Updating {
-                own,
-                at: 0,
-                task: None,
-                tasks: None,
-                staged: Vec::new(),
-                said: Vec::new(),
-                restart: false,
-                before: BTreeMap::new(),
-            },
-        }],
-    })
+impl Updating {
+    /// Updates of which none was begun.
+    fn new(own: OwnStep) -> Self {
+        Self {
+            own,
+            first: 0,
+            at: 0,
+            task: None,
+            tasks: None,
+            staged: Vec::new(),
+            said: Vec::new(),
+            restart: false,
+            before: BTreeMap::new(),
+            refused: 0,
+        }
+    }
+
+    /// The part whose update is next or under way, for people: with its number where there are several.
+    pub fn part(&self) -> String {
+        let all = updates(&self.own.step).unwrap_or_default();
+        match all.get(self.at) {
+            Some(wanted) if all.len() > 1 => {
+                format!("{} ({} of {})", wanted.update.component, self.at + 1, all.len())
+            }
+            Some(wanted) => wanted.update.component.clone(),
+            None => "firmware".to_owned(),
+        }
+    }
+
+    /// The updates from `at` on, when those before it have had their restart.
+    pub fn rest(&self) -> Self {
+        Self {
+            first: self.at,
+            at: self.at,
+            before: self.before.clone(),
+            refused: self.refused,
+            ..Self::new(self.own.clone())
+        }
+    }
 }
 
 #[cfg(test)]
@@ -334,45 +414,91 @@ mod tests {
         insta::assert_snapshot!(lines.join("\n"));
     }
 
-    #[test]
-    fn settings_of_neighbouring_steps_are_applied_together_and_the_later_value_counts() {
+    /// A plan as text: settings as they are, other actions as they are called.
+    fn plan_of(node: &Node, steps: &[Step]) -> Vec<Value> {
+        let told = |action: &Action| match action {
+            Action::StageBios { own } => own.step.args.get("settings").cloned().unwrap_or_else(|| json!("reset")),
+            Action::PrepareFirmware { .. } => json!("update"),
+            Action::RestartForSteps { .. } => json!("restart"),
+            other => json!(other.describe()),
+        };
+        crate::flow::steps::actions(node, StepKind::Service, steps, false).iter().map(told).collect()
+    }
+
+    fn redfish() -> Node {
         let mut node = Node::new(Uuid::nil(), "redfish", Timestamp::UNIX_EPOCH);
         node.interfaces.insert("bios".to_owned(), "redfish".to_owned());
         node.interfaces.insert("firmware".to_owned(), "redfish".to_owned());
+        node
+    }
+
+    #[test]
+    fn settings_of_steps_that_share_a_restart_are_applied_together_and_the_later_value_counts() {
+        let node = redfish();
         let apply = |settings: Value| step("bios", "apply_configuration", settings);
-        let reset = Step::new("bios", "factory_reset", 0);
-        let flash = step("firmware", "update", json!([{"component": "bios", "url": "http://x/y"}]));
-        let plan = |steps: &[Step]| {
-            let plan = crate::flow::steps::actions(&node, StepKind::Service, steps, false);
-            let settings = |action: &Action| match action {
-                Action::StageBios { own } => own.step.args.get("settings").cloned().unwrap_or_default(),
-                other => json!(other.describe()),
-            };
-            plan.iter().map(settings).collect::<Vec<Value>>()
-        };
         let (a, b) = (json!({"name": "A", "value": 1}), json!({"name": "B", "value": true}));
         let (one, two) = (apply(json!([a, b])), apply(json!([{"name": "A", "value": 2}])));
         let joined = json!([{"name": "A", "value": 2}, b]);
-        assert_eq!(plan(&[one.clone(), two.clone()]), [joined]);
-        let (one_alone, two_alone) = (json!([a, b]), json!([{"name": "A", "value": 2}]));
-        // A reset, an update or a step of somebody else between them is between them.
-        for between in [reset, flash, Step::new("power", "reboot", 0)] {
-            let all = plan(&[one.clone(), between.clone(), two.clone()]);
-            assert!(all.len() > 2 && all.first() == Some(&one_alone) && all.last() == Some(&two_alone), "{all:?}");
-        }
+        assert_eq!(plan_of(&node, &[one.clone(), two.clone()]), [joined.clone(), json!("restart")]);
+        let update = step("firmware", "update", json!([{"component": "bios", "url": "http://x/y"}]));
+        let around = plan_of(&node, &[one.clone(), update, two.clone()]);
+        assert_eq!(around, [joined, json!("update"), json!("restart")]);
+        // A reset and a step of somebody else are between them.
+        let between = Step::new("bios", "factory_reset", 0);
+        let all = plan_of(&node, &[one.clone(), between, two.clone()]);
+        let restart = json!("restart");
+        let alone = json!([{"name": "A", "value": 2}]);
+        let expected =
+            [json!([a, b]), restart.clone(), json!("reset"), restart.clone(), alone.clone(), restart.clone()];
+        assert_eq!(all, expected);
+        let all = plan_of(&node, &[one, Step::new("power", "reboot", 0), two]);
+        let expected = [json!([a, b]), restart.clone(), json!("power off"), json!("power on"), alone, restart];
+        assert_eq!(all, expected);
+    }
+
+    #[test]
+    fn settings_and_updates_that_follow_one_another_share_a_restart_but_for_two_of_the_same_part() {
+        let node = redfish();
+        let update = |parts: &[&str]| {
+            let all: Vec<Value> = parts.iter().map(|part| json!({"component": part, "url": "http://x/y"})).collect();
+            step("firmware", "update", Value::Array(all))
+        };
+        let reset = Step::new("bios", "factory_reset", 0);
+        let text = |steps: &[Step]| {
+            plan_of(&node, steps).iter().map(|one| one.as_str().unwrap().to_owned()).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(text(&[reset.clone(), update(&["bios"]), update(&["bmc", "nic:A"])]), "reset update update restart");
+        assert_eq!(text(&[update(&["bios"]), reset.clone()]), "update reset restart");
+        assert_eq!(text(&[reset.clone(), reset]), "reset restart reset restart");
+        // By way of a version between.
+        assert_eq!(text(&[update(&["bios", "bmc"]), update(&["bios"])]), "update restart update restart");
     }
 
     #[test]
     fn a_machine_that_was_off_is_off_again_and_an_instance_is_asked_before_its_power_is_cut() {
         let mut node = Node::new(Uuid::nil(), "redfish", Timestamp::UNIX_EPOCH);
-        let own = |kind| OwnStep { kind, step: Step::new("bios", "factory_reset", 0), ramdisk: false };
         let last = Action::ReadPower;
-        let plan = restart(&node, &own(StepKind::Service), last.clone());
-        assert_eq!(plan, [Action::StopInstance, Action::PowerOn, last.clone()]);
-        let plan = restart(&node, &own(StepKind::Clean), last.clone());
-        assert_eq!(plan, [Action::PowerOff, Action::PowerOn, last.clone()]);
+        let plan = |node: &Node, kind| restart(node, kind, false, std::slice::from_ref(&last));
+        let end = Action::EndOwnSteps;
+        let service = plan(&node, StepKind::Service);
+        assert_eq!(service, [Action::StopInstance, Action::PowerOn, last.clone(), end.clone()]);
+        let clean = plan(&node, StepKind::Clean);
+        assert_eq!(clean, [Action::PowerOff, Action::PowerOn, last.clone(), end.clone()]);
         node.power_state = Some(POWER_OFF.to_owned());
-        let plan = restart(&node, &own(StepKind::Service), last.clone());
-        assert_eq!(plan, [Action::PowerOff, Action::PowerOn, last, Action::PowerOff]);
+        let service = plan(&node, StepKind::Service);
+        assert_eq!(service, [Action::PowerOff, Action::PowerOn, last.clone(), end, Action::PowerOff]);
+        assert_eq!(restart(&node, StepKind::Clean, true, &[]), []);
+    }
+
+    #[test]
+    fn what_an_older_build_planned_without_a_restart_gets_one() {
+        let own = OwnStep { kind: StepKind::Clean, step: Step::new("bios", "factory_reset", 0), ramdisk: false };
+        let plan = vec![Action::StageBios { own: own.clone() }, Action::ReadPower];
+        let mut flow = crate::flow::Flow::new(Uuid::nil(), crate::flow::FlowKind::Clean, plan, Timestamp::UNIX_EPOCH);
+        flow.advance(&[]);
+        flow.hold(&own, Action::ReadSettings);
+        assert_eq!(flow.held(), [Action::ReadSettings]);
+        assert!(matches!(flow.actions[1], Action::RestartForSteps { ramdisk: false, .. }), "{:?}", flow.actions);
+        assert_eq!(flow.actions.last(), Some(&Action::ReadPower));
     }
 }

@@ -270,10 +270,7 @@ pub fn actions(node: &Node, kind: StepKind, steps: &[Step], ramdisk: bool) -> Ve
             continue;
         }
         match Reserved::of(step) {
-            None if let Some(own) = own_steps::actions(node, kind, step, ramdisk) => {
-                let joined = plan.last_mut().is_some_and(|last| own_steps::join(node, last, step));
-                plan.extend(own.into_iter().filter(|_| !joined));
-            }
+            None if Own::of(node, step).is_some() => own_steps::add(node, kind, step, ramdisk, &mut plan),
             None => {
                 if std::mem::take(&mut is_off) {
                     plan.extend(on());

@@ -185,7 +185,10 @@ fn the_site_s_priorities_order_and_turn_off_clean_steps() {
     node.interfaces.insert("bios".to_owned(), "redfish".to_owned());
     let priorities = BTreeMap::from([("bios.factory_reset".to_owned(), 100)]);
     let plan = clean::automated_steps(&node, own_steps::offered(&node, StepKind::Clean), &priorities);
-    assert!(matches!(&*plan, [Action::StageBios { own }] if own.ramdisk), "{plan:?}");
+    assert!(
+        matches!(&*plan, [Action::StageBios { own }, Action::RestartForSteps { ramdisk: true, .. }] if own.ramdisk),
+        "{plan:?}"
+    );
 }
 
 #[test]

@@ -305,6 +305,21 @@ async fn settings_of_the_firmware_survive_a_kill_at_any_moment() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn settings_and_firmware_that_share_a_restart_survive_a_kill_at_any_moment() {
+    let settings = json!([{"name": "ProcVirtualization", "value": "Enabled"}]);
+    let update = json!([{"component": "bios", "url": "http://images.test/2.0"}]);
+    let list = json!([{"interface": "bios", "step": "apply_configuration", "args": {"settings": settings}},
+        {"interface": "firmware", "step": "update", "args": {"settings": update}}]);
+    killed_while(Ask::with(Verb::Clean, clean(list)), State::Manageable, manageable, |site, when| {
+        let state = site.machine.lock();
+        assert_eq!(state.bios["ProcVirtualization"], "Enabled", "{when}");
+        assert_eq!(state.firmware["bios"], "2.0", "{when}");
+        assert_eq!((state.updates.len(), state.booted.len()), (1, 1), "{when}: one update, one start");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn updates_of_firmware_survive_a_kill_at_any_moment() {
     let settings =
         json!([{"component": "bios", "url": "http://images.test/2.0"}, {"component": "bmc", "url": "http://x/8.0"}]);

@@ -329,3 +329,232 @@ async fn a_reset_is_compared_with_the_defaults_or_said_to_be_unverified() {
         assert!(history.contains(words), "{history}");
     }
 }
+
+/// Settings, firmware of two parts in a step each, and a setting again.
+fn everything() -> Value {
+    let mut list = apply("Enabled").as_array().unwrap().clone();
+    list.extend(update(&["bios"]).as_array().unwrap().clone());
+    list.extend(update(&["nic:A"]).as_array().unwrap().clone());
+    list.push(json!({"interface": "bios", "step": "apply_configuration",
+        "args": {"settings": [{"name": "QuietBoot", "value": false}]}}));
+    Value::Array(list)
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_and_firmware_of_steps_in_a_row_are_one_restart_and_each_is_read_back() {
+    for with_agent in [false, true] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        site.machine.forget_history();
+        let mut list = everything().as_array().unwrap().clone();
+        list.extend(with_agent.then(|| json!({"interface": "deploy", "step": "erase_pstore"})));
+        site.verb_with(Verb::Clean, clean(Value::Array(list))).await.unwrap();
+        let node = site.settle(State::Manageable).await;
+        assert_eq!(node.last_error, None);
+        let history = site.history().await.join("\n");
+        {
+            let machine = site.machine.lock();
+            let expected = if with_agent { vec![Booted::Ramdisk; 2] } else { vec![Booted::Nothing] };
+            assert_eq!(machine.booted, expected, "{history}");
+            assert_eq!(machine.bios_changes, 1);
+        }
+        for line in [
+            "BIOS settings are as wanted: ProcVirtualization, QuietBoot",
+            "bios was updated from 1.1.0 to bios-2.0",
+            "nic:A was updated from 22.1 to nic:A-2.0",
+        ] {
+            assert!(history.contains(line), "{line} is not in {history}");
+        }
+        let kept = site.conductor().firmware(site.node).await.unwrap();
+        assert!(kept.iter().any(|kept| kept.component.version == "bios-2.0"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_fails_beside_others_leaves_them_told_as_they_are() {
+    let both = |list: Value, more: Value| {
+        Value::Array([list.as_array().unwrap().clone(), more.as_array().unwrap().clone()].concat())
+    };
+    // Settings that are not so, beside an update that is made.
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().bios_forgets = true;
+    site.verb_with(Verb::Clean, clean(both(update(&["nic:A"]), apply("Enabled")))).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let (error, history) = (node.last_error.unwrap(), site.history().await.join("\n"));
+    assert!(
+        error.contains("Clean step bios.apply_configuration failed") && !error.contains("firmware.update"),
+        "{error}"
+    );
+    assert!(history.contains("nic:A was updated from 22.1 to nic:A-2.0"), "{history}");
+    assert_eq!(node.fault.as_deref(), Some("clean failure"));
+    let kept = site.conductor().firmware(site.node).await.unwrap();
+    assert!(kept.iter().any(|kept| kept.component.version == "nic:A-2.0"), "the API shows what there is now");
+
+    // An update that is not made, beside settings that are so.
+    let site = Site::new().await;
+    site.make_manageable().await;
+    {
+        let mut machine = site.machine.lock();
+        machine.keeps_versions = true;
+        machine.tasks = vec![UpdateState::AtRestart, UpdateState::Failed("Exception: no power.".to_owned())];
+    }
+    site.verb_with(Verb::Clean, clean(both(apply("Enabled"), update(&["nic:A"])))).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let (error, history) = (node.last_error.unwrap(), site.history().await.join("\n"));
+    assert!(error.contains("firmware.update failed") && error.contains("no power"), "{error}");
+    assert!(history.contains("BIOS settings are as wanted: ProcVirtualization"), "{history}");
+    let kept = site.conductor().bios_settings(site.node).await.unwrap();
+    assert!(kept.iter().any(|kept| kept.setting.value == "Enabled"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bmc_that_takes_nothing_more_before_the_restart_gets_it_first() {
+    for (list, starts) in [
+        (everything(), 3),
+        (update(&["bios", "nic:A"]), 2),
+        (
+            Value::Array(
+                [update(&["nic:A"]).as_array().unwrap().clone(), apply("Enabled").as_array().unwrap().clone()].concat(),
+            ),
+            2,
+        ),
+    ] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        site.machine.forget_history();
+        site.machine.lock().takes_one = true;
+        site.verb_with(Verb::Clean, clean(list.clone())).await.unwrap();
+        let node = site.settle(State::Manageable).await;
+        assert_eq!(node.last_error, None);
+        let history = site.history().await.join("\n");
+        let machine = site.machine.lock();
+        assert_eq!(machine.booted.len(), starts, "{history}");
+        assert_eq!(machine.firmware["nic:A"], "nic:A-2.0");
+        assert!(history.contains("since the BMC takes no more before that"), "{history}");
+        assert!(history.contains("nic:A was updated from 22.1 to nic:A-2.0"), "{history}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn settings_that_new_firmware_lost_are_staged_once_more() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.forget_history();
+    site.machine.lock().updates_lose_settings = true;
+    site.verb_with(Verb::Clean, clean(everything())).await.unwrap();
+    let node = site.settle(State::Manageable).await;
+    assert_eq!(node.last_error, None);
+    let machine = site.machine.lock();
+    assert_eq!(machine.booted.len(), 2);
+    assert_eq!(machine.bios["ProcVirtualization"], "Enabled");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_step_that_fails_before_the_restart_says_what_waits_for_the_next_start() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.forget_history();
+    site.machine.lock().tasks = vec![UpdateState::Failed("Exception: The image is for another machine.".to_owned())];
+    site.verb_with(Verb::Clean, clean(everything())).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    let error = node.last_error.unwrap();
+    assert!(
+        error.contains("What bios.apply_configuration has staged takes effect when the machine starts next"),
+        "{error}"
+    );
+    assert!(site.machine.lock().booted.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_update_is_asked_for_again_and_is_no_lost_answer() {
+    for (refusals, state) in [(2, State::Manageable), (u32::MAX, State::CleanFailed)] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        {
+            let mut machine = site.machine.lock();
+            (machine.refuses_updates, machine.listed) = (refusals, None);
+        }
+        site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+        let node = site.settle(state).await;
+        match node.last_error {
+            Some(error) => {
+                assert!(error.contains("failed") && error.ends_with("the update service is busy"), "{error}")
+            }
+            None => assert_eq!(site.machine.lock().updates.len(), 1),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_waits_for_the_end_of_an_update_that_the_restart_takes_into_use() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.forget_history();
+    let mut list = update(&["bios"]).as_array().unwrap().clone();
+    list.push(json!({"interface": "deploy", "step": "erase_pstore"}));
+    site.verb_with(Verb::Clean, clean(Value::Array(list))).await.unwrap();
+    // The ramdisk comes up for the second time with the firmware in use.
+    while site.machine.lock().updates.is_empty() || site.node().await.provision_state != State::CleanWait {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    site.verb(Verb::Abort).await.unwrap();
+    assert_eq!(site.machine.lock().power, PowerState::On);
+    let node = site.settle(State::CleanFailed).await;
+    assert!(node.last_error.unwrap().contains("aborted by request, after the step that could not be"));
+    let history = site.history().await.join("\n");
+    assert!(history.contains("bios was updated from 1.1.0 to bios-2.0"), "{history}");
+    assert!(site.machine.lock().steps_run.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_the_bmc_gives_up_fails_at_once_with_its_words() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    {
+        let mut machine = site.machine.lock();
+        (machine.bios_forgets, machine.bios_task) = (true, Some("/tasks/settings".to_owned()));
+        machine.tasks = vec![UpdateState::Failed("Exception: The password of the setup is wanted.".to_owned())];
+    }
+    let began = tokio::time::Instant::now();
+    site.verb_with(Verb::Clean, clean(apply("Enabled"))).await.unwrap();
+    let error = site.settle(State::CleanFailed).await.last_error.unwrap();
+    assert!(
+        error.contains("did not change the BIOS settings: Exception: The password of the setup is wanted."),
+        "{error}"
+    );
+    assert!(began.elapsed() < Duration::from_secs(300), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_that_tells_no_version_is_not_called_updated() {
+    // Before and after, and after only.
+    for before in [true, false] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        site.machine.lock().tasks = vec![UpdateState::Running(Some(10), "writing".to_owned()), UpdateState::Unsaid];
+        site.verb_with(Verb::Clean, clean(update(&["nic:A"]))).await.unwrap();
+        while !before && site.machine.lock().updates.is_empty() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        while before && site.node().await.provision_state != State::Cleaning {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        site.machine.lock().silent = vec!["nic:A".to_owned()];
+        let error = site.settle(State::CleanFailed).await.last_error.unwrap();
+        assert!(error.contains("nothing shows that nic:A was updated: it has an unknown version"), "{error}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn power_stays_while_an_update_that_has_no_task_may_go_on() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.forget_history();
+    site.machine.lock().tells_no_task = true;
+    let began = tokio::time::Instant::now();
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    let node = site.settle(State::Manageable).await;
+    assert_eq!((node.last_error, site.machine.lock().booted.len()), (None, 1));
+    assert!(began.elapsed() >= Duration::from_secs(120), "{:?}", began.elapsed());
+}

@@ -78,7 +78,12 @@ async fn apply(world: &World, ferricd: &mut Ferricd, name: &str, value: Value, e
 
 /// Runs a clean step without saying anything of a ramdisk, and waits for a state.
 pub(super) async fn clean(world: &World, ferricd: &mut Ferricd, step: &Value, end: &str) -> Result<()> {
-    let body = json!({"target": "clean", "clean_steps": [step]});
+    clean_with(world, ferricd, &json!([step]), end).await
+}
+
+/// The same with a list of steps.
+pub(super) async fn clean_with(world: &World, ferricd: &mut Ferricd, steps: &Value, end: &str) -> Result<()> {
+    let body = json!({"target": "clean", "clean_steps": steps});
     let path = format!("/v1/nodes/{NODE}/states/provision");
     let (status, body) = world.api.request(Method::PUT, &path, Some(&body)).await?;
     ensure!(status == 202, "the clean was refused: {status} {body}");

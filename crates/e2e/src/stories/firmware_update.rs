@@ -1,8 +1,8 @@
-//! Firmware is updated over Redfish: the image is checked before the BMC sees it, the versions before and after are recorded;
-//! an image with another digest and a part that there is not are refused.
+//! Firmware is updated over Redfish: the image is checked before the BMC sees it, the versions before and after are recorded, and
+//! a setting beside it shares its restart; an image with another digest and a part that there is not are refused.
 
 use super::World;
-use super::bios_attribute::{NODE, clean, history, starts};
+use super::bios_attribute::{NODE, clean, clean_with, history, starts};
 use crate::api::Api;
 use crate::server::{ServerSpec, VirtualServer};
 use anyhow::{Context as _, Result, ensure};
@@ -35,11 +35,28 @@ pub async fn run(world: &mut World) -> Result<()> {
     ensure!(after["current_version"] == told && told != version.as_str(), "the version is {after}, the BMC has {told}");
     ensure!(after["initial_version"] == version.as_str(), "the first version was not kept: {after}");
     ensure!(after["last_version_flashed"] == told, "the update is not told: {after}");
-    let history = history(world).await?;
+    let said = history(world).await?;
     let line = format!("bios was updated from {version} to {}", told.as_str().unwrap_or_default());
-    ensure!(history.contains(&line), "the history does not tell the versions: {history}");
-    ensure!(starts(&history) == 1, "the machine was started {} times", starts(&history));
+    ensure!(said.contains(&line), "the history does not tell the versions: {said}");
+    ensure!(starts(&said) == 1, "the machine was started {} times", starts(&said));
     world.console.end(&line);
+
+    world.console.begin("a setting and an update in one request");
+    let setting = json!({"interface": "bios", "step": "apply_configuration",
+        "args": {"settings": [{"name": "ProcTurboMode", "value": "Disabled"}]}});
+    let both = json!([setting, update("bios", &image.sha256)]);
+    clean_with(world, &mut ferricd, &both, "manageable").await?;
+    let newer = redfish.get(&server.redfish_system()).await?["BiosVersion"].clone();
+    ensure!(newer != told, "the version is still {newer}");
+    let told = newer;
+    let said = history(world).await?;
+    for line in
+        ["BIOS settings are as wanted: ProcTurboMode".to_owned(), format!("to {}", told.as_str().unwrap_or_default())]
+    {
+        ensure!(said.contains(&line), "{line} is not in the history: {said}");
+    }
+    ensure!(starts(&said) == 2, "the machine was started {} times for both", starts(&said) - 1);
+    world.console.end("one start for both, and both are read back");
 
     world.console.begin("an image with another digest");
     let other = "0".repeat(64);

@@ -7,7 +7,7 @@ use driver::effect::{Differences, Machines, OutOfBand};
 use futures::future::BoxFuture;
 use hardware::{
     BiosDifference, BiosSetting, BiosValues, BootDevice, FirmwareComponent, FirmwareUpdate, OutOfBandError, PowerState,
-    UpdateState,
+    StagedBios, UpdateState,
 };
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -47,6 +47,18 @@ pub(crate) struct State {
     pub(crate) bios_changes: u32,
     /// The firmware forgets what it was to change.
     pub(crate) bios_forgets: bool,
+    /// Where a change of settings can be followed.
+    pub(crate) bios_task: Option<String>,
+    /// Parts whose versions are not told.
+    pub(crate) silent: Vec<String>,
+    /// Updates have no task.
+    pub(crate) tells_no_task: bool,
+    /// Nothing more is taken while something waits for the next start.
+    pub(crate) takes_one: bool,
+    /// The next start with new firmware loses the settings that were to change.
+    pub(crate) updates_lose_settings: bool,
+    /// Beginnings of updates that are refused, from now on.
+    pub(crate) refuses_updates: u32,
     /// Versions of firmware by component, and what they become at the next start.
     pub(crate) firmware: BTreeMap<String, String>,
     pub(crate) firmware_staged: BTreeMap<String, String>,
@@ -117,6 +129,12 @@ impl Machine {
             bios_pending: BiosValues::new(),
             bios_changes: 0,
             bios_forgets: false,
+            bios_task: None,
+            silent: Vec::new(),
+            tells_no_task: false,
+            takes_one: false,
+            updates_lose_settings: false,
+            refuses_updates: 0,
             firmware: [("bios", "1.1.0"), ("bmc", "7.0"), ("nic:A", "22.1")]
                 .map(|(part, version)| (part.to_owned(), version.to_owned()))
                 .into(),
@@ -192,10 +210,10 @@ impl Machine {
             return;
         }
         let pending = std::mem::take(&mut state.bios_pending);
-        if !state.bios_forgets {
+        let staged = std::mem::take(&mut state.firmware_staged);
+        if !state.bios_forgets && !(state.updates_lose_settings && !staged.is_empty()) {
             state.bios.extend(pending);
         }
-        let staged = std::mem::take(&mut state.firmware_staged);
         state.firmware.extend(staged);
         let media = state.media.clone().filter(|_| state.device == BootDevice::Cdrom);
         // What a command line says is all that a ramdisk knows.
@@ -352,17 +370,25 @@ impl OutOfBand for Bmc {
         })
     }
 
-    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<Vec<String>, OutOfBandError>> {
-        Box::pin(self.call("stage_bios", |machine| {
+    fn check_reset(&self) -> BoxFuture<'_, Result<(), OutOfBandError>> {
+        Box::pin(self.call("check_reset", |_| ()))
+    }
+
+    fn stage_bios<'a>(&'a self, wanted: &'a BiosValues) -> BoxFuture<'a, Result<StagedBios, OutOfBandError>> {
+        let stage = |machine: &Machine| {
             let mut state = machine.lock();
             let differs = |(name, value): &(&String, &serde_json::Value)| state.bios.get(*name) != Some(*value);
             let changes: Vec<String> = wanted.iter().filter(differs).map(|(name, _)| name.clone()).collect();
+            if state.takes_one && !state.firmware_staged.is_empty() {
+                return Err(OutOfBandError::Refused("a job waits for the restart".to_owned()));
+            }
             if !changes.is_empty() {
                 state.bios_changes += 1;
                 state.bios_pending.extend(wanted.clone());
             }
-            changes
-        }))
+            Ok(StagedBios { changes, task: state.bios_task.clone() })
+        };
+        Box::pin(async move { self.call("stage_bios", stage).await? })
     }
 
     fn reset_bios(&self) -> BoxFuture<'_, Result<BiosValues, OutOfBandError>> {
@@ -387,11 +413,12 @@ impl OutOfBand for Bmc {
         }))
     }
 
-    fn check_updates<'a>(&'a self, components: &'a [String]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
+    fn check_updates<'a>(&'a self, updates: &'a [FirmwareUpdate]) -> BoxFuture<'a, Result<(), OutOfBandError>> {
         Box::pin(async move {
             let unknown = self.call("check_updates", |machine| {
                 let state = machine.lock();
-                components.iter().find(|name| !state.firmware.contains_key(*name)).cloned()
+                let mut parts = updates.iter().map(|update| &update.component);
+                parts.find(|name| !state.firmware.contains_key(*name)).cloned()
             });
             match unknown.await? {
                 Some(name) => Err(OutOfBandError::Settings(format!("there is no firmware of {name}"))),
@@ -412,6 +439,11 @@ impl OutOfBand for Bmc {
         let begin = move |machine: &Machine| {
             assert_eq!(image, None);
             let mut state = machine.lock();
+            let waits = !state.firmware_staged.is_empty() || !state.bios_pending.is_empty();
+            if state.refuses_updates > 0 || (state.takes_one && waits) {
+                state.refuses_updates = state.refuses_updates.saturating_sub(1);
+                return Err(OutOfBandError::Refused("the update service is busy".to_owned()));
+            }
             state.updates.push(format!("{} {}", update.component, update.url));
             let task = format!("/tasks/{}", update.component);
             if let Some(listed) = &mut state.listed {
@@ -425,7 +457,11 @@ impl OutOfBand for Bmc {
             }
             let lost = state.loses_answers > 0;
             state.loses_answers = state.loses_answers.saturating_sub(1);
-            if lost { Err(OutOfBandError::Unreachable("it broke off".to_owned())) } else { Ok(Some(task)) }
+            if lost {
+                Err(OutOfBandError::Unreachable("it broke off".to_owned()))
+            } else {
+                Ok((!state.tells_no_task).then_some(task))
+            }
         };
         Box::pin(async move { self.call("start_update", begin).await? })
     }
@@ -461,6 +497,6 @@ impl Bmc {
             version: version.clone(),
             ..FirmwareComponent::default()
         };
-        state.firmware.iter().map(component).collect()
+        state.firmware.iter().filter(|(part, _)| !state.silent.contains(part)).map(component).collect()
     }
 }
