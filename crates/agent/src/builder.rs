@@ -3,6 +3,7 @@
 use crate::command::Dispatcher;
 use crate::config::Settings;
 use crate::contain;
+use crate::container::{self, manager::ContainerHardwareManager};
 use crate::extension;
 use crate::external::ExternalManager;
 use crate::logs::LogBuffer;
@@ -20,12 +21,20 @@ pub struct Builder {
     logs: LogBuffer,
     managers: Vec<Box<dyn HardwareManager>>,
     ready: watch::Receiver<bool>,
+    containers: Option<container::Host>,
 }
 
 impl Agent {
     /// Begins an agent for this machine.
     pub fn builder(machine: Arc<dyn Machine>, settings: Settings) -> Builder {
-        Builder { machine, settings, logs: LogBuffer::default(), managers: Vec::new(), ready: watch::channel(true).1 }
+        Builder {
+            machine,
+            settings,
+            logs: LogBuffer::default(),
+            managers: Vec::new(),
+            ready: watch::channel(true).1,
+            containers: None,
+        }
     }
 }
 
@@ -41,6 +50,13 @@ impl Builder {
     #[must_use]
     pub fn executables(mut self, managers: Vec<ExternalManager>) -> Self {
         self.managers.extend(managers.into_iter().map(|manager| Box::new(manager) as Box<dyn HardwareManager>));
+        self
+    }
+
+    /// Adds what needs containers: bootc, and the steps of [`ContainerHardwareManager`].
+    #[must_use]
+    pub fn containers(mut self, host: Option<container::Host>) -> Self {
+        self.containers = host;
         self
     }
 
@@ -62,6 +78,10 @@ impl Builder {
     pub fn build(self) -> Result<(Arc<Agent>, Arc<Dispatcher>), NoManager> {
         let shared = Shared::new(self.machine, self.settings, self.ready);
         let mut managers = self.managers;
+        if let Some(host) = self.containers {
+            shared.set_containers(host);
+            managers.push(Box::new(ContainerHardwareManager::new(Arc::clone(&shared))));
+        }
         managers.push(Box::new(GenericHardwareManager::new(Arc::clone(&shared))));
         // A manager that panics is left out, and does not end the machine.
         let managers = contain::marked(|| Managers::load(managers))?;

@@ -5,6 +5,7 @@ mod erase;
 mod watch;
 
 use crate::command::{AgentError, Class};
+use crate::container::bootc;
 use crate::extension::steps::failure_class;
 use crate::state::Shared;
 use crate::{maintenance, prepare, root_disk};
@@ -26,12 +27,12 @@ impl GenericHardwareManager {
     }
 
     async fn erase(&self, kind: Kind, call: StepCall) -> Result<Value, StepError> {
-        only_arguments(&call, &[], &[])?;
+        only_arguments(CLASS, &call, &[], &[])?;
         erase::run(&self.shared, kind, call).await
     }
 
     async fn erase_pstore(&self, call: StepCall) -> Result<Value, StepError> {
-        only_arguments(&call, &[], &[])?;
+        only_arguments(CLASS, &call, &[], &[])?;
         root_disk::may_write(&self.shared, &call.step.step).map_err(|error| failure(&error))?;
         match self.shared.on_machine(|machine| machine.erase_pstore()).await {
             Ok(proof) => Ok(json!([proof])),
@@ -43,7 +44,7 @@ impl GenericHardwareManager {
     }
 
     async fn write_image(&self, call: StepCall) -> Result<Value, StepError> {
-        only_arguments(&call, &["image_info", "configdrive"], &["image_info"])?;
+        only_arguments(CLASS, &call, &["image_info", "configdrive"], &["image_info"])?;
         let args: &Map<String, Value> = &call.step.args;
         let image_info: Value = argument(args, "image_info")?.unwrap_or_default();
         let configdrive: Option<String> = argument(args, "configdrive")?;
@@ -51,12 +52,49 @@ impl GenericHardwareManager {
         match prepare::prepare_image(&self.shared, &image_info, configdrive, call.control.as_ref()).await {
             // The command inside the step wraps its text as it would on its own.
             Ok(text) => Ok(json!({"result": format!("prepare_image: {text}")})),
-            Err(error) if error.class == Class::CommandExecutionError => {
-                Err(StepError::Failed { class: failure_class(call.kind).name(), details: error.details })
-            }
-            Err(error) => Err(failure(&error)),
+            Err(error) => Err(write_failure(call.kind, error)),
         }
     }
+
+    async fn execute_bootc_install(&self, call: StepCall) -> Result<Value, StepError> {
+        only_arguments(CLASS, &call, &["image_source", "configdrive", "oci_pull_secret"], &["image_source"])?;
+        let args: &Map<String, Value> = &call.step.args;
+        let request = bootc::Request {
+            source: argument(args, "image_source")?.unwrap_or_default(),
+            instance_info: call.node.get("instance_info").cloned().unwrap_or_default(),
+            pull_secret: argument(args, "oci_pull_secret")?,
+            config_drive: argument(args, "configdrive")?,
+        };
+        match bootc::install(&self.shared, request, call.control.as_ref()).await {
+            Ok(text) => Ok(json!({"result": format!("execute_bootc_install: {text}")})),
+            Err(error) => Err(write_failure(call.kind, error)),
+        }
+    }
+}
+
+/// Its class, by which drivers know its steps.
+const CLASS: &str = "GenericHardwareManager";
+
+/// Steps of ironic-python-agent's generic manager that this one does not have, each with the reason, which who asks for
+/// one is told. docs/interop.md says more.
+const NOT_HERE: [(&str, &str); 8] = [
+    ("burnin_cpu", BURN_IN),
+    ("burnin_disk", BURN_IN),
+    ("burnin_gpu", BURN_IN),
+    ("burnin_memory", BURN_IN),
+    ("burnin_network", BURN_IN),
+    ("apply_configuration", RAID),
+    ("create_configuration", RAID),
+    ("delete_configuration", RAID),
+];
+const BURN_IN: &str = "burn-in is done by programs (stress-ng, fio, gpu-burn) that this ramdisk has not; check_hardware and \
+                       test_disks ask the hardware itself, and a hardware manager of the overlay can bring burn-in";
+const RAID: &str = "this ramdisk makes no software RAID; arrays of a controller are made by Ironic through the BMC, and a \
+                    hardware manager of the overlay can bring the step";
+
+/// Why a step of that name, which ironic-python-agent has, is not here.
+pub(crate) fn not_here(step: &str) -> Option<&'static str> {
+    NOT_HERE.into_iter().find(|(name, _)| *name == step).map(|(_, why)| why)
 }
 
 /// How thoroughly a step erases.
@@ -98,13 +136,21 @@ impl Kind {
     }
 }
 
+/// The failure of a command inside a step.
+fn write_failure(kind: StepKind, error: AgentError) -> StepError {
+    if error.class == Class::CommandExecutionError {
+        return StepError::Failed { class: failure_class(kind).name(), details: error.details };
+    }
+    failure(&error)
+}
+
 fn failure(error: &AgentError) -> StepError {
     StepError::Failed { class: error.class.name(), details: error.details.clone() }
 }
 
 /// Complains about arguments in the words that a driver's operator knows.
-fn only_arguments(call: &StepCall, known: &[&str], required: &[&str]) -> Result<(), StepError> {
-    let function = format!("GenericHardwareManager.{}()", call.step.step);
+pub(crate) fn only_arguments(class: &str, call: &StepCall, known: &[&str], required: &[&str]) -> Result<(), StepError> {
+    let function = format!("{class}.{}()", call.step.step);
     if let Some(name) = call.step.args.keys().find(|name| !known.contains(&name.as_str())) {
         let takes = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
         let text = format!("{function} got an unexpected keyword argument '{name}'; it takes {takes}");
@@ -126,7 +172,7 @@ fn offer(step: &str, priority: i64, abortable: Option<bool>) -> Step {
 
 impl HardwareManager for GenericHardwareManager {
     fn class_name(&self) -> &str {
-        "GenericHardwareManager"
+        CLASS
     }
 
     fn name(&self) -> &str {
@@ -152,6 +198,9 @@ impl HardwareManager for GenericHardwareManager {
             StepKind::Deploy => vec![offer("erase_devices_metadata", 0, None), offer("write_image", 0, None)],
             StepKind::Service => vec![offer("write_image", 0, None)],
         };
+        if kind != StepKind::Clean && self.shared.containers().is_some() {
+            steps.push(offer("execute_bootc_install", 0, None));
+        }
         steps.extend(maintenance::steps(kind, &self.shared));
         steps
     }
@@ -164,7 +213,14 @@ impl HardwareManager for GenericHardwareManager {
                 "erase_devices_express" => self.erase(Kind::Express, call).await,
                 "erase_pstore" => self.erase_pstore(call).await,
                 "write_image" => self.write_image(call).await,
-                _ => maintenance::run(&self.shared, call).await,
+                "execute_bootc_install" if self.shared.containers().is_some() => self.execute_bootc_install(call).await,
+                name => match not_here(name) {
+                    Some(why) => {
+                        let details = format!("Could not find method: {name}; {why}");
+                        Err(failure(&AgentError::new(Class::HardwareManagerMethodNotFound, details)))
+                    }
+                    None => maintenance::run(&self.shared, call).await,
+                },
             }
         })
     }

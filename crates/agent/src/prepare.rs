@@ -161,7 +161,7 @@ pub async fn prepare_image(
 
 /// Refuses a node whose system belongs on a software RAID array: this agent makes none, and on one of its disks the system
 /// would destroy the array.
-fn no_software_raid(node: Option<&Value>) -> Result<(), AgentError> {
+pub(crate) fn no_software_raid(node: Option<&Value>) -> Result<(), AgentError> {
     let disks = node.and_then(|node| node.pointer("/target_raid_config/logical_disks")).and_then(Value::as_array);
     if !disks.into_iter().flatten().any(|disk| disk["controller"] == "software") {
         return Ok(());
@@ -172,7 +172,7 @@ fn no_software_raid(node: Option<&Value>) -> Result<(), AgentError> {
     Err(AgentError::new(Class::SoftwareRaidError, details))
 }
 
-fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {
+pub(crate) fn grant(plan: &Plan, disk: &str) -> Result<hardware::WriteGrant, AgentError> {
     plan.write(disk).map_err(|refusal| AgentError::new(Class::DeviceNotFound, refusal.to_string()))
 }
 

@@ -6,6 +6,7 @@
 
 use crate::builder::Builder;
 use crate::config::{Settings, Words, files, vmedia};
+use crate::container;
 use crate::external::{self, ExternalManager};
 use crate::logs::{self, LogBuffer};
 use crate::net::{self, NetHandle, NetParams, VlanLink, clock, mdns, vlans};
@@ -86,7 +87,7 @@ async fn run(
         set_clock(&settings, &network).await;
         (settings, lldp)
     };
-    let ((settings, lldp), (), executables) = tokio::join!(addressed, entropy(), executables());
+    let ((settings, lldp), (), executables, containers) = tokio::join!(addressed, entropy(), executables(), containers());
     for problem in &settings.problems {
         tracing::error!("{problem}");
     }
@@ -96,7 +97,7 @@ async fn run(
     let machine = LinuxMachine::at("/").writable().booted_from(settings.boot_interface.clone()).ending_with(end);
     let machine = machine.hearing(lldp);
     let builder = Agent::builder(Arc::new(machine), settings).logs(buffer).ready(disks_ready(devices));
-    let (agent, dispatcher) = match extend(builder.executables(executables)).build() {
+    let (agent, dispatcher) = match extend(builder.executables(executables).containers(containers)).build() {
         Ok(built) => built,
         Err(error) => pid1::exit(Exit::Failed(error.to_string())),
     };
@@ -121,6 +122,19 @@ async fn executables() -> Vec<ExternalManager> {
     loading.await.unwrap_or_else(|error| {
         tracing::error!(%error, "hardware managers could not be looked for");
         Vec::new()
+    })
+}
+
+/// The programs of the overlay that run containers, with the file systems that they need.
+async fn containers() -> Option<container::Host> {
+    let finding = tokio::task::spawn_blocking(|| {
+        let host = container::Host::find(Path::new("/"))?;
+        pid1::mount_for_containers();
+        Some(host)
+    });
+    finding.await.unwrap_or_else(|error| {
+        tracing::error!(%error, "podman and docker could not be looked for");
+        None
     })
 }
 

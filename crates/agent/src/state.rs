@@ -2,10 +2,11 @@
 
 use crate::config::Settings;
 use crate::contain;
+use crate::container;
 use crate::logs::LogBuffer;
 use hardware::{Machine, MachineError, Managers};
 use serde_json::{Map, Value};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 
@@ -55,6 +56,7 @@ pub struct Shared {
     node: RwLock<Option<Arc<Value>>>,
     partition_uuids: RwLock<Map<String, Value>>,
     ready: watch::Receiver<bool>,
+    containers: OnceLock<container::Host>,
 }
 
 impl Shared {
@@ -66,7 +68,18 @@ impl Shared {
             node: RwLock::new(None),
             partition_uuids: RwLock::default(),
             ready,
+            containers: OnceLock::new(),
         })
+    }
+
+    /// The programs that run containers, where the ramdisk has any.
+    pub fn containers(&self) -> Option<&container::Host> {
+        self.containers.get()
+    }
+
+    /// The ramdisk has these; the first that are told stay.
+    pub(crate) fn set_containers(&self, host: container::Host) {
+        let _ = self.containers.set(host);
     }
 
     /// The settings as they are now.

@@ -195,6 +195,19 @@ fn sources(info: &ImageInfo, access: &Access) -> Result<Vec<Arc<dyn Source>>, Ag
     sources.collect::<Result<_, _>>().map_err(|error| download_error(&info.id, &client::chain(&error)))
 }
 
+/// The config drive of a command that has no image of the usual kind.
+pub(crate) async fn fetch_config_drive(text: &str, settings: &Settings) -> Result<ConfigDrive, AgentError> {
+    let base = client::Settings {
+        connect_timeout: settings.image_timeout,
+        timeout: settings.image_timeout,
+        ..client::Settings::default()
+    };
+    let url = [text.to_owned()];
+    let client = ironic::client(settings, url.iter(), base).map_err(|error| AgentError::failed(client::chain(&error)))?;
+    let access = Access { client: Some(client), authorization: None, file_roots: Vec::new() };
+    config_drive(text, &access, settings).await
+}
+
 async fn config_drive(text: &str, access: &Access, settings: &Settings) -> Result<ConfigDrive, AgentError> {
     let drive = if crate::prepare::is_url(text) {
         // The image's credentials are not for whoever serves the config drive.

@@ -60,6 +60,7 @@ pub mod disk;
 mod error;
 pub mod fetch;
 mod info;
+pub mod installed;
 mod layout;
 mod partition;
 mod pipeline;

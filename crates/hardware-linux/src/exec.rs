@@ -14,8 +14,9 @@ use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -124,6 +125,7 @@ pub struct Exec {
     arguments: Vec<OsString>,
     deadline: Duration,
     most_output: u64,
+    merged: bool,
 }
 
 impl Exec {
@@ -135,6 +137,7 @@ impl Exec {
             arguments: Vec::new(),
             deadline: Duration::from_secs(60),
             most_output: 64 << 10,
+            merged: false,
         }
     }
 
@@ -159,6 +162,12 @@ impl Exec {
     /// Sets how many bytes of each output are kept; the rest is read and dropped.
     pub fn most_output(mut self, bytes: u64) -> Self {
         self.most_output = bytes;
+        self
+    }
+
+    /// Lets complaints come with the output, in the order in which they were written, and not by themselves.
+    pub fn merged(mut self) -> Self {
+        self.merged = true;
         self
     }
 
@@ -210,7 +219,14 @@ impl Exec {
             .stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = spawn(&mut command).map_err(|source| ExecError::Start { program: program.clone(), source })?;
+        let not_started = |source| ExecError::Start { program: program.clone(), source };
+        let both = if self.merged { Some(both_outputs(&mut command).map_err(not_started)?) } else { None };
+        let mut child = spawn(&mut command).map_err(not_started)?;
+        // It holds the other end of the pipe, which would never come to its end.
+        drop(command);
+        if let Some(both) = both {
+            child.stdout = Some(both);
+        }
         stopper.watch(&child);
         let pumped = pump::pump(&mut child, input, self.deadline, self.most_output, output);
         // The child has not been waited for, so its number still names this group and no other.
@@ -227,6 +243,13 @@ impl Exec {
         tracing::debug!(program, %status, "program ended");
         Ok(Finished { program, status, stdout: Vec::new(), stderr: pumped.stderr })
     }
+}
+
+/// One pipe for both outputs of a program; the end to read.
+fn both_outputs(command: &mut Command) -> io::Result<ChildStdout> {
+    let (reader, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    Ok(ChildStdout::from(OwnedFd::from(reader)))
 }
 
 /// A handle to stop a program that runs in [`Exec::converse`], for the thread that does not wait for it.
@@ -395,6 +418,15 @@ mod tests {
         let (lines, ended) = lines_of(Exec::new("cat"), b"one\ntwo\nthree", &Stopper::default());
         assert_eq!(lines, ["one", "two", "three"]);
         assert!(ended.unwrap().status.success());
+    }
+
+    #[test]
+    fn complaints_come_with_the_output_where_they_are_asked_for_there() {
+        let program =
+            "import sys\nfor line in range(3): print(line, file=(sys.stdout, sys.stderr)[line % 2], flush=True)";
+        let (lines, ended) = lines_of(python(program).merged(), &[], &Stopper::default());
+        assert_eq!(lines, ["0", "1", "2"]);
+        assert!(ended.unwrap().stderr.is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the kernel command line (`ipa-api-url=…`). A value that cannot be used is reported in [`Settings::problems`] and the
 //! default is used: a node that does not check in at all is worse than one that checks in with a default.
 
+use super::containers::Containers;
 use super::Words;
 use super::parameters::{self, Effect, Kind};
 use crate::state::Token;
@@ -165,6 +166,10 @@ pub struct Settings {
     pub ignore_bootloader_failure: bool,
     /// Whether legacy boot loaders may be installed.
     pub enable_bios_bootloader_install: bool,
+    /// What may be run in containers, and how.
+    pub containers: Containers,
+    /// Refuse `execute_bootc_install`, which runs programs of the image.
+    pub disable_bootc_deploy: bool,
     /// Wait before the network is set up and anything else is done.
     pub hardware_initialization_delay: Duration,
     /// Log filter: a level such as `info`, or `target=level` directives with commas between them.
@@ -270,6 +275,15 @@ impl Settings {
             skip_bmc_detect: false,
             ignore_bootloader_failure: reader.truth("ignore_bootloader_failure"),
             enable_bios_bootloader_install: reader.truth("enable_bios_bootloader_install"),
+            containers: Containers {
+                allow_arbitrary: reader.truth("container/allow_arbitrary_containers"),
+                allowed: reader.list("container/allowed_containers"),
+                steps_file: reader.text("container/container_steps_file").unwrap_or_default().into(),
+                runner: reader.one_of("container/runner"),
+                pull_options: reader.list("container/pull_options"),
+                run_options: reader.list("container/run_options"),
+            },
+            disable_bootc_deploy: reader.truth("disable_bootc_deploy"),
             hardware_initialization_delay: reader.seconds("hardware_initialization_delay"),
             log: words.get("ferric.log").unwrap_or(if debug { "debug" } else { "info" }).to_owned(),
             console: reader.console(),
@@ -328,6 +342,7 @@ impl Settings {
             // False is what the driver says to an agent that was allowed it by its own configuration, too.
             ("enable_bios_bootloader_install", Value::Bool(allowed)) => self.enable_bios_bootloader_install |= allowed,
             ("agent_skip_bmc_detect", Value::Bool(skip)) => self.skip_bmc_detect = *skip,
+            ("agent_containers", told) => return self.containers.adopt(told),
             ("permitted_image_formats", Value::Array(formats)) => {
                 let names: Option<Vec<String>> = formats.iter().map(|name| name.as_str().map(str::to_owned)).collect();
                 match names {

@@ -3,6 +3,7 @@
 use super::{Call, Command, Extension, Mode};
 use crate::command::params::{Kind, optional, required};
 use crate::command::{AgentError, Class};
+use crate::container::bootc;
 use crate::{prepare, root_disk};
 use hardware::PowerAction;
 use serde_json::Value;
@@ -73,7 +74,7 @@ pub static EXTENSION: Extension = Extension {
             ],
             open_ended: false,
             validate: None,
-            run: |call| Box::pin(async move { Err(bootc(call)) }),
+            run: |call| Box::pin(install(call)),
         },
         Command {
             name: "get_partition_uuids",
@@ -86,15 +87,15 @@ pub static EXTENSION: Extension = Extension {
     ],
 };
 
-/// bootc images are installed by podman, out of the image itself: this ramdisk has no podman, and programs of an image are
-/// not run here.
-fn bootc(mut call: Call) -> AgentError {
-    let image = call.take_text("image_source").unwrap_or_default();
-    let details = format!(
-        "Download of image {image} failed: Failed to pull container image: podman is not in this ramdisk; deploy a disk \
-         image instead"
-    );
-    AgentError::new(Class::ImageDownloadError, details)
+/// Installs a container image by its own bootc.
+async fn install(mut call: Call) -> Result<Value, AgentError> {
+    let request = bootc::Request {
+        source: call.take_text("image_source").unwrap_or_default(),
+        instance_info: call.take("instance_info"),
+        pull_secret: call.take_text("pull_secret"),
+        config_drive: call.take_text("configdrive"),
+    };
+    bootc::install(&call.agent.shared, request, call.control.as_ref()).await.map(Value::String)
 }
 
 /// How long an answer may take to leave a machine that is about to end.

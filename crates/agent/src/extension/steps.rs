@@ -4,6 +4,7 @@
 use super::Call;
 use crate::command::params::python;
 use crate::command::{AgentError, Class};
+use crate::container;
 use hardware::{Step, StepCall, StepError, StepKind};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -15,6 +16,8 @@ pub(super) fn list(kind: StepKind, mut call: Call) -> Result<Value, AgentError> 
     let ports = call.take("ports");
     call.agent.shared.cache_node(node.clone());
     let managers = &call.agent.managers;
+    // A file of steps that cannot be used is no file without steps.
+    container::manager::check_file(&call.agent.shared)?;
     let list = StepList { steps: managers.steps(kind, &node, &ports), hardware_manager_version: managers.versions() };
     Ok(list.to_value(kind))
 }

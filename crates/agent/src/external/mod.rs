@@ -12,6 +12,7 @@ pub use message::{Failure, PROTOCOL};
 
 use crate::command::Class;
 use crate::extension::steps::failure_class;
+use crate::program::{self, Attended};
 use hardware::manager::StepFuture;
 use hardware::{HardwareManager, Progress, Step, StepCall, StepError, StepKind, Support};
 use hardware_linux::exec::{ExecError, Stopper};
@@ -31,8 +32,6 @@ pub const FOLDER: &str = "/usr/libexec/ferric/managers";
 const DESCRIBE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a step may take that names no deadline.
 const STEP_DEADLINE: Duration = Duration::from_secs(30 * 60);
-/// How long a program that was asked to stop may take to come to a safe point.
-const GRACE: Duration = Duration::from_secs(30);
 /// The longest line of an answer, and what is kept of complaints, in bytes.
 const MOST_OUTPUT: u64 = 1 << 20;
 /// Lines of one answer.
@@ -243,15 +242,6 @@ fn step_error(kind: StepKind, step: &str, error: ExternalError) -> StepError {
     }
 }
 
-/// Kills the program of a step that nobody waits for any more.
-struct KillOnDrop(Stopper);
-
-impl Drop for KillOnDrop {
-    fn drop(&mut self) {
-        self.0.kill();
-    }
-}
-
 impl HardwareManager for ExternalManager {
     fn class_name(&self) -> &str {
         self.description.class_name()
@@ -286,28 +276,11 @@ impl HardwareManager for ExternalManager {
             let (kind, name) = (call.kind, call.step.step.clone());
             let Some(offer) = self.offer(kind, &name) else { return Err(StepError::Incompatible(name)) };
             let deadline = offer.deadline.map_or(STEP_DEADLINE, Duration::from_secs);
-            let guard = KillOnDrop(Stopper::default());
-            let (program, stopper, control) =
-                (self.program.clone(), guard.0.clone(), std::sync::Arc::clone(&call.control));
-            let mut running = tokio::task::spawn_blocking(move || {
-                run_step(&program, deadline, &call, &stopper, &mut |progress| call.control.report(progress))
-            });
-            let mut asked = false;
-            let ended = tokio::select! {
-                ended = &mut running => ended,
-                () = control.cancelled() => {
-                    asked = true;
-                    guard.0.ask();
-                    match tokio::time::timeout(GRACE, &mut running).await {
-                        Ok(ended) => ended,
-                        Err(_) => {
-                            tracing::warn!(step = name, "did not stop within {} s and was killed", GRACE.as_secs());
-                            guard.0.kill();
-                            running.await
-                        }
-                    }
-                }
-            };
+            let (program, control) = (self.program.clone(), std::sync::Arc::clone(&call.control));
+            let Attended { ended, asked } = program::attend(&name, control.as_ref(), move |stopper| {
+                run_step(&program, deadline, &call, stopper, &mut |progress| call.control.report(progress))
+            })
+            .await;
             match ended {
                 // Done before it could be stopped is done.
                 Ok(Ok(result)) => Ok(result),

@@ -19,6 +19,7 @@ pub use devices::Devices;
 pub use entropy::{NoEntropy, wait_for_entropy};
 pub use exit::{Exit, OnFailure, exit};
 pub use modules::{ModuleError, Modules};
+pub(crate) use mounts::mount_for_containers;
 pub use mounts::{MountError, mount_read_only, unmount};
 
 use std::sync::Arc;

@@ -46,6 +46,20 @@ pub(super) fn mount_efivars() {
     }
 }
 
+/// Mounts what programs that run containers expect beside the rest: control groups, terminals and shared memory.
+pub(crate) fn mount_for_containers() {
+    let wanted = [
+        ("cgroup2", "/sys/fs/cgroup", HARMLESS, None),
+        ("devpts", "/dev/pts", MountFlags::NOSUID.union(MountFlags::NOEXEC), Some(c"mode=0620,ptmxmode=0666")),
+        ("tmpfs", "/dev/shm", MountFlags::NOSUID.union(MountFlags::NODEV), Some(c"mode=1777")),
+    ];
+    for (kind, place, flags, data) in wanted {
+        if let Err(error) = mount(kind, kind, Path::new(place), flags, data) {
+            tracing::warn!(%error, cause = %error.source, "containers may not run");
+        }
+    }
+}
+
 /// Mounts the block device at `device` read-only at `place`, which is created; nothing on it can be executed, be a device
 /// or give rights.
 ///
