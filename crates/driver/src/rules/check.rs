@@ -32,6 +32,8 @@ fn check(signature: &Signature, entry: &Map<String, Value>, attributes: &[String
     match signature.name {
         name @ ("eq" | "lt" | "gt") => match args.get("values") {
             Some(Value::Array(values)) if values.len() > 1 => Ok(()),
+            // Rules that were written for Ironic give the values themselves as arguments; it takes them, and tells at the run.
+            Some(Value::String(_)) if entry.get("args").is_some_and(Value::is_array) => Ok(()),
             _ => Err(format!("{name} compares what is in 'values', a list of at least two")),
         },
         "one-of" if !args.contains_key("values") => Err("one-of holds for no machine without 'values'".to_owned()),
@@ -85,6 +87,8 @@ mod tests {
         for entry in [
             json!({"op": "eq", "args": {"values": ["{inventory[cpu][count]}", "64"]}}),
             json!({"op": "eq", "args": [["{plugin_data[a]}", "{node.name}"], true]}),
+            json!({"op": "eq", "args": ["{{ inventory.cpu.count }}", 8]}),
+            json!({"op": "set-attribute", "args": ["{{ /properties/cpu_model }}", "x"]}),
             json!({"op": "eq", "args": {"values": ["{item[size]}", 64]}, "loop": "{inventory[disks]}"}),
             json!({"op": "in-net", "args": {"address": "{inventory[bmc_address]}", "subnet": "10.0.0.0/8"}}),
             json!({"op": "one-of", "args": {"value": "{node.name}", "values": ["a"]}}),
