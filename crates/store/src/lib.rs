@@ -205,7 +205,13 @@ pub trait Store: Send + Sync + 'static {
     fn count_nodes(&self, states: &[State]) -> impl Future<Output = Result<usize, StoreError>> + Send;
 
     /// Changes a node; returns it with its new version.
-    fn commit(&self, epoch: Epoch, commit: Commit) -> impl Future<Output = Result<Node, StoreError>> + Send;
+    fn commit(&self, epoch: Epoch, commit: Commit) -> impl Future<Output = Result<Node, StoreError>> + Send {
+        async move { self.commit_shared(epoch, commit).await.map(Arc::unwrap_or_clone) }
+    }
+
+    /// The same for whoever only looks at what was saved: no copy is made where the node is in memory.
+    fn commit_shared(&self, epoch: Epoch, commit: Commit)
+    -> impl Future<Output = Result<Arc<Node>, StoreError>> + Send;
 
     /// Removes a node with its ports, records, flow, history and inventory, when it still has this version.
     fn delete_node(

@@ -158,7 +158,7 @@ impl Store for MemoryStore {
         Ok(self.lock().tables.count_nodes(states))
     }
 
-    async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {
+    async fn commit_shared(&self, epoch: Epoch, commit: Commit) -> Result<Arc<Node>, StoreError> {
         let mut content = self.lock();
         content.fence(epoch)?;
         let mut node = commit.node;
@@ -199,7 +199,8 @@ impl Store for MemoryStore {
         history.extend(commit.journal);
         let surplus = history.len().saturating_sub(HISTORY_KEPT);
         history.drain(..surplus);
-        content.tables.put_node(Arc::new(node.clone()));
+        let node = Arc::new(node);
+        content.tables.put_node(node.clone());
         Ok(node)
     }
 

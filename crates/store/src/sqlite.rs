@@ -332,13 +332,13 @@ impl Store for SqliteStore {
         self.shared.ask(|image| Ok(image.tables.count_nodes(states))).await
     }
 
-    async fn commit(&self, epoch: Epoch, mut commit: Commit) -> Result<Node, StoreError> {
+    async fn commit_shared(&self, epoch: Epoch, mut commit: Commit) -> Result<Arc<Node>, StoreError> {
         if let Some(image) = self.shared.image().as_mut() {
             if image.epoch == epoch {
                 commit = match image.take(commit)? {
                     Ok(node) => {
                         self.shared.unsaved.notify_one();
-                        return Ok((*node).clone());
+                        return Ok(node);
                     }
                     Err(commit) => commit,
                 };
@@ -349,7 +349,7 @@ impl Store for SqliteStore {
         node.version += 1;
         let node = Arc::new(node);
         self.send(epoch, Write::Commit { node: node.clone(), flow, journal, inventory, records }).await?;
-        Ok(Arc::unwrap_or_clone(node))
+        Ok(node)
     }
 
     async fn delete_node(&self, epoch: Epoch, uuid: Uuid, version: u64) -> Result<(), StoreError> {

@@ -2,8 +2,12 @@
 
 use super::resource::Resource;
 use super::versions::{self, AVAILABLE, BOOT_MODE, Field, INSPECT_WAIT, Kind, NODE_FIELDS, PORT_FIELDS};
+use crate::conductor::offered;
 use crate::fault::Fault;
 use jiff::Timestamp;
+use jiff::fmt::StdFmtWrite;
+use jiff::fmt::temporal::DateTimePrinter;
+use jiff::tz::Offset;
 use lifecycle::provision::State;
 use serde::ser::{Serialize, SerializeMap as _, SerializeSeq as _, Serializer};
 use serde_json::{Map, Value, json};
@@ -54,7 +58,7 @@ impl Wanted {
 
 /// A time as Ironic writes it: UTC, with its offset.
 pub(super) fn time(time: Timestamp) -> Value {
-    Value::String(time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string())
+    Value::String(Time(time).to_string())
 }
 
 pub(super) fn maybe_time(value: Option<Timestamp>) -> Value {
@@ -69,27 +73,19 @@ pub(super) fn links(base: &str, path: &str) -> Value {
     ])
 }
 
-/// Parts of keys whose values are secrets (after oslo.utils `strutils`, and what drivers add).
-const SECRET: &[&str] = &[
-    "password",
-    "passwd",
-    "admin_pass",
-    "adminpass",
-    "new_pass",
-    "passphrase",
-    "pswd",
-    "secret",
-    "token",
-    "configdrive",
-    "private_key",
-    "encrypted_key",
-    "auth_key",
-    "priv_key",
-    "sslkey",
-    "community",
-    "credential",
-    "authorization",
-];
+/// Parts of keys whose values are secrets, by their first letter (after oslo.utils `strutils`, and what drivers add).
+const fn secrets(first: u8) -> &'static [&'static str] {
+    match first.to_ascii_lowercase() {
+        b'a' => &["admin_pass", "adminpass", "auth_key", "authorization"],
+        b'c' => &["configdrive", "community", "credential"],
+        b'e' => &["encrypted_key"],
+        b'n' => &["new_pass"],
+        b'p' => &["password", "passwd", "passphrase", "pswd", "private_key", "priv_key"],
+        b's' => &["secret", "sslkey"],
+        b't' => &["token"],
+        _ => &[],
+    }
+}
 
 /// A copy in which secrets are [`MASK`].
 pub(super) fn masked(object: &Map<String, Value>) -> Value {
@@ -110,6 +106,8 @@ impl Serialize for Masked<'_> {
         for (key, value) in self.0 {
             if !value.is_null() && is_secret(key) {
                 map.serialize_entry(key, MASK)?;
+            } else if let Some(shown) = offered::shown(key, value) {
+                map.serialize_entry(key, &MaskedValue(&shown))?;
             } else {
                 map.serialize_entry(key, &MaskedValue(value))?;
             }
@@ -118,12 +116,15 @@ impl Serialize for Masked<'_> {
     }
 }
 
+/// Whether a key has a part of [`secrets`]. A list asks this of every key of a thousand nodes.
 fn is_secret(key: &str) -> bool {
-    let lower = match key.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        true => Cow::Owned(key.to_ascii_lowercase()),
-        false => Cow::Borrowed(key),
-    };
-    SECRET.iter().any(|part| lower.contains(part))
+    let key = key.as_bytes();
+    (0..key.len()).any(|at| {
+        let rest = &key[at..];
+        let begins =
+            |part: &&str| rest.get(..part.len()).is_some_and(|rest| rest.eq_ignore_ascii_case(part.as_bytes()));
+        secrets(key[at]).iter().any(begins)
+    })
 }
 
 /// A value in which secrets are [`MASK`] when it is written.
@@ -169,7 +170,16 @@ struct Time(Timestamp);
 
 impl Serialize for Time {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0.strftime("%Y-%m-%dT%H:%M:%S+00:00"))
+        serializer.collect_str(self)
+    }
+}
+
+impl std::fmt::Display for Time {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Half the time of a pattern, which is read anew each time.
+        const PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(0));
+        let printed = PRINTER.print_timestamp_with_offset(&self.0, Offset::UTC, StdFmtWrite(formatter));
+        printed.map_err(|_| std::fmt::Error)
     }
 }
 
@@ -431,6 +441,32 @@ mod tests {
         let masked = masked(&info);
         assert!(!masked.to_string().contains("canary"), "{masked}");
         insta::assert_json_snapshot!(masked);
+    }
+
+    #[test]
+    fn a_key_is_secret_for_a_part_of_it_in_whatever_case() {
+        let parts = (0..=255).flat_map(|first| secrets(first).iter().map(move |part| (first, *part)));
+        for (first, part) in parts.filter(|(first, _)| !first.is_ascii_uppercase()) {
+            assert_eq!(first, part.as_bytes()[0], "{part}");
+            for key in [part.to_owned(), part.to_ascii_uppercase(), format!("a_{part}_b"), format!("ssp{part}")] {
+                assert!(is_secret(&key), "{key}");
+            }
+            assert!(!is_secret(&part[1..]) && !is_secret(&part[..part.len() - 1]), "{part}");
+        }
+        for key in ["", "p", "redfish_address", "deploy_kernel", "agent_url", "größe", "ſecret"] {
+            assert!(!is_secret(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn times_are_in_utc_with_whole_seconds_and_an_offset() {
+        let seconds = [-62_135_596_800, -1, 0, 951_782_399, 1_700_000_000, 4_102_444_799, 253_402_207_000];
+        for time in seconds.iter().flat_map(|second| [0, 1, 999_999_999].map(|part| Timestamp::new(*second, part))) {
+            // One before 1970 with a part of a second has that part with the other sign.
+            let Ok(time) = time else { continue };
+            assert_eq!(Time(time).to_string(), time.strftime("%Y-%m-%dT%H:%M:%S+00:00").to_string());
+        }
+        assert_eq!(Time(Timestamp::UNIX_EPOCH).to_string(), "1970-01-01T00:00:00+00:00");
     }
 
     #[test]

@@ -309,9 +309,9 @@ impl<S: Store> Api<S> {
     }
 
     /// The document of a node, with what its running step reports.
-    fn node_document<'a>(&'a self, call: &'a Call, node: &'a Node, fields: &'a [&'static str]) -> NodeDocument<'a> {
+    fn node_document<'a>(&self, context: Context<'a>, node: &'a Node, fields: &'a [&'static str]) -> NodeDocument<'a> {
         let progress = self.conductor.running(node.uuid).map(|running| running.document());
-        NodeDocument { context: self.context(call), node, fields, progress }
+        NodeDocument { context, node, fields, progress }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Nodes: create, list, show, patch, delete.
 
-use super::document::{self, Wanted};
+use super::document::{self, Context, Wanted};
 use super::request::{self, Call, Query, short};
 use super::versions::{DETAIL, ENROLL, NODE_CONDUCTOR, NODE_FIELDS, NODE_FILTERS, RESET_INTERFACES};
 use super::{Api, list, patch, reply};
@@ -48,7 +48,7 @@ impl<S: Store> Api<S> {
         let node = self.conductor.create_node(node).await?;
         let location = format!("{}/v1/nodes/{}", call.base, node.uuid);
         let fields = document::node_fields(call.version, &Wanted::All);
-        let document = self.node_document(&call, &node, &fields);
+        let document = self.node_document(self.context(&call), &node, &fields);
         Ok(reply::located(reply::json(StatusCode::CREATED, &document), &location))
     }
 
@@ -87,9 +87,12 @@ impl<S: Store> Api<S> {
         let nodes = if elsewhere { Vec::new() } else { self.conductor.store().nodes(&filter, &page).await? };
         let last = nodes.last().map(|node| node.uuid);
         let fields = document::node_fields(call.version, &wanted);
-        let entries = nodes.iter().map(|node| self.node_document(call, node, &fields)).collect();
-        let document = list::document(call, &original, "nodes", path, &page, entries, last);
-        Ok(reply::json(StatusCode::OK, &document))
+        let document = list::document(call, &original, "nodes", path, &page, nodes, last);
+        let (api, version, base) = (self.clone(), call.version, call.base.clone());
+        Ok(document.answer(move |node, to| {
+            let context = Context { version, base: &base, hostname: api.conductor.hostname() };
+            serde_json::to_writer(to, &api.node_document(context, node, &fields))
+        }))
     }
 
     /// `GET /v1/nodes/<node>`
@@ -99,7 +102,10 @@ impl<S: Store> Api<S> {
         query.finish()?;
         let node = self.conductor.find_shared(&call.node()?).await?;
         let fields = document::node_fields(call.version, &wanted);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &self.node_document(&call, &node, &fields)), node.version))
+        Ok(reply::tagged(
+            reply::json(StatusCode::OK, &self.node_document(self.context(&call), &node, &fields)),
+            node.version,
+        ))
     }
 
     /// `PATCH /v1/nodes/<node>`
@@ -127,7 +133,7 @@ impl<S: Store> Api<S> {
         let expected = call.expected_versions();
         let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces, expected }).await?;
         let fields = document::node_fields(call.version, &Wanted::All);
-        let document = self.node_document(&call, &node, &fields);
+        let document = self.node_document(self.context(&call), &node, &fields);
         Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
     }
 

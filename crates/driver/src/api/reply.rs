@@ -9,18 +9,25 @@ use wire::ironic::{ErrorBody, MAX_VERSION_HEADER, MIN_VERSION_HEADER, VERSION_HE
 
 /// A reply with a JSON body.
 pub(super) fn json(status: StatusCode, document: &(impl Serialize + ?Sized)) -> Response<Body> {
-    let bytes = match serde_json::to_vec(document) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            // A document of ours has texts for keys, so this is a flaw of this program.
-            tracing::error!(%error, "a document could not be written");
-            return empty(StatusCode::INTERNAL_SERVER_ERROR);
-        }
-    };
-    let mut response = Response::new(Body::from(bytes));
+    match serde_json::to_vec(document) {
+        Ok(bytes) => json_bytes(status, Body::from(bytes)),
+        Err(error) => unwritten(&error),
+    }
+}
+
+/// A reply whose body is JSON already.
+pub(super) fn json_bytes(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
+}
+
+/// The reply in place of a document that could not be written. Those of ours have texts for keys, so this is a flaw of this
+/// program.
+pub(super) fn unwritten(error: &serde_json::Error) -> Response<Body> {
+    tracing::error!(%error, "a document could not be written");
+    empty(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// A reply without a body.

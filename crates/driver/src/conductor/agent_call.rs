@@ -8,6 +8,7 @@ use super::Conductor;
 use super::change::{Draft, Failure};
 use super::erasures::Erased;
 use super::heartbeat::is_session;
+use super::offered;
 use super::runner::{Outcome, Place, Trouble, Turn, fatal, text_of};
 use super::secret::masked;
 use super::session::session_of;
@@ -460,11 +461,11 @@ fn told(kind: StepKind, offered: &[Step], versions: &BTreeMap<String, String>, n
     for step in offered {
         by_interface.entry(&step.interface).or_default().push(step);
     }
-    let key = format!("agent_cached_{}_steps", kind.as_str());
+    let key = offered::key(kind);
     let refreshed = now.strftime("%Y-%m-%dT%H:%M:%S%.6f").to_string();
     let mut told = Map::new();
     told.insert(format!("{key}_refreshed"), Value::from(refreshed));
-    told.insert(key, json!(by_interface));
+    told.insert(key, offered::kept(&by_interface));
     told.insert("hardware_manager_version".to_owned(), json!(versions));
     told
 }

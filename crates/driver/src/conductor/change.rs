@@ -2,6 +2,7 @@
 //! is applied again to what they left.
 
 use super::Conductor;
+use super::offered;
 use super::progress::{STEP_ENDED, Shown, step_end};
 use super::session::SESSION;
 use crate::fault::Fault;
@@ -10,6 +11,7 @@ use hardware::StepKind;
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, step, target_after};
 use serde_json::{Map, Value};
+use std::sync::Arc;
 use store::{
     Commit, Durability, FlowChange, FlowRecord, Inventory, JournalEntry, Node, RecordChange, Store, StoreError,
 };
@@ -29,10 +31,6 @@ const OF_THE_AGENT: [&str; 8] = [
     "agent_status",
     "agent_status_message",
 ];
-
-/// The steps that an agent offers, in `driver_internal_info` as long as the flow goes on that asked for them: another boot
-/// may offer others.
-const OFFERED: [&str; 3] = ["agent_cached_clean_steps", "agent_cached_deploy_steps", "agent_cached_service_steps"];
 
 /// Key of the virtual CD's place in `driver_internal_info`; a secret, since the CD holds the agent's token.
 pub(super) const BOOT_MEDIA: &str = "boot_media_secret";
@@ -138,7 +136,7 @@ impl Draft {
     /// Forgets what an agent said: it is gone, or shall not be listened to any more.
     pub(super) fn forget_agent(&mut self) {
         self.agent_gone = true;
-        for key in OF_THE_AGENT.into_iter().chain(OFFERED) {
+        for key in OF_THE_AGENT.into_iter().chain(offered::KEYS) {
             self.node.driver_internal_info.remove(key);
         }
     }
@@ -217,7 +215,7 @@ impl Draft {
         if !keep_agent {
             self.forget_agent();
         }
-        for key in OFFERED {
+        for key in offered::KEYS {
             self.node.driver_internal_info.remove(key);
         }
         if self.flow.take().is_some_and(|flow| flow.kind == FlowKind::Rescue) {
@@ -302,10 +300,10 @@ pub(super) fn locked(node: &Node, flow: Option<&Flow>) -> Fault {
 }
 
 impl<S: Store> Conductor<S> {
-    /// A node with its flow.
-    pub(super) async fn load(&self, uuid: Uuid) -> Result<(Node, Option<Flow>), Fault> {
+    /// A node with its flow. The node is not copied: a thousand of them wait for their agents at once.
+    pub(super) async fn load(&self, uuid: Uuid) -> Result<(Arc<Node>, Option<Flow>), Fault> {
         // The node first: a flow that is newer than its node makes the commit fail, the other order would not.
-        let node = self.store.node(uuid).await?;
+        let node = self.store.shared_node(uuid).await?;
         let flow = match self.store.flow(uuid).await? {
             None => None,
             Some(record) => Some(read(record)?),
@@ -355,14 +353,14 @@ impl<S: Store> Conductor<S> {
         &self,
         uuid: Uuid,
         mut apply: impl FnMut(&mut Draft) -> Result<T, Fault> + Send,
-    ) -> Result<(Node, Option<Flow>, T), Fault> {
+    ) -> Result<(Arc<Node>, Option<Flow>, T), Fault> {
         for _ in 0..TRIES {
             let (node, flow) = self.load(uuid).await?;
             let (was, before) = (Shown::of(&node), flow.clone());
-            let mut draft = self.draft(node, flow);
+            let mut draft = self.draft(Arc::unwrap_or_clone(node), flow);
             let value = apply(&mut draft)?;
             if draft.durability.is_none() {
-                return Ok((draft.node, before, value));
+                return Ok((Arc::new(draft.node), before, value));
             }
             let (after, now) = (draft.flow.clone(), draft.now);
             let (left, failed, gone) = (std::mem::take(&mut draft.left), draft.failed, draft.agent_gone);
@@ -371,7 +369,7 @@ impl<S: Store> Conductor<S> {
                 draft.note(severity, STEP_ENDED, text);
             }
             let journal = draft.journal.clone();
-            match self.store.commit(self.epoch, draft.into_commit(before.as_ref())?).await {
+            match self.store.commit_shared(self.epoch, draft.into_commit(before.as_ref())?).await {
                 Ok(node) => {
                     self.tell(&was, &node, &journal);
                     if gone {

@@ -35,7 +35,7 @@ impl<S: Store> Conductor<S> {
         };
         let what = if url.is_some() { "insert" } else { "eject" };
         done.map_err(|error| Fault::Invalid(format!("Failed to {what} virtual media: {}", chain(&error))))?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
     /// Saves the RAID configuration that cleaning shall make.
@@ -55,7 +55,7 @@ impl<S: Store> Conductor<S> {
     /// Has the firmware changed: boot mode or secure boot. It goes on by itself; what comes of it is in the node's
     /// `boot_mode`, `secure_boot` or `last_error`.
     pub(super) async fn change_firmware(self: &Arc<Self>, ident: &NodeIdent, action: Action) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let begin = |draft: &mut Draft| {
             let node = &draft.node;
             if draft.flow.as_ref().is_some_and(|flow| flow.kind != FlowKind::Cleanup) || node.reservation.is_some() {
@@ -75,7 +75,7 @@ impl<S: Store> Conductor<S> {
         };
         let (node, _, ()) = self.change(uuid, begin).await?;
         self.wake(uuid);
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
     /// Sends the machine a non-maskable interrupt.
@@ -146,7 +146,7 @@ impl<S: Store> Conductor<S> {
     }
 
     async fn set_attribute(self: &Arc<Self>, ident: &NodeIdent, name: &str, value: Value) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let set = |draft: &mut Draft| {
             if draft.node.reservation.is_some() {
                 return Err(locked(&draft.node, draft.flow.as_ref()));
@@ -155,7 +155,7 @@ impl<S: Store> Conductor<S> {
             Ok(())
         };
         let (node, _, ()) = self.change(uuid, set).await?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 }
 

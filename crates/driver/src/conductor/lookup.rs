@@ -89,7 +89,7 @@ impl<S: Store> Conductor<S> {
                     Ok(give_token(draft, true))
                 })
                 .await?;
-            Ok((Arc::new(node), token))
+            Ok((node, token))
         })
         .await
     }

@@ -6,6 +6,7 @@
 //! | `change.rs` | load → change → commit, again when somebody else was quicker; transitions and history |
 //! | `worker.rs` | one task a node while its flow has something to do; deadlines |
 //! | `runner.rs` | one turn of a flow: intent, effect, outcome |
+//! | `offered.rs` | steps that agents offer, as a node keeps them |
 //! | `step_lists.rs` | steps of runbooks and deploy templates |
 //! | `waits.rs` | waits for an agent, an operator, a time |
 //! | `ramdisk.rs` | a ramdisk that stays, ends, is logged into; its logs |
@@ -36,6 +37,7 @@ mod erasures;
 mod heartbeat;
 mod inspection;
 mod lookup;
+pub(crate) mod offered;
 mod own_steps;
 mod patch;
 mod ports;
@@ -393,7 +395,7 @@ impl<S: Store> Conductor<S> {
             Err(error) => Err(error),
         };
         set.map_err(|error| Fault::Invalid(format!("Failed to set the boot device: {}", chain(&error))))?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 }
 

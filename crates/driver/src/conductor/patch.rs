@@ -23,7 +23,7 @@ impl<S: Store> Conductor<S> {
         reset_interfaces: bool,
         expected: Option<&[u64]>,
     ) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let (node, _, ()) = self
             .change(uuid, |draft| match expected {
                 Some(expected) if !expected.contains(&draft.node.version) => {
@@ -32,12 +32,12 @@ impl<S: Store> Conductor<S> {
                 _ => apply(draft, operations, reset_interfaces, &self.settings.hardware),
             })
             .await?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
     /// Replaces the traits of a node; they may change in any state, but not while the node is worked on.
     pub(super) async fn set_traits(self: &Arc<Self>, ident: &NodeIdent, traits: Vec<String>) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let set = |draft: &mut Draft| {
             if draft.node.reservation.is_some() {
                 return Err(locked(&draft.node, draft.flow.as_ref()));
@@ -46,7 +46,7 @@ impl<S: Store> Conductor<S> {
             Ok(())
         };
         let (node, _, ()) = self.change(uuid, set).await?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 }
 

@@ -89,11 +89,11 @@ impl<S: Store> Conductor<S> {
         target: PowerTarget,
         timeout: Option<u64>,
     ) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let within = timeout.unwrap_or(self.settings.soft_power_off_timeout.as_secs());
         let (node, _, ()) = self.change(uuid, |draft| apply_power(draft, target, within)).await?;
         self.wake(uuid);
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
     /// Begins to look at the power of a node, once.
@@ -147,7 +147,7 @@ impl<S: Store> Conductor<S> {
 
     async fn sync(self: &Arc<Self>, uuid: Uuid) -> Result<Duration, Fault> {
         let interval = self.settings.sync_power_state_interval;
-        let node = match self.store.node(uuid).await {
+        let node = match self.store.shared_node(uuid).await {
             Ok(node) => node,
             Err(StoreError::NotFound { what, id }) => return Err(Fault::NotFound(format!("{what} {id}"))),
             Err(other) => return Err(other.into()),

@@ -117,7 +117,7 @@ impl Lasting {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     /// The node.
-    pub node: Node,
+    pub node: Arc<Node>,
     /// Its state.
     pub state: Lasting,
     /// The step that its agent carries out, if it does.
@@ -287,12 +287,12 @@ impl<S: Store> Conductor<S> {
     /// # Errors
     /// [`Fault::NotFound`]; or the store.
     pub async fn report(&self, ident: &NodeIdent) -> Result<Report, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let (node, flow) = self.load(uuid).await?;
         self.report_of(node, flow.as_ref()).await
     }
 
-    pub(super) async fn report_of(&self, node: Node, flow: Option<&Flow>) -> Result<Report, Fault> {
+    pub(super) async fn report_of(&self, node: Arc<Node>, flow: Option<&Flow>) -> Result<Report, Fault> {
         let now = self.parts.clock.now();
         let custom = self.custom(&node.driver, now).await?;
         let history = self.store.history(node.uuid).await?;

@@ -1,5 +1,6 @@
 //! Tokens of agents, and what must not be told.
 
+use super::offered;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
@@ -41,7 +42,7 @@ pub(super) fn crypt(password: &str) -> Result<String, String> {
 /// Keys whose values are secrets, by a part of their name.
 const SECRET_PARTS: [&str; 4] = ["password", "token", "secret", "community"];
 
-/// A copy without secrets: their values become `******`.
+/// A copy without secrets, as it is told: their values become `******`.
 pub(super) fn masked(map: &Map<String, Value>) -> Map<String, Value> {
     let mask = |(key, value): (&String, &Value)| {
         let lower = key.to_ascii_lowercase();
@@ -50,7 +51,7 @@ pub(super) fn masked(map: &Map<String, Value>) -> Map<String, Value> {
             Value::Null => Value::Null,
             _ if is_secret => Value::from(MASK),
             Value::Object(inner) => Value::Object(masked(inner)),
-            other => other.clone(),
+            other => offered::shown(key, other).unwrap_or_else(|| other.clone()),
         };
         (key.clone(), value)
     };

@@ -33,7 +33,7 @@ impl<S: Store> Conductor<S> {
         let (node, _, ()) = self.change(uuid, |draft| self.apply_verb(draft, verb, &arguments)).await?;
         tracing::info!(node = %uuid, %verb, state = %node.provision_state, "accepted");
         self.wake(uuid);
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 
     /// Refuses what would be one node too many at work at once.
@@ -311,7 +311,7 @@ impl<S: Store> Conductor<S> {
         on: bool,
         reason: Option<String>,
     ) -> Result<Node, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let (node, _, ()) = self
             .change(uuid, |draft| {
                 set_maintenance(&mut draft.node, on, reason.clone());
@@ -321,7 +321,7 @@ impl<S: Store> Conductor<S> {
                 Ok(())
             })
             .await?;
-        Ok(node)
+        Ok(Arc::unwrap_or_clone(node))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::fault::Fault;
 use crate::flow::{Action, Flow, FlowKind};
 use jiff::Timestamp;
 use lifecycle::provision::{Event, Kind, State, Verb, allowed_verbs, step};
+use std::sync::Arc;
 use std::time::Duration;
 use store::{Node, Store};
 
@@ -16,7 +17,7 @@ use store::{Node, Store};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Why {
     /// The node.
-    pub node: Node,
+    pub node: Arc<Node>,
     /// One sentence.
     pub summary: String,
     /// What is done to it, if anything is.
@@ -108,7 +109,7 @@ impl<S: Store> Conductor<S> {
     /// # Errors
     /// [`Fault::NotFound`].
     pub async fn why(&self, ident: &NodeIdent) -> Result<Why, Fault> {
-        let uuid = self.find(ident).await?.uuid;
+        let uuid = self.find_shared(ident).await?.uuid;
         let (node, flow) = self.load(uuid).await?;
         let now = self.parts.clock.now();
         let deadline = self.until(&node, now);

@@ -85,7 +85,9 @@ async fn the_steps_of_an_agent_are_shown_as_long_as_its_flow_goes_on() {
     site.verb_with(Verb::Clean, clean(steps)).await.unwrap();
     let held = site.reach(State::CleanHold).await;
     let info = &held.driver_internal_info;
-    let shown = info["agent_cached_clean_steps"]["deploy"].as_array().unwrap();
+    let kept = info["agent_cached_clean_steps"].as_str().unwrap();
+    let shown = serde_json::from_str::<Value>(kept).unwrap()["deploy"].take();
+    let shown = shown.as_array().unwrap();
     assert!(shown.iter().any(|step| step["step"] == "erase_devices" && step["requires_ramdisk"] == true), "{shown:?}");
     assert!(info["agent_cached_clean_steps_refreshed"].is_string());
     assert!(info["hardware_manager_version"].is_object());

@@ -47,9 +47,13 @@ impl Store for SimStore {
         self.inner.count_nodes(states).await
     }
 
-    async fn commit(&self, epoch: Epoch, commit: Commit) -> Result<Node, StoreError> {
+    async fn shared_node(&self, uuid: Uuid) -> Result<Arc<Node>, StoreError> {
+        self.inner.shared_node(uuid).await
+    }
+
+    async fn commit_shared(&self, epoch: Epoch, commit: Commit) -> Result<Arc<Node>, StoreError> {
         self.fuse.tick("before a commit").await;
-        let result = self.inner.commit(epoch, commit).await;
+        let result = self.inner.commit_shared(epoch, commit).await;
         self.fuse.tick("after a commit").await;
         result
     }
@@ -59,6 +63,7 @@ impl Store for SimStore {
     }
 
     async fn flow(&self, node: Uuid) -> Result<Option<FlowRecord>, StoreError> {
+        self.fuse.between().await;
         self.inner.flow(node).await
     }
 
