@@ -49,6 +49,8 @@ const MEMORY: f64 = 1.0 / 8.0;
 /// Heartbeats a second beside which the API is read, and how long reads may take then, in milliseconds.
 const STORM: u32 = 1000;
 const READ_P99: f64 = 50.0;
+/// Nodes that ferricd makes in a turn, at least: it makes as many as Ironic did in its own.
+const MADE: usize = 200;
 /// When a heartbeat that was acknowledged has to be on the disk, at the latest.
 const SAVED_WITHIN: Duration = Duration::from_secs(1);
 
@@ -69,6 +71,8 @@ struct Load {
     bar: Option<f64>,
     /// Answers come before the work is done: the time counts until the server rests.
     late: bool,
+    /// Makes nodes, which are taken away after it.
+    makes: bool,
 }
 
 /// Measures.
@@ -96,8 +100,11 @@ async fn measure(plan: &Plan, ironic: &Server, ferricd: Server) -> Result<Verdic
     for round in 0..plan.rounds {
         for ((theirs, ours), taken) in of_theirs.iter().zip(&of_ours).zip(&mut taken) {
             let from = round * 1_000_000;
-            taken.0.add(turn(ironic, theirs, plan.time, from, &mut used_theirs).await?);
-            taken.1.add(turn(&ferricd, ours, plan.time, from, &mut used_ours).await?);
+            let there = turn(ironic, theirs, plan.time, from, None, &mut used_theirs).await?;
+            // Who makes nodes quickly must not have more of them in memory when that is compared.
+            let most = theirs.makes.then_some(there.latencies.len().max(MADE));
+            taken.1.add(turn(&ferricd, ours, plan.time, from, most, &mut used_ours).await?);
+            taken.0.add(there);
         }
     }
     for (load, (theirs, ours)) in of_ours.iter().zip(&taken) {
@@ -161,8 +168,15 @@ fn loads(nodes: &[Node]) -> Vec<Load> {
         let nodes = nodes.to_vec();
         Arc::new(move |number| ask(&nodes[number % nodes.len()]))
     };
-    let load =
-        |name, connections, keep_alive, asks, bar| Load { name, connections, keep_alive, asks, bar, late: false };
+    let load = |name, connections, keep_alive, asks, bar| Load {
+        name,
+        connections,
+        keep_alive,
+        asks,
+        bar,
+        late: false,
+        makes: false,
+    };
     let lookup = of(|node| Ask::get(format!("/v1/lookup?addresses={}", node.address)));
     let show = of(|node| Ask::get(format!("/v1/nodes/{}", node.uuid)));
     let create: Asks = Arc::new(|number| Ask::post("/v1/nodes", &document(number, Uuid::new_v4()), 201));
@@ -175,12 +189,19 @@ fn loads(nodes: &[Node]) -> Vec<Load> {
         load("list of 1000, brief", 2, true, list("/v1/nodes?limit=1000"), Some(LISTS)),
         load("list of 1000, detail", 2, true, list("/v1/nodes/detail?limit=1000"), Some(LISTS)),
         load("node show", 8, true, show, None),
-        load("node create", 4, true, create, None),
+        Load { makes: true, ..load("node create", 4, true, create, None) },
     ]
 }
 
-async fn turn(server: &Server, load: &Load, time: Duration, from: usize, used: &mut Usage) -> Result<Taken> {
-    let shape = Shape { connections: load.connections, keep_alive: load.keep_alive, time, rate: None };
+async fn turn(
+    server: &Server,
+    load: &Load,
+    time: Duration,
+    from: usize,
+    most: Option<usize>,
+    used: &mut Usage,
+) -> Result<Taken> {
+    let shape = Shape { connections: load.connections, keep_alive: load.keep_alive, time, rate: None, most };
     let begun = Instant::now();
     let before = made_meanwhile(server, load).await?;
     let mut taken = load::run(server.address, shape, from, &load.asks).await;
@@ -206,7 +227,7 @@ async fn turn(server: &Server, load: &Load, time: Duration, from: usize, used: &
 
 /// The node behind which those of a load stand.
 async fn made_meanwhile(server: &Server, load: &Load) -> Result<Option<String>> {
-    if load.name != "node create" {
+    if !load.makes {
         return Ok(None);
     }
     let last = server.api().get("/v1/nodes?limit=1&sort_key=id&sort_dir=desc&fields=uuid").await?;
@@ -215,7 +236,7 @@ async fn made_meanwhile(server: &Server, load: &Load) -> Result<Option<String>> 
 
 /// Takes away what a load has made, so that every turn finds the same nodes.
 async fn forget(server: &Server, load: &Load, last: Option<String>) -> Result<()> {
-    let Some(last) = last.filter(|_| load.name == "node create") else { return Ok(()) };
+    let Some(last) = last.filter(|_| load.makes) else { return Ok(()) };
     let api = server.api();
     loop {
         let more = api.get(&format!("/v1/nodes?fields=uuid&limit=100&sort_key=id&marker={last}")).await?;
@@ -232,8 +253,8 @@ async fn forget(server: &Server, load: &Load, last: Option<String>) -> Result<()
 
 /// Reads of the API while heartbeats arrive.
 async fn storm(out: &mut Report, server: &Server, nodes: &[Node], time: Duration) -> Result<()> {
-    let beats = Shape { connections: 64, keep_alive: true, time, rate: Some(STORM) };
-    let reads = Shape { connections: 16, keep_alive: true, time, rate: Some(50) };
+    let beats = Shape { connections: 64, keep_alive: true, time, rate: Some(STORM), most: None };
+    let reads = Shape { connections: 16, keep_alive: true, time, rate: Some(50), most: None };
     let own = nodes.to_vec();
     let read: Asks = Arc::new(move |number| match number % 10 {
         0 => Ask::get("/v1/nodes?limit=1000"),
@@ -261,13 +282,13 @@ async fn storm(out: &mut Report, server: &Server, nodes: &[Node], time: Duration
 async fn kept(out: &mut Report, server: Server, nodes: &[Node], time: Duration) -> Result<Server> {
     let asks = heartbeats(nodes);
     for connections in [1, 64, 256] {
-        let shape = Shape { connections, keep_alive: true, time: time / 2, rate: None };
+        let shape = Shape { connections, keep_alive: true, time: time / 2, rate: None, most: None };
         let taken = load::run(server.address, shape, 0, &asks).await;
         out.no_errors(&format!("{} heartbeats over {connections} connections", taken.done.len()), &[&taken]);
         let lost = lost(&server, nodes, &taken).await?;
         out.bar(&format!("of {} acknowledged heartbeats, {lost} are not in the API", taken.done.len()), lost == 0);
     }
-    let shape = Shape { connections: 64, keep_alive: true, time: time / 2, rate: None };
+    let shape = Shape { connections: 64, keep_alive: true, time: time / 2, rate: None, most: None };
     let taken = load::run(server.address, shape, 0, &asks).await;
     tokio::time::sleep(SAVED_WITHIN).await;
     let server = server.kill_and_start().await?;
@@ -339,8 +360,8 @@ impl Report {
         let mib = |kib: u64| kib as f64 / 1024.0;
         let ratio = ours.pss as f64 / theirs.pss as f64;
         let line = format!(
-            "memory after a load, most of all: PSS {:.1} MiB and {:.1} MiB, ratio {ratio:.3}, bar {MEMORY:.3}; peak RSS {:.1} \
-             and {:.1} MiB",
+            "memory of all processes of each after a load, with as many nodes on both sides, most of all: PSS {:.1} MiB and \
+             {:.1} MiB, ratio {ratio:.3}, bar {MEMORY:.3}; peak RSS {:.1} and {:.1} MiB",
             mib(theirs.pss),
             mib(ours.pss),
             mib(theirs.peak_rss),

@@ -51,6 +51,8 @@ pub(super) struct Shape {
     pub(super) time: Duration,
     /// Requests a second in open loop; closed loop when unset.
     pub(super) rate: Option<u32>,
+    /// Most requests.
+    pub(super) most: Option<usize>,
 }
 
 /// What came of a load.
@@ -154,6 +156,9 @@ pub(super) async fn run(to: SocketAddr, shape: Shape, first: usize, asks: &Asks)
                 let mut own = Taken::default();
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
+                    if shape.most.is_some_and(|most| number - first >= most) {
+                        break;
+                    }
                     let mut begun = Instant::now();
                     if let Some(rate) = shape.rate {
                         // Late is late: the time counts from when the request should have been sent.
