@@ -62,7 +62,7 @@ impl Algorithm {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Digest {
     algorithm: Algorithm,
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
 }
 
 /// Why a text is not a digest that can be checked.
@@ -72,7 +72,7 @@ pub enum DigestError {
     #[error("hash algorithm {0:?} is not supported; use sha256, sha384 or sha512")]
     Algorithm(String),
     /// The value is not hexadecimal of the right length.
-    #[error("{algorithm} digest {value:?} is not {digits} hexadecimal digits")]
+    #[error("{algorithm} digest {value:?} is not {digits} hexadecimal digits{}", other(.value))]
     Value {
         /// Name of the algorithm.
         algorithm: &'static str,
@@ -111,7 +111,7 @@ impl Digest {
         let known = Algorithm::all(md5).find(|(_, name, _)| name.eq_ignore_ascii_case(algorithm));
         let (algorithm, name, len) = known.ok_or_else(|| DigestError::Algorithm(cut(algorithm)))?;
         match hex::decode(value.trim()) {
-            Ok(bytes) if bytes.len() == len => Ok(Self { algorithm, bytes }),
+            Ok(bytes) if bytes.len() == len => Ok(Self { algorithm, bytes: bytes.into() }),
             _ => Err(DigestError::Value { algorithm: name, value: cut(value), digits: len * 2 }),
         }
     }
@@ -158,6 +158,13 @@ impl fmt::Debug for Digest {
     }
 }
 
+/// Which digest a value could be.
+fn other(value: &str) -> String {
+    let value = value.trim();
+    let known = Algorithm::of_length(value.len()).filter(|_| value.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    known.map_or_else(String::new, |known| format!("; it is as long as one of {}", known.name()))
+}
+
 fn cut(text: &str) -> String {
     text.chars().take(140).collect()
 }
@@ -191,10 +198,10 @@ impl Hasher {
 
     pub(crate) fn finish(self) -> Digest {
         match self {
-            Self::Sha256(state) => Digest { algorithm: Algorithm::Sha256, bytes: state.finalize().to_vec() },
-            Self::Sha384(state) => Digest { algorithm: Algorithm::Sha384, bytes: state.finalize().to_vec() },
-            Self::Sha512(state) => Digest { algorithm: Algorithm::Sha512, bytes: state.finalize().to_vec() },
-            Self::Md5(state) => Digest { algorithm: Algorithm::Md5, bytes: state.finalize().to_vec() },
+            Self::Sha256(state) => Digest { algorithm: Algorithm::Sha256, bytes: state.finalize().to_vec().into() },
+            Self::Sha384(state) => Digest { algorithm: Algorithm::Sha384, bytes: state.finalize().to_vec().into() },
+            Self::Sha512(state) => Digest { algorithm: Algorithm::Sha512, bytes: state.finalize().to_vec().into() },
+            Self::Md5(state) => Digest { algorithm: Algorithm::Md5, bytes: state.finalize().to_vec().into() },
         }
     }
 }
@@ -233,6 +240,8 @@ mod tests {
     #[test]
     fn a_wrong_digest_is_explained() {
         insta::assert_snapshot!(Digest::new("md5", "00").unwrap_err(), @r#"hash algorithm "md5" is not supported; use sha256, sha384 or sha512"#);
+        let long = Digest::new("sha256", &"a".repeat(128)).unwrap_err().to_string();
+        assert!(long.ends_with("is not 64 hexadecimal digits; it is as long as one of sha512"), "{long}");
         insta::assert_snapshot!(Digest::new("sha256", "xyz").unwrap_err(), @r#"sha256 digest "xyz" is not 64 hexadecimal digits"#);
     }
 }

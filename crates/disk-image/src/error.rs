@@ -67,7 +67,7 @@ pub enum Cause {
         /// What the plan says.
         want: Digest,
         /// How the server says that it packed them on the way, unasked.
-        coding: Option<String>,
+        coding: Option<Box<str>>,
     },
     /// The disk does not return what was written to it.
     #[error("{disk} does not return what was written at byte {offset}: it is faulty")]
@@ -85,7 +85,7 @@ pub enum Cause {
     Stage(&'static str),
 }
 
-fn hint(coding: &Option<String>) -> String {
+fn hint(coding: &Option<Box<str>>) -> String {
     let why =
         |coding| format!("; its server packed them on the way, unasked (Content-Encoding: {coding}): switch that off");
     coding.as_ref().map_or_else(String::new, why)

@@ -335,7 +335,7 @@ fn judge(passed: Passed, want: Option<&Digest>, source_name: String) -> Result<P
         Some(got) if got == want => Ok(passed),
         Some(got) => {
             let (got, want, Fetched { bytes, coding }) = (got.clone(), want.clone(), passed.fetched);
-            Err(Cause::Digest { source_name, bytes, got, want, coding })
+            Err(Cause::Digest { source_name, bytes, got, want, coding: coding.map(Into::into) })
         }
         None => Err(Cause::Stage("hash")),
     }

@@ -74,7 +74,7 @@ async fn what_a_server_packs_on_the_way_fails_the_digest_and_says_why() {
     write(plan_for(&server.url, Some(sha256(&packed))), disk.clone()).await.unwrap();
     assert_holds(&disk.bytes(), &image, 2);
     let error = write(plan_for(&server.url, Some(sha256(&image))), disk.clone()).await.unwrap_err();
-    assert!(matches!(&error.cause, Cause::Digest { coding: Some(coding), .. } if coding == "gzip"), "{error:?}");
+    assert!(matches!(&error.cause, Cause::Digest { coding: Some(coding), .. } if &**coding == "gzip"), "{error:?}");
     assert!(error.cause.to_string().ends_with("unasked (Content-Encoding: gzip): switch that off"), "{}", error.cause);
     assert_eq!((error.state, has_table(&disk.bytes())), (DiskState::NoTable, false));
 }
