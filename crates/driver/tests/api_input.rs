@@ -500,6 +500,9 @@ async fn ports_of_a_portgroup_are_on_one_physical_network() {
     site.refuses("PATCH", "/v1/ports/port-2", &patch, 409, &["blue", "red"]).await;
     assert_eq!(site.send("GET", "/v1/ports/port-2", String::new()).await.1["name"], "port-2");
     site.refuses("GET", "/v1/ports/port-3", "", 404, &["port-3"]).await;
+    let patch = json!([{"op": "replace", "path": "/name", "value": "port-1"}]).to_string();
+    site.refuses("PATCH", "/v1/ports/port-2", &patch, 409, &["port-1", "already exists"]).await;
+    site.refuses("POST", "/v1/ports", &port(3, "").to_string(), 400, &["physical_network"]).await;
 }
 
 #[tokio::test]

@@ -255,6 +255,9 @@ fn wrong(what: &str, field: &str, expected: &str, value: &Value) -> Fault {
     Fault::Invalid(format!("Schema error for {what}: {field} must be {expected}, not {}", kind_of(value)))
 }
 
+/// Texts that are not set by an empty one.
+const NEVER_EMPTY: &[(&str, &str)] = &[("node", "instance_name"), ("port", "physical_network")];
+
 /// Checks a value of a field and brings it into the form in which it is kept. `null` stands for "not set".
 pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Result<Value, Fault> {
     let name = field.name;
@@ -280,7 +283,9 @@ pub(super) fn check(what: &str, field: &Field, kind: Kind, value: Value) -> Resu
         },
         (Kind::Flag, value) => Err(wrong(what, name, "true or false", &value)),
         (kind, Value::String(text)) => match kind {
-            Kind::Text(_) if text.is_empty() && name == "instance_name" => invalid("must not be empty".to_owned()),
+            Kind::Text(_) if text.is_empty() && NEVER_EMPTY.contains(&(what, name)) => {
+                invalid("must not be empty".to_owned())
+            }
             Kind::Text(limit) if text.chars().count() > limit => invalid(format!("is longer than {limit} characters")),
             Kind::Required if text.is_empty() || text.len() > 255 => {
                 invalid("must have 1 to 255 characters".to_owned())

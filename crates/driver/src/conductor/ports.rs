@@ -21,6 +21,7 @@ impl<S: Store> Conductor<S> {
         port.address.make_ascii_lowercase();
         port.created_at = self.parts.clock.now();
         self.check_physical_network(&port).await?;
+        self.check_name(&port).await?;
         Ok(self.store.create_port(self.epoch, port).await?)
     }
 
@@ -45,6 +46,9 @@ impl<S: Store> Conductor<S> {
         if portgroup(&before) != portgroup(&port) || before.physical_network != port.physical_network {
             self.check_physical_network(&port).await?;
         }
+        if before.name != port.name {
+            self.check_name(&port).await?;
+        }
         Ok(self.store.update_port(self.epoch, port).await?)
     }
 
@@ -57,6 +61,17 @@ impl<S: Store> Conductor<S> {
         self.until_power_is_changed(port.node_uuid).await?;
         check(&self.store.node(port.node_uuid).await?)?;
         Ok(self.store.delete_port(self.epoch, uuid).await?)
+    }
+
+    /// A port can be asked for by its name, so no other may have it.
+    async fn check_name(&self, port: &Port) -> Result<(), Fault> {
+        let Some(name) = &port.name else { return Ok(()) };
+        let filter = PortFilter { name: Some(name.clone()), ..PortFilter::default() };
+        let others = self.store.ports(&filter, &Page::default()).await?;
+        match others.iter().any(|other| other.uuid != port.uuid) {
+            true => Err(Fault::Conflict(format!("A port with name {name} already exists."))),
+            false => Ok(()),
+        }
     }
 
     /// All ports of a portgroup are on one physical network. A portgroup without one takes that of its first port.
