@@ -78,13 +78,17 @@ fn content(folder: &Path, name: &str) -> Vec<u8> {
 }
 
 fn is_zero(folder: &Path, name: &str) -> bool {
-    content(folder, name).iter().all(|byte| *byte == 0)
+    content(folder, name).chunks(PAGE.len()).all(|page| page == &PAGE[..page.len()])
 }
 
-/// Bytes that are what they were.
+/// Bytes of pages that are what they were.
 fn bytes_left(folder: &Path, name: &str) -> u64 {
-    content(folder, name).iter().filter(|byte| **byte == b'A').count() as u64
+    let left = content(folder, name).chunks(PAGE.len()).filter(|page| *page == [b'A'; PAGE.len()]).count();
+    (left * PAGE.len()) as u64
 }
+
+/// Compared whole, since byte by byte takes its time.
+const PAGE: [u8; 4096] = [0; 4096];
 
 /// Of a disk without partitions: all but its ends, and four places of 4 KiB.
 const KEPT_BY_METADATA: u64 = SIZE - (2 << 20) - 4 * 4096;
