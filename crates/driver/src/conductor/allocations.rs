@@ -196,7 +196,19 @@ impl<S: Store> Conductor<S> {
     /// Removes an allocation and frees its node.
     pub(super) async fn delete_allocation(&self, record: &Record) -> Result<(), Fault> {
         let Some(node) = record.node else {
-            return Ok(self.store.delete_record(self.epoch, record.kind, record.uuid).await?);
+            self.store.delete_record(self.epoch, record.kind, record.uuid).await?;
+            // It may have been given a node since it was read; from now on it is given none.
+            let filter = NodeFilter { instance_uuid: Some(record.uuid), ..NodeFilter::default() };
+            for node in self.store.nodes(&filter, &Page::default()).await? {
+                let give_back = |draft: &mut Draft| {
+                    if draft.node.instance_uuid == Some(record.uuid) {
+                        release(&mut draft.node, &mut Vec::new());
+                    }
+                    Ok(())
+                };
+                self.change(node.uuid, give_back).await?;
+            }
+            return Ok(());
         };
         let release = |draft: &mut Draft| {
             check_release(&draft.node, record.uuid)?;
