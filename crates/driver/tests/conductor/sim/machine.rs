@@ -211,7 +211,7 @@ impl Machine {
         }
         let pending = std::mem::take(&mut state.bios_pending);
         let staged = std::mem::take(&mut state.firmware_staged);
-        if !state.bios_forgets && !(state.updates_lose_settings && !staged.is_empty()) {
+        if !state.bios_forgets && (!state.updates_lose_settings || staged.is_empty()) {
             state.bios.extend(pending);
         }
         state.firmware.extend(staged);
