@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 /// # Errors
 ///
 /// When the disk is too small to be one, or fails; the state says what is on it.
-pub fn clear(disk: Box<dyn Disk>) -> Result<(), WriteError> {
+pub fn clear(disk: Box<dyn Disk>) -> Result<(), Box<WriteError>> {
     let mut target = Target::new(disk, Verify::Sampled);
     let cleared = target.check().map_err(Cause::from).and_then(|()| Ok(target.clear()?));
-    cleared.map_err(|cause| WriteError { disk: target.disk.name().to_owned(), state: target.state, cause })
+    cleared.map_err(|cause| failure(&target, cause))
 }
 
 /// Looks at the partition table that an installer has made, writes the config drive into its partition, one labelled for it
@@ -37,7 +37,7 @@ pub fn finish(
     disk: Box<dyn Disk>,
     drive: Option<ConfigDrive>,
     cancel: &CancellationToken,
-) -> Result<Vec<PartitionInfo>, WriteError> {
+) -> Result<Vec<PartitionInfo>, Box<WriteError>> {
     let mut target = Target::new(disk, Verify::Sampled);
     let finished = finish_on(&mut target, drive, cancel);
     finished.map_err(|cause| {
@@ -47,8 +47,12 @@ pub fn finish(
         {
             tracing::error!(disk = target.disk.name(), %error, "what an installer has left could not be cleared");
         }
-        WriteError { disk: target.disk.name().to_owned(), state: target.state, cause }
+        failure(&target, cause)
     })
+}
+
+fn failure(target: &Target, cause: Cause) -> Box<WriteError> {
+    Box::new(WriteError { disk: target.disk.name().to_owned(), state: target.state, cause })
 }
 
 fn finish_on(

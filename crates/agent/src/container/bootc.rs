@@ -82,7 +82,7 @@ pub(crate) async fn install(
         None => None,
         Some(text) => Some(write::fetch_config_drive(text, &settings).await?),
     };
-    pull(&host, &image, secret.as_deref(), control).await?;
+    pull(host, &image, secret.as_deref(), control).await?;
     if control.is_cancelled() {
         return Err(stopped(&request.source, "before the disk was touched"));
     }
@@ -90,7 +90,7 @@ pub(crate) async fn install(
     let target = Target { shared, disk: &disk, plan: &plan };
     target.clear(Duration::ZERO).await?;
     report(control, "install");
-    let installed = run(&host, &image, &options, &target, control).await;
+    let installed = run(host, &image, &options, &target, control).await;
     if let Err(error) = installed {
         let left = target.abandon().await;
         return Err(failure(&request.source, &disk, error, left));
@@ -279,7 +279,7 @@ impl Target<'_> {
         &self,
         class: Class,
         patience: Duration,
-        work: impl FnOnce(Box<dyn disk_image::Disk>) -> Result<T, WriteError> + Send + 'static,
+        work: impl FnOnce(Box<dyn disk_image::Disk>) -> Result<T, Box<WriteError>> + Send + 'static,
     ) -> Result<T, AgentError> {
         let failed = |reason: String| {
             AgentError::new(class, format!("Writing image to device {} failed: {reason}", self.disk.name))
