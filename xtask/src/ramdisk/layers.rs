@@ -182,7 +182,7 @@ pub fn agent(program: &Path, os_release: &str, cache: &Path) -> Result<Layer> {
     ensure!(data.starts_with(b"\x7fELF"), "{} is no ELF program, so the kernel cannot start it", program.display());
     let mut tree = Tree::new();
     tree.file("etc/os-release", 0o644, os_release.as_bytes())?;
-    tree.file("init", 0o755, &data)?;
+    tree.file("init", 0o755, &super::agent::without_search_table(data)?)?;
     tree.pack("agent", Packing::Zstd, cache)
 }
 
