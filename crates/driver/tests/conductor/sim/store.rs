@@ -2,8 +2,8 @@
 
 use super::Fuse;
 use ::store::{
-    Commit, Epoch, FlowRecord, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page, Port, PortFilter, Record,
-    RecordFilter, RecordKind, Store, StoreError,
+    Commit, Epoch, FlowChange, FlowRecord, Inventory, JournalEntry, MemoryStore, Node, NodeFilter, Page, Port,
+    PortFilter, Record, RecordFilter, RecordKind, Store, StoreError,
 };
 use lifecycle::provision::State;
 use std::sync::Arc;
@@ -52,6 +52,9 @@ impl Store for SimStore {
     }
 
     async fn commit_shared(&self, epoch: Epoch, commit: Commit) -> Result<Arc<Node>, StoreError> {
+        if let FlowChange::Put(flow) = &commit.flow {
+            self.fuse.runs(flow);
+        }
         self.fuse.tick("before a commit").await;
         let result = self.inner.commit_shared(epoch, commit).await;
         self.fuse.tick("after a commit").await;
