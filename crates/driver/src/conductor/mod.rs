@@ -37,6 +37,8 @@ mod erasures;
 mod heartbeat;
 mod inspection;
 mod lookup;
+#[cfg(test)]
+mod model;
 pub(crate) mod offered;
 mod own_steps;
 mod patch;
@@ -80,9 +82,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use store::{Epoch, Node, Store, StoreError};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use transport::client::chain;
+use uuid::Uuid;
 use worker::Workers;
 
 /// How long [`Conductor::stop`] waits for effects that are under way.
@@ -132,8 +136,33 @@ impl<S: Store> Conductor<S> {
         let signer = Signer::open(&settings.erasure_key).map_err(StartError::Key)?;
         let epoch = store.take_over(&settings.hostname).await.map_err(StartError::Store)?;
         let flows = store.flows().await.map_err(StartError::Store)?;
+        let (conductor, asked) = Self::assemble(store, epoch, settings, parts, signer);
+        let conductor = Arc::new(conductor);
+        tracing::info!(epoch = epoch.0, flows = flows.len(), "the conductor starts");
+        for flow in flows {
+            let node = flow.node;
+            match change::read(flow) {
+                Ok(_) => conductor.wake(node),
+                Err(reason) => {
+                    conductor.give_up_unread(node, &reason.to_string()).await.map_err(StartError::Flow)?;
+                }
+            }
+        }
+        conductor.tasks.spawn(conductor.clone().watch_power(asked));
+        conductor.resume_allocations().await.map_err(StartError::Store)?;
+        Ok(conductor)
+    }
+
+    /// Puts a conductor together, with the other end of its watch over power.
+    fn assemble(
+        store: Arc<S>,
+        epoch: Epoch,
+        settings: Settings,
+        parts: Parts,
+        signer: Signer,
+    ) -> (Self, UnboundedReceiver<(Uuid, Duration)>) {
         let (watch, asked) = power::Watch::new();
-        let conductor = Arc::new(Self {
+        let conductor = Self {
             epoch,
             watch,
             signer,
@@ -151,20 +180,8 @@ impl<S: Store> Conductor<S> {
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
-        });
-        tracing::info!(epoch = epoch.0, flows = flows.len(), "the conductor starts");
-        for flow in flows {
-            let node = flow.node;
-            match change::read(flow) {
-                Ok(_) => conductor.wake(node),
-                Err(reason) => {
-                    conductor.give_up_unread(node, &reason.to_string()).await.map_err(StartError::Flow)?;
-                }
-            }
-        }
-        conductor.tasks.spawn(conductor.clone().watch_power(asked));
-        conductor.resume_allocations().await.map_err(StartError::Store)?;
-        Ok(conductor)
+        };
+        (conductor, asked)
     }
 
     /// Stops: nothing new is begun, effects under way may finish for a moment. What is saved goes on at the next start.

@@ -39,7 +39,7 @@ impl Workers {
     }
 
     /// Rings; a bell comes back when there is nobody to hear it and a worker has to be started for it.
-    fn ring(&self, node: Uuid) -> Option<Arc<Notify>> {
+    pub(super) fn ring(&self, node: Uuid) -> Option<Arc<Notify>> {
         let mut seats = self.lock();
         if let Some(seat) = seats.get_mut(&node) {
             seat.rung += 1;
@@ -51,7 +51,7 @@ impl Workers {
         Some(bell)
     }
 
-    fn rung(&self, node: Uuid) -> u64 {
+    pub(super) fn rung(&self, node: Uuid) -> u64 {
         self.lock().get(&node).map_or(0, |seat| seat.rung)
     }
 
