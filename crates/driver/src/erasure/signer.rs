@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What precedes the 32 bytes of an Ed25519 public key in a SubjectPublicKeyInfo (RFC 8410, section 4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -47,9 +48,10 @@ pub enum KeyError {
     Make,
 }
 
-/// Signs what this driver vouches for.
+/// Signs what this driver vouches for; clones share the key.
+#[derive(Clone)]
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    pair: Arc<Ed25519KeyPair>,
     id: String,
 }
 
@@ -92,7 +94,7 @@ impl Signer {
         let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).map_err(|_| refused())?;
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_| refused())?;
         let id = Sha256::digest(spki(&pair)).iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { pair, id })
+        Ok(Self { pair: Arc::new(pair), id })
     }
 
     /// SHA-256 of the public key (the DER of its SubjectPublicKeyInfo), in hex.

@@ -15,8 +15,9 @@ mod site;
 mod store;
 
 use super::Settings;
+use crate::erasure::Signer;
 use lifecycle::provision::State;
-use site::{After, Disk, Fuse, Interrupt, Moment, Move, Weather, Worker, run, why};
+use site::{After, Disk, Fuse, Interrupt, Moment, Move, Rules, Weather, Worker, run, why};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ struct Known {
 }
 
 struct Walk {
-    settings: Arc<Settings>,
+    rules: Arc<Rules>,
     known: Vec<Known>,
     places: HashMap<String, usize>,
     queue: VecDeque<usize>,
@@ -45,7 +46,7 @@ struct Walk {
 
 impl Walk {
     fn add(&mut self, moment: Moment, from: Option<(usize, String)>) -> usize {
-        let key = moment.key(&self.settings);
+        let key = moment.key(&self.rules.settings);
         if let Some(&index) = self.places.get(&key) {
             return index;
         }
@@ -71,7 +72,7 @@ impl Walk {
     /// Makes a move, looks at what came of it and keeps it.
     async fn go(&mut self, from: usize, what: Move, interrupt: Option<(usize, Interrupt)>) -> (usize, usize) {
         self.runs += 1;
-        let After { mut moment, places, wrong } = run(&self.settings, &self.known[from].moment, what, interrupt).await;
+        let After { mut moment, places, wrong } = run(&self.rules, &self.known[from].moment, what, interrupt).await;
         let mut label = format!("{what:?}");
         if let Some((place, interrupt)) = interrupt {
             let _ = write!(label, ", {interrupt:?} at place {place}");
@@ -94,13 +95,13 @@ impl Walk {
         }
         let Some(pause) = pause else { panic!("nothing ends this sleep:\n{}", self.story(index)) };
         if pause > MOMENTARY {
-            let key = moment.key(&self.settings);
-            let mut after = run(&self.settings, &moment, Move::Turn(Weather::Fair), None).await.moment;
+            let key = moment.key(&self.rules.settings);
+            let mut after = run(&self.rules, &moment, Move::Turn(Weather::Fair), None).await.moment;
             after.tidy();
             self.runs += 1;
-            assert!(after.key(&self.settings) == key, "this is slept over for {pause:?}:\n{}", self.story(index));
+            assert!(after.key(&self.rules.settings) == key, "this is slept over for {pause:?}:\n{}", self.story(index));
         }
-        let why = why(&self.settings, &moment).await;
+        let why = why(&self.rules, &moment).await;
         let work = why.work.as_ref();
         let told = work.is_some_and(|work| work.waits_for.is_some() || work.trouble.is_some())
             && (why.deadline.is_some() || !moment.is_busy())
@@ -201,9 +202,10 @@ fn whatever_happens_to_a_node_it_comes_to_rest_nothing_is_done_twice_and_nobody_
     let mut settings = Settings::new("model", folder.path(), "http://192.0.2.1:6385");
     settings.bmc_attempts = 2;
     settings.sync_power_state_interval = Duration::ZERO;
+    let signer = Signer::open(&settings.erasure_key).unwrap();
     let first = Moment::first(&settings);
     let mut walk = Walk {
-        settings: Arc::new(settings),
+        rules: Arc::new(Rules { settings, signer }),
         known: Vec::new(),
         places: HashMap::new(),
         queue: VecDeque::new(),

@@ -401,6 +401,12 @@ impl Moment {
     }
 }
 
+/// What is the same in all moments.
+pub(super) struct Rules {
+    pub(super) settings: Settings,
+    pub(super) signer: Signer,
+}
+
 /// A site that was set up at a moment.
 #[derive(Clone)]
 struct Bench {
@@ -408,7 +414,7 @@ struct Bench {
     machine: Arc<Mutex<Machine>>,
     weather: Arc<Mutex<Weather>>,
     clock: Arc<ModelClock>,
-    settings: Arc<Settings>,
+    rules: Arc<Rules>,
 }
 
 /// What a worker that has made a turn does next.
@@ -429,7 +435,7 @@ struct TakenOver {
 }
 
 impl Bench {
-    async fn at(moment: &Moment, settings: &Arc<Settings>) -> Self {
+    async fn at(moment: &Moment, rules: &Arc<Rules>) -> Self {
         let store = MemoryStore::new();
         let epoch = store.take_over("first").await.unwrap();
         let node = store.create_node(epoch, moment.node.clone()).await.unwrap();
@@ -442,7 +448,7 @@ impl Bench {
             machine: Arc::new(Mutex::new(moment.machine.clone())),
             weather: Arc::new(Mutex::new(Weather::Fair)),
             clock: Arc::new(ModelClock(Mutex::new(moment.now))),
-            settings: settings.clone(),
+            rules: rules.clone(),
         }
     }
 
@@ -453,8 +459,8 @@ impl Bench {
         let (machines, agents) = (Arc::new(world.clone()), Arc::new(world));
         let parts = Parts { clock: self.clock.clone(), machines, agents };
         let store = Arc::new(SimStore { inner: self.store.clone(), fuse });
-        let signer = Signer::open(&self.settings.erasure_key).unwrap();
-        let (mut conductor, _) = Conductor::assemble(store, epoch, (*self.settings).clone(), parts, signer);
+        let (settings, signer) = (self.rules.settings.clone(), self.rules.signer.clone());
+        let (mut conductor, _) = Conductor::assemble(store, epoch, settings, parts, signer);
         conductor.started = started;
         let conductor = Arc::new(conductor);
         assert!(conductor.workers.ring(NODE).is_some());
@@ -543,12 +549,12 @@ impl Bench {
 
 /// Makes a move from a moment, with something else in its middle at one of its places.
 pub(super) async fn run(
-    settings: &Arc<Settings>,
+    rules: &Arc<Rules>,
     before: &Moment,
     what: Move,
     interrupt: Option<(usize, Interrupt)>,
 ) -> After {
-    let bench = Bench::at(before, settings).await;
+    let bench = Bench::at(before, rules).await;
     let taken: Arc<Mutex<Option<Result<TakenOver, Fault>>>> = Arc::default();
     let meant: Arc<Mutex<Option<Fault>>> = Arc::default();
     let fuse = Arc::new(Fuse { at: interrupt.map_or(usize::MAX, |(at, _)| at), ..Fuse::default() });
@@ -625,8 +631,8 @@ pub(super) async fn run(
 }
 
 /// What `GET why` says at a moment.
-pub(super) async fn why(settings: &Arc<Settings>, moment: &Moment) -> super::super::Why {
-    let bench = Bench::at(moment, settings).await;
+pub(super) async fn why(rules: &Arc<Rules>, moment: &Moment) -> super::super::Why {
+    let bench = Bench::at(moment, rules).await;
     bench.conductor(Epoch(1), Arc::default(), moment.started).why(&NodeIdent::Uuid(NODE)).await.unwrap()
 }
 
