@@ -87,7 +87,8 @@ async fn run(
         set_clock(&settings, &network).await;
         (settings, lldp)
     };
-    let ((settings, lldp), (), executables, containers) = tokio::join!(addressed, entropy(), executables(), containers());
+    let ((settings, lldp), (), executables, containers) =
+        tokio::join!(addressed, entropy(), executables(), containers());
     for problem in &settings.problems {
         tracing::error!("{problem}");
     }

@@ -203,7 +203,8 @@ pub(crate) async fn fetch_config_drive(text: &str, settings: &Settings) -> Resul
         ..client::Settings::default()
     };
     let url = [text.to_owned()];
-    let client = ironic::client(settings, url.iter(), base).map_err(|error| AgentError::failed(client::chain(&error)))?;
+    let client =
+        ironic::client(settings, url.iter(), base).map_err(|error| AgentError::failed(client::chain(&error)))?;
     let access = Access { client: Some(client), authorization: None, file_roots: Vec::new() };
     config_drive(text, &access, settings).await
 }

@@ -87,7 +87,9 @@ pub enum OpenError {
         source: io::Error,
     },
     /// It takes no writes.
-    #[error("{path} is write-protected: look for a switch on the medium, or for what set it read-only (blockdev --setrw)")]
+    #[error(
+        "{path} is write-protected: look for a switch on the medium, or for what set it read-only (blockdev --setrw)"
+    )]
     ReadOnly {
         /// Its path.
         path: String,

@@ -4,8 +4,8 @@
 //! the kernel command line (`ipa-api-url=…`). A value that cannot be used is reported in [`Settings::problems`] and the
 //! default is used: a node that does not check in at all is worse than one that checks in with a default.
 
-use super::containers::Containers;
 use super::Words;
+use super::containers::Containers;
 use super::parameters::{self, Effect, Kind};
 use crate::state::Token;
 use serde_json::Value;
