@@ -54,9 +54,17 @@ pub fn programs(arguments: &[&str]) -> Result<PathBuf> {
 /// Builds `ferricd`, `ferric`, the stories and the simulated fleet, and returns the folder that they are in. With one
 /// selection of packages for all of them, the features of what they share are the same and it is compiled once.
 pub fn tools() -> Result<PathBuf> {
-    let bins = ["ferricd", "ferric", "e2e", "interop-manager", "sim"].map(|bin| format!("--bin={bin}"));
-    let packages = ["--package=driver", "--package=cli", "--package=e2e", "--package=sim"];
-    programs(&packages.into_iter().chain(bins.iter().map(String::as_str)).collect::<Vec<_>>())
+    of_tools(&["--bin=ferricd", "--bin=ferric", "--bin=e2e", "--bin=interop-manager", "--bin=sim"])
+}
+
+/// The same for `ferricd` and the benchmark of it.
+pub fn bench_driver() -> Result<PathBuf> {
+    of_tools(&["--bin=ferricd", "--bin=bench-driver"])
+}
+
+fn of_tools(bins: &[&str]) -> Result<PathBuf> {
+    const PACKAGES: [&str; 4] = ["--package=driver", "--package=cli", "--package=e2e", "--package=sim"];
+    programs(&[&PACKAGES, bins].concat())
 }
 
 /// Folders whose names must not get into the program, with what stands for them. Of several that fit, rustc and gcc

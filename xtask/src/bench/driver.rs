@@ -15,7 +15,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     setup::packages()?;
     let ironic = python::environment("ironic", System::Hidden)?;
-    let programs = release::programs(&["-p", "driver", "--bin", "ferricd", "-p", "e2e", "--bin", "bench-driver"])?;
+    let programs = release::bench_driver()?;
     let mut bench = Command::new(programs.join("bench-driver"));
     bench.current_dir(cmd::root()).arg("--ferricd").arg(programs.join("ferricd")).arg("--ironic").arg(ironic);
     if args.quick {
