@@ -85,12 +85,22 @@ pub(in crate::stories) fn partition(server: &VirtualServer, number: u32) -> Resu
     server.read_disk(partition.starting_lba * SECTOR, usize::try_from(partition.size()? * SECTOR)?)
 }
 
+/// First byte and length of each partition, by a GUID partition table or one of DOS (UEFI 2.10, 5.2.1).
+fn partitions(server: &VirtualServer) -> Result<Vec<(u64, u64)>> {
+    if let Ok(table) = gptman::GPT::find_from(&mut File::open(&server.disk)?) {
+        let used = table.iter().filter(|(_, partition)| partition.is_used());
+        return used.map(|(_, partition)| Ok((partition.starting_lba * SECTOR, partition.size()? * SECTOR))).collect();
+    }
+    let sector = server.read_disk(0, usize::try_from(SECTOR)?)?;
+    ensure!(sector[510..] == [0x55, 0xaa], "the disk has no partition table");
+    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
+    let entries = sector[446..510].chunks(16).filter(|entry| entry[4] != 0);
+    Ok(entries.map(|entry| (number(&entry[8..12]) * SECTOR, number(&entry[12..16]) * SECTOR)).collect())
+}
+
 /// A file of the disk's config drive: the partition whose file system is labelled `config-2`.
 pub(in crate::stories) async fn config_drive(server: &VirtualServer, file: &str, scratch: &Path) -> Result<String> {
-    let mut disk = File::open(&server.disk)?;
-    let table = gptman::GPT::find_from(&mut disk).context("read the disk's partition table")?;
-    for (_, partition) in table.iter().filter(|(_, partition)| partition.is_used()) {
-        let start = partition.starting_lba * SECTOR;
+    for (start, length) in partitions(server)? {
         // ECMA-119, 8.4: the primary volume descriptor is sector 16; its label is at byte 41, padded with spaces.
         let descriptor = server.read_disk(start + 16 * 2048, 2048)?;
         let label = String::from_utf8_lossy(&descriptor[40..72]).trim_end().to_ascii_lowercase();
@@ -98,7 +108,7 @@ pub(in crate::stories) async fn config_drive(server: &VirtualServer, file: &str,
             continue;
         }
         let iso = scratch.join("config-drive.iso");
-        fs::write(&iso, server.read_disk(start, usize::try_from(partition.size()? * SECTOR)?)?)?;
+        fs::write(&iso, server.read_disk(start, usize::try_from(length)?)?)?;
         let out = scratch.join("config-drive.file");
         fs::remove_file(&out).ok();
         let mut xorriso = Command::new("xorriso");
