@@ -162,7 +162,10 @@ fn after_kill_9_no_node_times_out_for_want_of_an_acknowledged_heartbeat() {
         let known = document["driver_internal_info"]["agent_last_heartbeat"].as_str().unwrap();
         let known: jiff::Timestamp = format!("{known}Z").parse().unwrap();
         // One that nobody waits for is only recorded, and that may be lost for so long: the next one says the same.
-        assert!(known + store::SOON >= *sent, "a heartbeat of {sent} was acknowledged, {known} is the last that is kept");
+        assert!(
+            known + store::SOON >= *sent,
+            "a heartbeat of {sent} was acknowledged, {known} is the last that is kept"
+        );
         // The agent is still believed.
         daemon.call("POST", &format!("/v1/heartbeat/{node}"), Some(&heartbeat(token)), 202);
         assert_eq!(daemon.why(node)["last_error"], Value::Null);
