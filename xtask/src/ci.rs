@@ -38,17 +38,30 @@ const WARN_ABOVE: Duration = Duration::from_secs(60 * 60);
 
 pub fn run(args: &Args) -> Result<()> {
     let _scratch = args.no_cache.then(fresh_cache).transpose()?;
+    eprintln!("[ci] {}", disk());
+    // Everything is compiled once: what a second time would need, and what a debugger would, takes a tenth of the time and half
+    // of the disk.
+    cmd::pass_on("CARGO_INCREMENTAL", "0");
+    cmd::pass_on("CARGO_PROFILE_DEV_DEBUG", "0");
     let evidence = PathBuf::from("target/e2e");
     let mut report = Report::default();
     report.stage("set-up and build", 22 * MINUTE, |checks| {
         checks.check("packages", setup::packages);
-        checks.check("format", || fmt(true));
-        checks.check("lint", lint);
-        checks.check("docs", || docs(true));
-        checks.check("wire", || wire::run(true));
-        checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
-        checks.check("build fuzz targets", fuzz::build);
-        checks.check("parts of the stories", || e2e::prepare(&evidence, Parts::Usual).map(drop));
+        // Whoever waits for one large crate, or for a download, leaves a processor to the other.
+        checks.side_by_side([
+            &|checks| {
+                checks.check("format", || fmt(true));
+                checks.check("lint", lint);
+                checks.check("wire", || wire::run(true));
+                checks.check("build tests", || cmd::run(cargo().args(["test", "--workspace", "--locked", "--no-run"])));
+                checks.check("build fuzz targets", fuzz::build);
+            },
+            &|checks| {
+                checks.check("parts of the stories", || {
+                    interop::prepare(Peer::Ironic, &evidence, Parts::Usual).map(drop)
+                });
+            },
+        ]);
     });
     report.stage("unit, contract and fuzz", 8 * MINUTE, |checks| {
         checks.tests();
@@ -142,39 +155,16 @@ pub fn test() -> Result<()> {
     if checks.failed > 0 { bail!("{} passed, {} failed", checks.passed, checks.failed) } else { Ok(()) }
 }
 
-/// Generated pages, written or compared with what is committed.
+/// Generated pages, written or compared with what is committed. The tests of every run compare them too.
 pub fn docs(check: bool) -> Result<()> {
-    for (page, test) in [
-        ("docs/state-machine.md", ["--package=lifecycle", "--test=provision"].as_slice()),
-        ("docs/ferric.md", ["--package=cli", "--bin=ferric", "docs::"].as_slice()),
-        ("docs/metrics.md", ["--package=driver", "--lib", "metrics::"].as_slice()),
-        ("docs/agent-parameters.md", ["--package=agent", "--lib", "config::parameters"].as_slice()),
-    ] {
-        let mut compares = cargo();
-        compares.args(["test", "--quiet", "--locked"]).args(test);
-        if !check {
-            compares.env("UPDATE", "1");
-        }
-        cmd::run(&mut compares).context(page)?;
+    const PAGES: [&str; 6] = ["--lib", "--bins", "--test", "provision", "--", "the_generated_page_is_up_to_date"];
+    let mut compares = cargo();
+    // Of the whole workspace: another selection of packages has other features, and compiles nearly all of it once more.
+    compares.args(["test", "--quiet", "--locked", "--workspace"]).args(PAGES);
+    if !check {
+        compares.env("UPDATE", "1");
     }
-    let page = cmd::root().join("docs/ferricd.toml");
-    let settings = cmd::output(cargo().args([
-        "run",
-        "--quiet",
-        "--locked",
-        "--package=driver",
-        "--bin=ferricd",
-        "--",
-        "--print-config",
-    ]))?;
-    if check {
-        let committed = std::fs::read_to_string(&page).with_context(|| format!("read {}", page.display()))?;
-        if committed != settings {
-            bail!("{} is stale; `cargo xtask docs` writes it anew", page.display());
-        }
-        return Ok(());
-    }
-    std::fs::write(&page, settings).with_context(|| format!("write {}", page.display()))
+    cmd::run(&mut compares)
 }
 
 fn cargo() -> Command {
@@ -232,8 +222,9 @@ impl Checks {
             }
             Err(error) => {
                 self.failed += 1;
-                self.broken.push(name.to_owned());
-                eprintln!("[ci] {name}: FAILED after {took} s: {error:#}");
+                let error = format!("{error:#}");
+                eprintln!("[ci] {name}: FAILED after {took} s: {error}");
+                self.broken.push(format!("{name}: {error}"));
             }
         }
     }
@@ -241,7 +232,7 @@ impl Checks {
     /// Each story is one thing that holds or does not.
     fn stories(&mut self, names: &[&str]) {
         for name in names {
-            self.check(name, || xtask(&["e2e", name]));
+            self.check(name, || story(&["e2e", name]));
         }
     }
 
@@ -260,21 +251,30 @@ impl Checks {
     fn at_once(&mut self, kind: &str, names: Vec<String>, what: impl Fn(&str) -> Result<()> + Sync) {
         let waiting = Mutex::new(names.into_iter());
         let next = || waiting.lock().ok().and_then(|mut waiting| waiting.next());
-        let work = || {
-            let mut checks = Self::default();
+        let work = |checks: &mut Self| {
             while let Some(name) = next() {
                 checks.check(&format!("{kind}{name}"), || what(&name));
             }
-            checks
         };
+        self.side_by_side([&work; AT_ONCE]);
+    }
+
+    /// Checks of several threads.
+    fn side_by_side<const N: usize>(&mut self, works: [&(dyn Fn(&mut Self) + Sync); N]) {
         let checks = std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-            workers.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>()
+            let workers = works.map(|work| {
+                scope.spawn(move || {
+                    let mut checks = Self::default();
+                    work(&mut checks);
+                    checks
+                })
+            });
+            workers.map(std::thread::ScopedJoinHandle::join)
         });
         for checked in checks {
             match checked {
                 Ok(checked) => self.add(checked),
-                Err(_) => self.check(kind.trim_end(), || bail!("a thread that checks panicked")),
+                Err(_) => self.check("checks side by side", || bail!("a thread that checks panicked")),
             }
         }
     }
@@ -297,7 +297,7 @@ impl Checks {
     /// As [`Self::stories`], with Ironic in place of ferricd.
     fn ironic(&mut self, names: &[&str]) {
         for name in names {
-            self.check(&format!("ironic {name}"), || xtask(&["interop", "ironic", name]));
+            self.check(&format!("ironic {name}"), || story(&["interop", "ironic", name]));
         }
     }
 
@@ -322,6 +322,23 @@ impl Checks {
     }
 }
 
+/// Tells a story by a verb of this program. Its last line on standard output says how it ended, and why.
+fn story(arguments: &[&str]) -> Result<()> {
+    let mut xtask = Command::new(std::env::current_exe()?);
+    let mut child = cmd::inherit(xtask.args(arguments).current_dir(cmd::root())).stdout(Stdio::piped()).spawn()?;
+    let stdout = child.stdout.take().context("standard output of the story")?;
+    let mut last = String::new();
+    for line in BufReader::new(stdout).lines() {
+        last = line.context("read what the story prints")?;
+        eprintln!("{last}");
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("{}", if last.is_empty() { format!("it ended with {status}") } else { last });
+    }
+    Ok(())
+}
+
 /// Tells the story `name` with a copy of the command `stories`; what it says goes to the file `target/e2e/logs/LOG.log`.
 fn logged(stories: &Command, name: &str, log: &str) -> Result<()> {
     let folder = cmd::root().join("target/e2e/logs");
@@ -335,12 +352,12 @@ fn logged(stories: &Command, name: &str, log: &str) -> Result<()> {
     if status.success() {
         return Ok(());
     }
-    show_end(&path)?;
-    bail!("the story ended with {status}; all that it said is in {}", path.display())
+    let last = show_end(&path)?;
+    bail!("{last} ({status}; all that it said is in {})", path.display())
 }
 
-/// Shows the last lines of a file.
-fn show_end(path: &Path) -> Result<()> {
+/// Shows the last lines of a file, and returns the very last.
+fn show_end(path: &Path) -> Result<String> {
     const LINES: usize = 30;
     let said = std::fs::read(path).with_context(|| format!("read {}", path.display()))?;
     let said = String::from_utf8_lossy(&said);
@@ -348,13 +365,12 @@ fn show_end(path: &Path) -> Result<()> {
     for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
         eprintln!("    {line}");
     }
-    Ok(())
+    Ok(lines.last().copied().unwrap_or_default().to_owned())
 }
 
 /// Runs all tests, shows what they print, and returns how many passed and failed and whether cargo was content.
 fn run_tests() -> Result<(usize, usize, bool)> {
-    let mut child = cargo()
-        .args(["test", "--workspace", "--locked", "--no-fail-fast"])
+    let mut child = cmd::inherit(cargo().args(["test", "--workspace", "--locked", "--no-fail-fast"]))
         .stdout(Stdio::piped())
         .spawn()
         .context("start cargo test")?;
@@ -369,6 +385,16 @@ fn run_tests() -> Result<(usize, usize, bool)> {
         eprintln!("{line}");
     }
     Ok((passed, failed, child.wait()?.success()))
+}
+
+/// How much of the disk is free: what a full one breaks says so in many ways.
+fn disk() -> String {
+    match rustix::fs::statvfs(cmd::root()) {
+        Ok(disk) => {
+            format!("{:.1} GiB of the disk are free", (disk.f_bavail * disk.f_frsize) as f64 / f64::from(1 << 30))
+        }
+        Err(error) => format!("the disk does not say what is free: {error}"),
+    }
 }
 
 /// Passed and failed of a line `test result: ok. 3 passed; 0 failed; …`.
@@ -393,7 +419,8 @@ impl Report {
         run(&mut checks);
         let used = started.elapsed();
         let minutes = used.as_secs_f64() / 60.0;
-        eprintln!("[ci] === {name}: {} passed, {} failed in {minutes:.1} min", checks.passed, checks.failed);
+        let (passed, failed) = (checks.passed, checks.failed);
+        eprintln!("[ci] === {name}: {passed} passed, {failed} failed in {minutes:.1} min; {}", disk());
         self.stages.push((name, budget, used, checks));
     }
 

@@ -58,7 +58,7 @@ fn shown(command: clap::Command) -> String {
 }
 
 #[test]
-fn the_page_is_what_the_command_line_says() {
+fn the_generated_page_is_up_to_date() {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ferric.md");
     let page = page();
     if std::env::var_os("UPDATE").is_some() {

@@ -641,6 +641,16 @@ mod tests {
     }
 
     #[test]
+    fn the_generated_page_is_up_to_date() {
+        let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/ferricd.toml");
+        if std::env::var_os("UPDATE").is_some() {
+            std::fs::write(&file, Config::print()).unwrap();
+        }
+        let committed = std::fs::read_to_string(&file).unwrap_or_default();
+        assert!(committed == Config::print(), "docs/ferricd.toml is stale; `cargo xtask docs` writes it anew");
+    }
+
+    #[test]
     fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
         let config = load("listen = \"127.0.0.1:1\"\ndata_dir = \"/a\"\n", &["--data-dir", "/b"]).unwrap();
         assert_eq!(config.listen, SocketAddr::from(([127, 0, 0, 1], 1)));

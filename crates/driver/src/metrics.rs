@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_metrics_is_up_to_date() {
+    fn the_generated_page_is_up_to_date() {
         let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/metrics.md");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(&file, page()).unwrap();

@@ -9,6 +9,7 @@ use e2e::stories::ipa::{IPA, IPA_PREFIX};
 use e2e::stories::{STORIES, Story, World, tell};
 use e2e::{Accelerator, Artifacts, demo};
 use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -155,23 +156,27 @@ async fn tell_all(peer: Option<Peer>, names: &[String], artifacts: &Artifacts) -
             Some(Peer::Ironic) => format!("{IRONIC_PREFIX}{}", story.name),
             Some(Peer::Ipa) => format!("{IPA_PREFIX}{}", story.name),
         };
-        let ended = isolated(&name, false, artifacts).await?.0;
+        let (ended, reason) = isolated(&name, false, artifacts).await?;
         if ended == Ended::Interrupted {
             eprintln!("interrupted; everything that was started is stopped");
             return Ok(130);
         }
-        results.push((story.name, ended == Ended::Code(0), started.elapsed()));
+        let passed = ended == Ended::Code(0);
+        let said = if passed { "passed" } else { "FAILED" };
+        let reason = reason.filter(|_| !passed).map(|reason| format!(": {reason}")).unwrap_or_default();
+        let line = format!("{:<16} {said} in {:.0} s{reason}", story.name, started.elapsed().as_secs_f64());
+        results.push((passed, line));
     }
     eprintln!();
-    for (name, passed, took) in &results {
-        eprintln!("{:<16} {} in {:.0} s", name, if *passed { "passed" } else { "FAILED" }, took.as_secs_f64());
+    for (_, line) in &results {
+        let _ = writeln!(std::io::stdout(), "{line}");
     }
-    Ok(i32::from(results.iter().any(|(_, passed, _)| !passed)))
+    Ok(i32::from(results.iter().any(|(passed, _)| !passed)))
 }
 
 async fn show(keep: bool, artifacts: &Artifacts) -> Result<i32> {
     artifacts.check()?;
-    let (ended, dir) = isolated("demo", keep, artifacts).await?;
+    let (ended, said) = isolated("demo", keep, artifacts).await?;
     match ended {
         Ended::Code(code) => Ok(code),
         Ended::Interrupted => {
@@ -179,15 +184,29 @@ async fn show(keep: bool, artifacts: &Artifacts) -> Result<i32> {
             Ok(130)
         }
         Ended::Kept(pid) => {
-            let hints = std::fs::read_to_string(dir.join(KEPT)).context("read how to look further")?;
+            let hints = said.context("nothing says how to look further")?;
             eprint!("{}", hints.replace("PID", &pid.to_string()));
             Ok(0)
         }
     }
 }
 
-/// Runs a story in namespaces of its own and returns how it ended and where its files were.
-async fn isolated(name: &str, keep: bool, artifacts: &Artifacts) -> Result<(Ended, PathBuf)> {
+/// File in a story's folder with the reason why it failed.
+const REASON: &str = "reason";
+
+/// The beginning and the end of a long text, in one line.
+fn brief(text: &str) -> String {
+    const HALF: usize = 400;
+    let words: Vec<char> = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().collect();
+    if words.len() <= 2 * HALF {
+        return words.into_iter().collect();
+    }
+    let (start, end) = (&words[..HALF], &words[words.len() - HALF..]);
+    start.iter().chain(&[' ', '…', ' ']).chain(end).collect()
+}
+
+/// Runs a story in namespaces of its own. Returns how it ended and what it left word of: why it failed, or how to look further.
+async fn isolated(name: &str, keep: bool, artifacts: &Artifacts) -> Result<(Ended, Option<String>)> {
     let dir = tempfile::Builder::new().prefix("ferric-").tempdir().context("make a folder for the story")?;
     let accelerator = Accelerator::probe(dir.path()).await?;
     let mut arguments: Vec<OsString> = ["story", name, "--dir"].map(OsString::from).to_vec();
@@ -198,12 +217,13 @@ async fn isolated(name: &str, keep: bool, artifacts: &Artifacts) -> Result<(Ende
     }
     arguments.extend(artifacts.to_args());
     let ended = isolate::run(&arguments, dir.path()).await?;
-    let path = dir.path().to_owned();
+    let word = if matches!(ended, Ended::Kept(_)) { KEPT } else { REASON };
+    let word = std::fs::read_to_string(dir.path().join(word)).ok();
     if matches!(ended, Ended::Kept(_)) {
         // Its first process removes it.
         let _ = dir.keep();
     }
-    Ok((ended, path))
+    Ok((ended, word))
 }
 
 async fn story(name: &str, dir: &Path, accelerator: Accelerator, keep: bool, artifacts: &Artifacts) -> Result<i32> {
@@ -214,6 +234,7 @@ async fn story(name: &str, dir: &Path, accelerator: Accelerator, keep: bool, art
             Ok(()) => Ok(0),
             Err(error) => {
                 eprintln!("{name} FAILED: {error:#}");
+                std::fs::write(dir.join(REASON), brief(&format!("{error:#}")))?;
                 let kept = e2e::keep_evidence(name, dir, &artifacts.evidence)?;
                 eprintln!("logs and first sectors of disks: {}", kept.display());
                 Ok(1)

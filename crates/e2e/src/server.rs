@@ -3,11 +3,11 @@
 use crate::firmware::{Firmware, OVMF_VARS, allocated};
 use crate::lab::{BRIDGE, Lab, REDFISH, virsh};
 use crate::trunk::Trunk;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// How the disk is attached.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -81,6 +81,22 @@ pub struct VirtualServer {
     vars: PathBuf,
 }
 
+/// Fails unless a file of so many bytes fits into a folder, with some room for the story's other files. A disk that is erased
+/// takes all of its size: zeros that may not be unmapped are allocated.
+fn has_room(folder: &Path, bytes: u64) -> Result<()> {
+    const OTHERS: u64 = 1 << 30;
+    let free = rustix::fs::statvfs(folder).with_context(|| format!("look how much is free in {}", folder.display()))?;
+    let free = free.f_bavail * free.f_frsize;
+    ensure!(
+        free >= bytes + OTHERS,
+        "{} has {} MiB free, and a server with its story takes {} MiB; make room, or name another folder with TMPDIR",
+        folder.display(),
+        free >> 20,
+        (bytes + OTHERS) >> 20,
+    );
+    Ok(())
+}
+
 impl VirtualServer {
     /// Defines a server: q35, OVMF with variables of its own or SeaBIOS, one disk, one interface or two, virtio-rng,
     /// serial port into a file.
@@ -99,6 +115,7 @@ impl VirtualServer {
             serial: lab.logs().join(format!("{}.serial.log", spec.name)),
             vars: lab.dir().join(format!("{}.vars.fd", spec.name)),
         };
+        has_room(&lab.disks(), spec.disk_mib << 20)?;
         File::create(&server.disk)?.set_len(spec.disk_mib << 20)?;
         fs::write(&server.serial, "")?;
         // `rom`: whether the network card has one, for starting from the network.
@@ -137,7 +154,7 @@ impl VirtualServer {
              <os><type arch='x86_64' machine='q35'>hvm</type>{loader}\
              <boot dev='hd'/></os><features><acpi/></features><cpu mode='maximum'/>\
              <devices><emulator>/usr/bin/qemu-system-x86_64</emulator>\
-             <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe' discard='unmap'/>\
+             <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe' discard='unmap' error_policy='report'/>\
              <source file='{disk}'/><target dev='{device}' bus='{bus}'/><serial>FERRIC{number:02}</serial></disk>\
              <controller type='sata' index='0'/>\
              {interfaces}\

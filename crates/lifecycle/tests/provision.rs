@@ -220,7 +220,7 @@ fn allowed_verbs_are_reviewed_state_by_state() {
 }
 
 #[test]
-fn the_page_in_the_documentation_is_up_to_date() {
+fn the_generated_page_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/state-machine.md");
     if std::env::var_os("UPDATE").is_some() {
         std::fs::write(path, page()).unwrap();

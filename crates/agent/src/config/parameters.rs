@@ -261,7 +261,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_in_the_documentation_is_up_to_date() {
+    fn the_generated_page_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/agent-parameters.md");
         if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, page()).unwrap();

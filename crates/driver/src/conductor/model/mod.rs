@@ -10,6 +10,7 @@
 //! - What is called done is done: an active node has its whole image, an available one was erased.
 //! - No flow asks the table for what it does not have, and who waits is told for what and until when.
 
+mod machine;
 mod site;
 #[path = "../../../tests/conductor/sim/store.rs"]
 mod store;
@@ -17,7 +18,8 @@ mod store;
 use super::Settings;
 use crate::erasure::Signer;
 use lifecycle::provision::State;
-use site::{After, Disk, Fuse, Interrupt, Moment, Move, Rules, Weather, Worker, run, why};
+use machine::Disk;
+use site::{After, Fuse, Interrupt, Moment, Move, Rules, Weather, Worker, run, why};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Write as _;
 use std::sync::Arc;

@@ -1,49 +1,12 @@
-//! The daemon as a process: health, readiness, metrics, and how it stops.
+//! Health, readiness, metrics, and how it stops.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use super::{Daemon, LIMIT};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-/// What nothing here may take longer than.
-const LIMIT: Duration = Duration::from_secs(60);
-
-struct Daemon {
-    child: Child,
-    address: String,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Daemon {
-    fn start(arguments: &[&str]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ferricd"))
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
-            .arg(folder.path().join("data"))
-            .args(arguments)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines.by_ref().map(Result::unwrap).find_map(|line| {
-            let rest = line.split_once("listening address=")?.1.to_owned();
-            Some(rest.split_whitespace().next()?.to_owned())
-        });
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address: address.unwrap(), _folder: folder }
-    }
-
     fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(LIMIT)).unwrap();
@@ -89,7 +52,8 @@ impl Daemon {
 
 #[test]
 fn a_driver_that_runs_says_so_and_what_it_has_counted() {
-    let daemon = Daemon::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path(), &[]);
     assert!(daemon.get("/healthz").starts_with("HTTP/1.1 200"));
     assert!(daemon.get("/readyz").starts_with("HTTP/1.1 200"));
     assert!(daemon.get("/v1/nodes/00000000-0000-4000-8000-000000000000").starts_with("HTTP/1.1 404"));
@@ -101,7 +65,8 @@ fn a_driver_that_runs_says_so_and_what_it_has_counted() {
 
 #[test]
 fn a_driver_that_is_told_to_stop_finishes_its_requests_and_is_not_ready_meanwhile() {
-    let mut daemon = Daemon::start(&["--drain-delay", "1"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path(), &["--drain-delay", "1"]);
     let mut open = daemon.open_request();
     daemon.signal();
     let start = Instant::now();
@@ -123,7 +88,8 @@ fn a_driver_that_is_told_to_stop_finishes_its_requests_and_is_not_ready_meanwhil
 
 #[test]
 fn a_driver_that_is_told_twice_stops_at_once() {
-    let mut daemon = Daemon::start(&["--drain-delay", "600"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::start(folder.path(), &["--drain-delay", "600"]);
     daemon.signal();
     let start = Instant::now();
     while !daemon.get("/readyz").starts_with("HTTP/1.1 503") {

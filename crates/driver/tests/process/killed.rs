@@ -1,50 +1,21 @@
-//! The daemon as a process with its database, killed while agents call.
+//! Killed while agents call.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
+use super::{Daemon, LIMIT};
 use serde_json::{Value, json};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What nothing here may take longer than.
-const LIMIT: Duration = Duration::from_secs(60);
 /// How long a node waits for a heartbeat.
 const DEADLINE: Duration = Duration::from_secs(8);
 const NODES: usize = 12;
 
-struct Daemon {
-    child: Child,
-    address: String,
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Daemon {
-    fn start(folder: &std::path::Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ferricd"))
-            .args(["--listen", "127.0.0.1:0", "--sync-power-state-interval", "0", "--deadlines"])
-            .arg(format!("clean_callback_timeout={0},cleaning_timeout={0}", DEADLINE.as_secs()))
-            .arg("--data-dir")
-            .arg(folder)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let address = lines.by_ref().map(Result::unwrap).find_map(|line| {
-            let rest = line.split_once("listening address=")?.1.to_owned();
-            Some(rest.split_whitespace().next()?.to_owned())
-        });
-        std::thread::spawn(move || lines.for_each(drop));
-        Self { child, address: address.unwrap() }
+    /// One whose nodes do not wait long for their agents.
+    fn impatient(data: &Path) -> Self {
+        let deadlines = format!("clean_callback_timeout={0},cleaning_timeout={0}", DEADLINE.as_secs());
+        Self::start(data, &["--sync-power-state-interval", "0", "--deadlines", &deadlines])
     }
 
     /// kill -9: nothing is saved, nothing is said.
@@ -116,7 +87,7 @@ fn waiting(daemon: &Daemon, number: usize) -> (String, String) {
 fn after_kill_9_no_node_times_out_for_want_of_an_acknowledged_heartbeat() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
-    let daemon = Daemon::start(&data);
+    let daemon = Daemon::impatient(&data);
     let nodes: Vec<_> = (0..NODES).map(|number| waiting(&daemon, number)).collect();
 
     // All agents call, again and again, until the daemon is gone in the middle of it.
@@ -151,7 +122,7 @@ fn after_kill_9_no_node_times_out_for_want_of_an_acknowledged_heartbeat() {
     // Nobody can call meanwhile, for longer than a node waits.
     let last = acknowledged.iter().map(|(_, at)| *at).max().unwrap();
     std::thread::sleep((last + DEADLINE + Duration::from_secs(1)).saturating_duration_since(Instant::now()));
-    let daemon = Daemon::start(&data);
+    let daemon = Daemon::impatient(&data);
     for ((node, token), (sent, _)) in nodes.iter().zip(&acknowledged) {
         let why = daemon.why(node);
         // It is in the other one while its agent is asked something, who does not answer.
