@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs the API tests of ironic-tempest-plugin against an Ironic or a ferricd that believes everybody.
 
-    VENV/bin/python ci/tempest.py URL [PART…]
+    VENV/bin/python ci/tempest_tests.py URL [PART…]
 
 VENV has ci/python/tempest.txt. The tests are those of the package, unchanged. They want a Keystone to log in at and to learn
 from where bare metal is; what answers them here is a stand-in that lets everybody in and whose catalogue has URL alone. The
@@ -157,6 +157,8 @@ def main(parts):
         pathlib.Path(folder, "accounts.yaml").write_text(ACCOUNTS)
         os.environ.update(TEMPEST_CONFIG_DIR=folder, NO_PROXY="127.0.0.1")
         chosen = [test for test in load() if not parts or any(part in test.id() for part in parts)]
+        if not chosen:
+            sys.exit(f"no test has {' or '.join(parts)} in its name; --list shows all names")
         result = unittest.TextTestRunner(verbosity=2).run(unittest.TestSuite(chosen))
         failed = judge(result, not parts)
         if failed:

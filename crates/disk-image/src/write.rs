@@ -208,7 +208,9 @@ async fn run(
                 continue;
             }
             let restart = matches!(&cause, Cause::Fetch(error) if error.wants_restart());
-            let next = cause.blames_source();
+            // What was seen before the digest was told may be this source's fault alone.
+            let unverified = target.state == DiskState::Untouched && matches!(cause, Cause::Partition(_));
+            let next = cause.blames_source() || unverified;
             let reason = transport::client::chain(&cause);
             last = failed(target.state, cause);
             if restart && restarts < plan.patience.retries {

@@ -120,7 +120,14 @@ pub async fn first(dir: &Path, args: &[OsString]) -> Result<i32> {
     let mut kept = false;
     let code = loop {
         tokio::select! {
-            status = story.wait() => break status?.code().unwrap_or(1),
+            status = story.wait() => {
+                let code = status?.code().unwrap_or(1);
+                if kept {
+                    break code;
+                }
+                // Whoever started this reads what the story has left, and removes the folder.
+                return Ok(code);
+            }
             _ = children.recv() => reap(pid),
             _ = terminate.recv() => break finish(&mut story, pid).await,
             end = &mut lifeline, if !kept => match end {

@@ -234,7 +234,8 @@ async fn story(name: &str, dir: &Path, accelerator: Accelerator, keep: bool, art
             Ok(()) => Ok(0),
             Err(error) => {
                 eprintln!("{name} FAILED: {error:#}");
-                std::fs::write(dir.join(REASON), brief(&format!("{error:#}")))?;
+                // A disk that is full has no room for it.
+                std::fs::write(dir.join(REASON), brief(&format!("{error:#}"))).ok();
                 let kept = e2e::keep_evidence(name, dir, &artifacts.evidence)?;
                 eprintln!("logs and first sectors of disks: {}", kept.display());
                 Ok(1)

@@ -11,6 +11,7 @@ use super::kernel::Kernel;
 use super::{BootLoader, PartitionError, grub};
 use crate::qcow2::Map;
 use crate::reader::Reader;
+use crate::source::Identity;
 use bytes::Bytes;
 use ext4_view::{Ext4, Ext4Error, Ext4Read};
 use std::collections::HashMap;
@@ -30,6 +31,10 @@ type Question = (u64, oneshot::Sender<Bytes>);
 /// Refuses an image that cannot be made bootable, as far as that can be seen.
 pub(super) async fn look(mut reader: Reader<'_>, map: Option<&Map>, loader: &BootLoader) -> Result<(), PartitionError> {
     let Some(head) = part(&mut reader, map, 0).await else { return Ok(()) };
+    if reader.identity().and_then(Identity::validator).is_none() {
+        // The parts could be of two images.
+        return Ok(());
+    }
     if Superblock::read(&head).is_none() {
         // What it is instead is said when its first block is judged.
         return Ok(());

@@ -110,7 +110,8 @@ impl Source for Memory {
     fn open<'a>(&'a self, at: u64, _: Option<&'a Identity>) -> BoxFuture<'a, Result<Opened, SourceError>> {
         let bytes = self.0.slice(at as usize..);
         let pieces: Vec<_> = bytes.chunks(100_003).map(|piece| Ok(bytes.slice_ref(piece))).collect();
-        let identity = Identity { length: Some(self.0.len() as u64), ..Identity::default() };
+        let etag = Some("\"memory\"".to_owned());
+        let identity = Identity { length: Some(self.0.len() as u64), etag, ..Identity::default() };
         async move { Ok(Opened { identity, stream: stream::iter(pieces).boxed() }) }.boxed()
     }
 }

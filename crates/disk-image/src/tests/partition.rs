@@ -390,13 +390,19 @@ async fn a_server_is_asked_for_parts_of_the_image_and_for_nothing_twice() {
         plan.sources = vec![from_url(&server.url, &Access::default()).unwrap()];
         plan
     };
-    for (image, ranges, state) in [
-        (without_kernel(), true, DiskState::Untouched),
-        (without_kernel(), false, DiskState::NoTable),
-        (image().to_vec(), true, DiskState::Complete),
-        (image().to_vec(), false, DiskState::Complete),
+    for (image, ranges, tag, state) in [
+        (without_kernel(), true, true, DiskState::Untouched),
+        (without_kernel(), false, true, DiskState::NoTable),
+        // Parts without a tag could be of two images.
+        (without_kernel(), true, false, DiskState::NoTable),
+        (image().to_vec(), true, true, DiskState::Complete),
+        (image().to_vec(), false, true, DiskState::Complete),
     ] {
-        let server = Server::start(image.clone(), move |_| Answer { ignore_range: !ranges, ..Answer::good() }).await;
+        let answer = move |_| {
+            let good = Answer::good();
+            Answer { ignore_range: !ranges, etag: if tag { good.etag.clone() } else { String::new() }, ..good }
+        };
+        let server = Server::start(image.clone(), answer).await;
         let disk = FakeDisk::new(old(), 512);
         let result = write(plan(&server, &disk, &image), disk.clone()).await;
         assert_eq!(result.as_ref().map_or_else(|error| error.state, |_| DiskState::Complete), state, "{result:?}");
@@ -405,6 +411,17 @@ async fn a_server_is_asked_for_parts_of_the_image_and_for_nothing_twice() {
         let requests = server.seen().len();
         assert!(if ranges { requests < 20 } else { requests <= 3 }, "{requests} requests, ranges: {ranges}");
     }
+}
+
+/// What is seen before the digest is not verified: another source may have the right image.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_would_not_boot_is_looked_for_elsewhere() {
+    let disk = FakeDisk::new(old(), 512);
+    let mut plan = partition_plan(image(), &disk);
+    plan.sources.splice(0..0, partition_plan(&without_kernel(), &disk).sources);
+    assert_eq!(plan.sources.len(), 2);
+    write(plan, disk.clone()).await.unwrap();
+    assert!(has_table(&disk.bytes()));
 }
 
 /// Every prefix of what was sent to the disk: until the last write of the first MiB, nothing there boots.
