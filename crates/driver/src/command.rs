@@ -1,6 +1,7 @@
 //! What can be asked of the conductor. The API makes commands and nothing else: a handler parses, checks versions and
 //! shapes, sends one of these, and renders what comes back. The life of a command is the conductor's, never the request's.
 
+use crate::tag::Tag;
 use hardware::{BootMode, Light};
 use lifecycle::provision::Verb;
 use serde_json::{Map, Value};
@@ -55,8 +56,8 @@ pub enum Command {
         operations: Vec<PatchOperation>,
         /// Recompute interfaces that are not named.
         reset_interfaces: bool,
-        /// The versions of the node that it may be made from; any when unset.
-        expected: Option<Vec<u64>>,
+        /// What the node has to be for it; anything when unset.
+        expected: Option<Vec<Tag>>,
     },
     /// `POST vmedia`: the image becomes a CD of the machine.
     InsertMedia {

@@ -1,5 +1,6 @@
 //! The faults of the driver: one list, each with its HTTP status; the only HTTP codes in the driver.
 
+use crate::tag::Tag;
 use uuid::Uuid;
 use wire::ironic::VersionError;
 
@@ -101,10 +102,10 @@ impl Fault {
     }
 
     /// What a change gets that was made from another version than there is.
-    pub fn changed(expected: &[u64], found: u64) -> Self {
-        let expected: Vec<String> = expected.iter().take(10).map(|version| format!("\"{version}\"")).collect();
+    pub fn changed(expected: &[Tag], found: Tag) -> Self {
+        let expected: Vec<String> = expected.iter().take(10).map(Tag::to_string).collect();
         let expected = if expected.is_empty() { "no version".to_owned() } else { expected.join(", ") };
-        Self::Changed { expected, found: format!("\"{found}\"") }
+        Self::Changed { expected, found: found.to_string() }
     }
 
     /// Its HTTP status.

@@ -21,3 +21,4 @@ pub mod metrics;
 mod patch;
 pub mod rules;
 pub mod session;
+pub mod tag;

@@ -326,6 +326,38 @@ async fn a_change_made_from_what_is_not_so_any_more_is_refused() {
 }
 
 #[tokio::test]
+async fn a_change_made_from_what_was_deleted_is_refused_though_the_version_is_the_same() {
+    let site = Site::new().await;
+    let uuid = "6f1b8b5e-5c3e-4a51-9d0e-0a1c3f4b5d6e";
+    for (all, body) in [("nodes", json!({"driver": "fake-hardware", "uuid": uuid})), ("chassis", json!({"uuid": uuid}))]
+    {
+        let path = format!("/v1/{all}/{uuid}");
+        let request = |method: &str, tag: &str, body: String| {
+            let request =
+                Request::builder().method(method).uri(&path).header("x-openstack-ironic-api-version", "1.115");
+            site.everybody.clone().oneshot(request.header("if-match", tag).body(Body::from(body)).unwrap())
+        };
+        let mut tags = Vec::new();
+        for _ in 0..2 {
+            let create = Request::builder().method("POST").uri(format!("/v1/{all}"));
+            let create = create.header("x-openstack-ironic-api-version", "1.115");
+            let create = create.body(Body::from(body.to_string())).unwrap();
+            let created = site.everybody.clone().oneshot(create).await.unwrap();
+            assert_eq!(created.status(), 201, "{all}");
+            let read = request("GET", "*", String::new()).await.unwrap();
+            assert_eq!(created.headers()["etag"], read.headers()["etag"], "{all}");
+            tags.push(read.headers()["etag"].to_str().unwrap().to_owned());
+            if tags.len() == 1 {
+                assert_eq!(site.send("DELETE", &path, String::new()).await.0, 204);
+            }
+        }
+        let change = json!([{"op": "add", "path": "/extra/count", "value": 1}]).to_string();
+        assert_eq!(request("PATCH", &tags[0], change.clone()).await.unwrap().status(), 412, "{all}");
+        assert_eq!(request("PATCH", &tags[1], change).await.unwrap().status(), 200, "{all}");
+    }
+}
+
+#[tokio::test]
 async fn bad_records_are_refused_and_the_field_is_named() {
     let site = Site::new().await;
     let step = r#"{"interface":"bios","step":"x","args":{},"priority":1}"#;
@@ -503,6 +535,32 @@ async fn ports_of_a_portgroup_are_on_one_physical_network() {
     let patch = json!([{"op": "replace", "path": "/name", "value": "port-1"}]).to_string();
     site.refuses("PATCH", "/v1/ports/port-2", &patch, 409, &["port-1", "already exists"]).await;
     site.refuses("POST", "/v1/ports", &port(3, "").to_string(), 400, &["physical_network"]).await;
+}
+
+#[tokio::test]
+async fn a_portgroup_takes_no_network_of_a_port_that_was_refused() {
+    let site = Site::new().await;
+    let (_, node) = site.send("GET", "/v1/nodes/n1", String::new()).await;
+    let (_, group) = site.send("POST", "/v1/portgroups", json!({"node_uuid": node["uuid"]}).to_string()).await;
+    let port = |tail: &str, name: &str, of_group: bool| {
+        let mut port = json!({"node_uuid": node["uuid"], "address": format!("52:54:00:00:01:{tail}"), "name": name});
+        if of_group {
+            (port["portgroup_uuid"], port["physical_network"]) = (group["uuid"].clone(), json!("green"));
+        }
+        port.to_string()
+    };
+    assert_eq!(site.send("POST", "/v1/ports", port("01", "port-1", false)).await.0, 201);
+    assert_eq!(site.send("POST", "/v1/ports", port("02", "port-2", false)).await.0, 201);
+    site.refuses("POST", "/v1/ports", &port("01", "port-3", true), 409, &["MAC address", "already exists"]).await;
+    site.refuses("POST", "/v1/ports", &port("03", "port-1", true), 409, &["A port with name port-1 already"]).await;
+    let patch = json!([
+        {"op": "replace", "path": "/name", "value": "port-1"},
+        {"op": "add", "path": "/portgroup_uuid", "value": group["uuid"]},
+        {"op": "add", "path": "/physical_network", "value": "green"},
+    ]);
+    site.refuses("PATCH", "/v1/ports/port-2", &patch.to_string(), 409, &["A port with name port-1 already"]).await;
+    let path = format!("/v1/portgroups/{}", group["uuid"].as_str().unwrap());
+    assert_eq!(site.send("GET", &path, String::new()).await.1["physical_network"], Value::Null);
 }
 
 #[tokio::test]

@@ -63,6 +63,10 @@ impl Content {
     }
 
     fn check_port(&self, port: &Port) -> Result<(), StoreError> {
+        let named = |name: &String| self.tables.has_other_port(port.uuid, name);
+        if let Some(name) = port.name.clone().filter(named) {
+            return Err(StoreError::Duplicate { what: "name", value: name });
+        }
         if self.tables.port_by_address(&port.address).is_some_and(|other| other.uuid != port.uuid) {
             return Err(StoreError::Duplicate { what: "address", value: port.address.clone() });
         }
@@ -175,7 +179,7 @@ impl Store for MemoryStore {
                     put.push((row, Record { version: 1, ..record.clone() }));
                 }
                 RecordChange::Put(record) => put.push(content.changed_record(record)?),
-                RecordChange::Delete(kind, uuid) => drop(content.record_row(*kind, *uuid)?),
+                RecordChange::Delete(..) => {}
             }
         }
         for (row, record) in put {

@@ -205,6 +205,6 @@ pub enum RecordChange {
     Create(Record),
     /// Changes it, when it still has the version that it was read with.
     Put(Record),
-    /// Removes it.
+    /// Removes it, where it is still there: a node that refers to a record that is gone has to be able to let go of it.
     Delete(RecordKind, Uuid),
 }

@@ -184,6 +184,11 @@ impl Tables {
         self.ports.by_unique(address)
     }
 
+    /// Whether another port than this has a name.
+    pub(crate) fn has_other_port(&self, port: Uuid, name: &str) -> bool {
+        self.ports.rows.values().any(|other| other.uuid != port && other.name.as_deref() == Some(name))
+    }
+
     pub(crate) fn ports(&self, filter: &PortFilter, page: &Page) -> Result<Vec<Arc<Port>>, StoreError> {
         let matches = |port: &Port| port_matches(port, self.node(port.node_uuid).ok().map(|node| &**node), filter);
         match &filter.addresses {

@@ -6,6 +6,7 @@ use super::versions::{DETAIL, ENROLL, NODE_CONDUCTOR, NODE_FIELDS, NODE_FILTERS,
 use super::{Api, list, patch, reply};
 use crate::command::Command;
 use crate::fault::Fault;
+use crate::tag::Tag;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -49,7 +50,8 @@ impl<S: Store> Api<S> {
         let location = format!("{}/v1/nodes/{}", call.base, node.uuid);
         let fields = document::node_fields(call.version, &Wanted::All);
         let document = self.node_document(self.context(&call), &node, &fields);
-        Ok(reply::located(reply::json(StatusCode::CREATED, &document), &location))
+        let response = reply::located(reply::json(StatusCode::CREATED, &document), &location);
+        Ok(reply::tagged(response, Tag::new(node.created_at, node.version)))
     }
 
     /// `GET /v1/nodes`, `GET /v1/nodes/detail`
@@ -104,7 +106,7 @@ impl<S: Store> Api<S> {
         let fields = document::node_fields(call.version, &wanted);
         Ok(reply::tagged(
             reply::json(StatusCode::OK, &self.node_document(self.context(&call), &node, &fields)),
-            node.version,
+            Tag::new(node.created_at, node.version),
         ))
     }
 
@@ -130,11 +132,11 @@ impl<S: Store> Api<S> {
                 self.need_place(&operation.path[0], value).await?;
             }
         }
-        let expected = call.expected_versions();
+        let expected = call.expected_tags();
         let node = self.conductor.command(&ident, Command::Patch { operations, reset_interfaces, expected }).await?;
         let fields = document::node_fields(call.version, &Wanted::All);
         let document = self.node_document(self.context(&call), &node, &fields);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &document), node.version))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), Tag::new(node.created_at, node.version)))
     }
 
     /// Checks that the chassis or the node that a node shall be part of is there. A parent may be named; what is kept is its

@@ -5,6 +5,7 @@ use super::request::{self, Call, Query, short};
 use super::versions::{DETAIL, NODE_NAMES, PORT_FIELDS, PORT_FILTERS, PORT_NODE_IDENT, PORTGROUP_MEMBERS};
 use super::{Api, list, patch, reply};
 use crate::fault::Fault;
+use crate::tag::Tag;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -36,7 +37,7 @@ impl<S: Store> Api<S> {
         let location = format!("{}/v1/ports/{}", call.base, port.uuid);
         let document = document::port(self.context(&call), &port, &Wanted::All);
         let response = reply::json(StatusCode::CREATED, &document);
-        Ok(reply::tagged(reply::located(response, &location), port.version))
+        Ok(reply::tagged(reply::located(response, &location), Tag::new(port.created_at, port.version)))
     }
 
     /// `GET /v1/ports`, `GET /v1/ports/detail`
@@ -142,7 +143,7 @@ impl<S: Store> Api<S> {
         query.finish()?;
         let port = self.find_port(&call).await?;
         let document = document::port(self.context(&call), &port, &wanted);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &document), port.version))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), Tag::new(port.created_at, port.version)))
     }
 
     /// `PATCH /v1/ports/<port>`
@@ -150,7 +151,7 @@ impl<S: Store> Api<S> {
         std::mem::take(&mut call.query).finish()?;
         let operations = patch::read(&call, "port", PORT_FIELDS)?;
         let port = self.find_port(&call).await?;
-        call.check_version(port.version)?;
+        call.check_tag(Tag::new(port.created_at, port.version))?;
         let mut fields = Map::new();
         for field in PORT_FIELDS.iter().filter(|field| field.patch.is_some()) {
             let value = document::port(self.context(&call), &port, &Wanted::Only(vec![field.name.to_owned()]));
@@ -191,15 +192,16 @@ impl<S: Store> Api<S> {
         set(&mut changed, fields);
         let port = self.conductor.update_port(changed).await?;
         let document = document::port(self.context(&call), &port, &Wanted::All);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &document), port.version))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), Tag::new(port.created_at, port.version)))
     }
 
     /// `DELETE /v1/ports/<port>`
     pub(super) async fn delete_port(&self, mut call: Call) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         let uuid = port_uuid(&call)?;
-        if call.expected_versions().is_some() {
-            call.check_version(self.conductor.store().port(uuid).await?.version)?;
+        if call.expected_tags().is_some() {
+            let port = self.conductor.store().port(uuid).await?;
+            call.check_tag(Tag::new(port.created_at, port.version))?;
         }
         self.conductor.delete_port(uuid).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))

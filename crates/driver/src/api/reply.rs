@@ -1,6 +1,7 @@
 //! What a handler gives back, and the shape of every error.
 
 use crate::fault::Fault;
+use crate::tag::Tag;
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use serde::Serialize;
@@ -45,9 +46,9 @@ pub(super) fn located(mut response: Response<Body>, location: &str) -> Response<
     response
 }
 
-/// Adds the version of what is in the reply, for `If-Match` of a later change.
-pub(super) fn tagged(mut response: Response<Body>, version: u64) -> Response<Body> {
-    if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
+/// Adds the tag of what is in the reply, for `If-Match` of a later change.
+pub(super) fn tagged(mut response: Response<Body>, tag: Tag) -> Response<Body> {
+    if let Ok(value) = HeaderValue::from_str(&tag.to_string()) {
         response.headers_mut().insert(header::ETAG, value);
     }
     response

@@ -4,6 +4,7 @@ use super::routes::{Route, is_unseen};
 use super::versions::{self, Field, Kind};
 use crate::command::NodeIdent;
 use crate::fault::Fault;
+use crate::tag::Tag;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::{Map, Value};
@@ -104,21 +105,20 @@ impl Call {
         if self.has(versions::DOT_JSON) { text } else { text.strip_suffix(".json").unwrap_or(text) }
     }
 
-    /// The versions that `If-Match` (RFC 9110, 13.1.1) names; unset without it, and when it takes any.
-    pub(super) fn expected_versions(&self) -> Option<Vec<u64>> {
+    /// The tags that `If-Match` (RFC 9110, 13.1.1) names; unset without it, and when it takes any.
+    pub(super) fn expected_tags(&self) -> Option<Vec<Tag>> {
         let wanted = self.headers.get(http::header::IF_MATCH)?.to_str().unwrap_or_default();
         let tags: Vec<&str> = wanted.split(',').map(str::trim).collect();
         if tags.contains(&"*") {
             return None;
         }
-        let version = |tag: &&str| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok();
-        Some(tags.iter().filter_map(version).collect())
+        Some(tags.iter().filter_map(|tag| tag.parse().ok()).collect())
     }
 
-    /// Refuses a request that was made from another version than this.
-    pub(super) fn check_version(&self, version: u64) -> Result<(), Fault> {
-        match self.expected_versions() {
-            Some(expected) if !expected.contains(&version) => Err(Fault::changed(&expected, version)),
+    /// Refuses a request that was made from something else than this.
+    pub(super) fn check_tag(&self, tag: Tag) -> Result<(), Fault> {
+        match self.expected_tags() {
+            Some(expected) if !expected.contains(&tag) => Err(Fault::changed(&expected, tag)),
             _ => Ok(()),
         }
     }

@@ -8,6 +8,7 @@ use super::{
     Api, allocations, chassis, deploy_templates, inspection_rules, list, patch, portgroups, reply, runbooks, volumes,
 };
 use crate::fault::Fault;
+use crate::tag::Tag;
 use axum::body::Body;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
@@ -182,7 +183,7 @@ impl<S: Store> Api<S> {
         let location = format!("{}/v1/{}/{}", call.base, resource.path, record.uuid);
         let document = document::record(self.context(call), resource, &record, &Wanted::All);
         let response = reply::json(StatusCode::CREATED, &document);
-        Ok(reply::tagged(reply::located(response, &location), record.version))
+        Ok(reply::tagged(reply::located(response, &location), Tag::new(record.created_at, record.version)))
     }
 
     /// A list of records that match `filter`, and what the query adds to it.
@@ -252,7 +253,7 @@ impl<S: Store> Api<S> {
         query.finish()?;
         let record = self.find_record(&call, resource).await?;
         let document = document::record(self.context(&call), resource, &record, &wanted);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &document), record.version))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), Tag::new(record.created_at, record.version)))
     }
 
     async fn patch_record(&self, mut call: Call, resource: &Resource) -> Result<Response<Body>, Fault> {
@@ -260,7 +261,7 @@ impl<S: Store> Api<S> {
         let name = resource.name();
         let mut record = self.find_record(&call, resource).await?;
         let operations = patch::read(&call, name, resource.fields)?;
-        call.check_version(record.version)?;
+        call.check_tag(Tag::new(record.created_at, record.version))?;
         let mut fields = record.fields.clone();
         if let Some(node) = record.node {
             fields.insert("node_uuid".to_owned(), json!(node));
@@ -293,13 +294,13 @@ impl<S: Store> Api<S> {
         record.fields = fields;
         let record = self.conductor.update_record(record).await?;
         let document = document::record(self.context(&call), resource, &record, &Wanted::All);
-        Ok(reply::tagged(reply::json(StatusCode::OK, &document), record.version))
+        Ok(reply::tagged(reply::json(StatusCode::OK, &document), Tag::new(record.created_at, record.version)))
     }
 
     async fn delete_record(&self, mut call: Call, resource: &Resource) -> Result<Response<Body>, Fault> {
         std::mem::take(&mut call.query).finish()?;
         let record = self.find_record(&call, resource).await?;
-        call.check_version(record.version)?;
+        call.check_tag(Tag::new(record.created_at, record.version))?;
         self.conductor.delete_record(record).await?;
         Ok(reply::empty(StatusCode::NO_CONTENT))
     }

@@ -49,7 +49,7 @@ pub(super) struct Failure {
     pub(super) text: String,
     /// What happens to the node: `fail`, `abort` or `break out`.
     pub(super) event: Event,
-    /// Whether the machine is switched off.
+    /// Whether the machine is switched off, unless its firmware may be being updated.
     pub(super) power_off: bool,
 }
 
@@ -163,6 +163,8 @@ impl Draft {
             Some(action) => action.polls() || *action == Action::EndOwnSteps,
             None => false,
         });
+        // Under an update power must not be cut, whatever else has failed or was not heard of in time.
+        let power_off = failure.power_off && self.flow.as_ref().is_none_or(|flow| flow.updating().is_none());
         let was = self.node.provision_state;
         if kind.is_none_or(|kind| kind.states().is_some()) {
             self.transition(failure.event)?;
@@ -185,7 +187,7 @@ impl Draft {
         self.end(false);
         let plan = match kind {
             Some(FlowKind::Inspect | FlowKind::Clean | FlowKind::Deploy | FlowKind::Rescue | FlowKind::Service) => {
-                plan_cleanup(&self.node, failure.power_off)
+                plan_cleanup(&self.node, power_off)
             }
             Some(
                 FlowKind::Verify

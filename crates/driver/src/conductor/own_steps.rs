@@ -247,17 +247,6 @@ impl<S: Store> Conductor<S> {
             Err(Trouble::Final { text, .. }) => return self.is_not_so(node, flow, action, text).await,
         };
         if age >= limit {
-            if let Action::ConfirmBios { own, again: true, .. } = action {
-                let note = format!(
-                    "BIOS settings are not as wanted after the start that they shared with an update of firmware ({later}), and \
-                     are staged once more"
-                );
-                let restart = Action::RestartForSteps { kind: own.kind, ramdisk: own.ramdisk, confirm: Vec::new() };
-                let more = vec![Action::StageBios { own: own.clone() }, restart];
-                self.settle(node.uuid, place, action, &Outcome { notes: vec![note], more, ..Outcome::default() })
-                    .await?;
-                return Ok(Turn::Again);
-            }
             let text = format!("not done within {} s: {later}", limit.as_secs());
             return self.is_not_so(node, flow, action, text).await;
         }
@@ -265,9 +254,14 @@ impl<S: Store> Conductor<S> {
         Ok(Turn::Wait(Some(self.left(node).map_or(PAUSE, |left| left.min(PAUSE)))))
     }
 
-    /// Something is not as wanted, and will not be. What shares its restart is looked at all the same, so that each is told as it
-    /// is; the flow fails at the end of them.
+    /// Something is not as wanted, and will not be. Settings that shared their start with an update of firmware are staged once
+    /// more. Otherwise what shares the restart is looked at all the same, so that each is told as it is; the flow fails at the
+    /// end of them.
     async fn is_not_so(&self, node: &Node, flow: &Flow, action: &Action, text: String) -> Result<Turn, Fault> {
+        if let Action::ConfirmBios { own, again: true, .. } = action {
+            self.settle(node.uuid, Place::of(flow), action, &staged_again(own, &text)).await?;
+            return Ok(Turn::Again);
+        }
         let next = flow.actions.get(flow.cursor + 1);
         let others = next.is_some_and(|next| next.confirms() || *next == Action::EndOwnSteps);
         if !others || !action.confirms() {
@@ -363,6 +357,16 @@ async fn staged_bios(
     Ok((values, task, format!("BIOS settings change at the next start: {}", changes.join(", "))))
 }
 
+/// Stages settings once more that new firmware may have lost, with a restart of their own.
+fn staged_again(own: &OwnStep, text: &str) -> Outcome {
+    let note = format!(
+        "BIOS settings are not as wanted after the start that they shared with an update of firmware ({text}), and are staged \
+         once more"
+    );
+    let restart = Action::RestartForSteps { kind: own.kind, ramdisk: own.ramdisk, confirm: Vec::new() };
+    Outcome { notes: vec![note], more: vec![Action::StageBios { own: own.clone() }, restart], ..Outcome::default() }
+}
+
 /// A BMC that does not take something while other things wait for the restart gets that restart first.
 fn restart_first(action: Action, text: &str) -> Outcome {
     let note =
@@ -373,8 +377,9 @@ fn restart_first(action: Action, text: &str) -> Outcome {
 /// What follows when a BMC refuses to begin an update: the restart for what was staged, if anything was, else another try in a
 /// while, for BMCs are busy now and then.
 fn refused(flow: &Flow, mut work: Updating, component: &str, text: &str) -> Result<Outcome, Trouble> {
-    let earlier = work.at > work.first && work.restart;
-    if earlier || !flow.held().is_empty() {
+    // Those before this part are looked at here or never, also where they need no restart: what goes on begins with this one.
+    let earlier = work.at > work.first;
+    if (earlier && work.restart) || !flow.held().is_empty() {
         let outcome = restart_first(Action::PrepareFirmware { work: work.rest() }, text);
         let held = earlier.then(|| (work.own.clone(), Action::ConfirmFirmware { work }));
         return Ok(Outcome { held, ..outcome });

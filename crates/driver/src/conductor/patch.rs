@@ -6,6 +6,7 @@ use super::{Conductor, allocations};
 use crate::command::{NodeIdent, PatchOperation};
 use crate::fault::Fault;
 use crate::hardware_type::{Enabled, Interface};
+use crate::tag::Tag;
 use lifecycle::provision::State;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
@@ -21,13 +22,13 @@ impl<S: Store> Conductor<S> {
         ident: &NodeIdent,
         operations: &[PatchOperation],
         reset_interfaces: bool,
-        expected: Option<&[u64]>,
+        expected: Option<&[Tag]>,
     ) -> Result<Node, Fault> {
         let uuid = self.find_shared(ident).await?.uuid;
         let (node, _, ()) = self
             .change(uuid, |draft| match expected {
-                Some(expected) if !expected.contains(&draft.node.version) => {
-                    Err(Fault::changed(expected, draft.node.version))
+                Some(expected) if !expected.contains(&Tag::new(draft.node.created_at, draft.node.version)) => {
+                    Err(Fault::changed(expected, Tag::new(draft.node.created_at, draft.node.version)))
                 }
                 _ => apply(draft, operations, reset_interfaces, &self.settings.hardware),
             })

@@ -6,23 +6,24 @@ use crate::fault::Fault;
 use lifecycle::provision::State;
 use serde_json::Value;
 use std::sync::Arc;
-use store::{Node, Page, Port, PortFilter, RecordKind, Store, StoreError};
+use store::{Node, Page, Port, PortFilter, Record, RecordKind, Store, StoreError};
 use uuid::Uuid;
 
 impl<S: Store> Conductor<S> {
     /// Adds a port.
     ///
     /// # Errors
-    /// [`Fault::Invalid`] for an unknown node, [`Fault::Conflict`] for an address that another port has.
+    /// [`Fault::Invalid`] for an unknown node, [`Fault::Conflict`] for an address or a name that another port has.
     pub async fn create_port(&self, mut port: Port) -> Result<Port, Fault> {
         if let Err(StoreError::NotFound { .. }) = self.store.node(port.node_uuid).await {
             return Err(Fault::Invalid(format!("Node {} could not be found.", port.node_uuid)));
         }
         port.address.make_ascii_lowercase();
         port.created_at = self.parts.clock.now();
-        self.check_physical_network(&port).await?;
-        self.check_name(&port).await?;
-        Ok(self.store.create_port(self.epoch, port).await?)
+        let group = self.check_physical_network(None, &port, &[]).await?;
+        let port = self.store.create_port(self.epoch, port).await.map_err(refused)?;
+        self.save_network(group).await?;
+        Ok(port)
     }
 
     /// Changes a port.
@@ -43,13 +44,10 @@ impl<S: Store> Conductor<S> {
         }
         port.address.make_ascii_lowercase();
         port.updated_at = Some(self.parts.clock.now());
-        if portgroup(&before) != portgroup(&port) || before.physical_network != port.physical_network {
-            self.check_physical_network(&port).await?;
-        }
-        if before.name != port.name {
-            self.check_name(&port).await?;
-        }
-        Ok(self.store.update_port(self.epoch, port).await?)
+        let group = self.check_physical_network(Some(&before), &port, &[]).await?;
+        let port = self.store.update_port(self.epoch, port).await.map_err(refused)?;
+        self.save_network(group).await?;
+        Ok(port)
     }
 
     /// Removes a port.
@@ -63,39 +61,52 @@ impl<S: Store> Conductor<S> {
         Ok(self.store.delete_port(self.epoch, uuid).await?)
     }
 
-    /// A port can be asked for by its name, so no other may have it.
-    async fn check_name(&self, port: &Port) -> Result<(), Fault> {
+    /// Whether another port has the name of this one, or is given it `together` with this one; for whoever does something else
+    /// before the port is saved. Saving it asks again: a port can be asked for by its name, so no two may have one.
+    pub(super) async fn check_name(&self, port: &Port, together: &[Port]) -> Result<(), Fault> {
         let Some(name) = &port.name else { return Ok(()) };
         let filter = PortFilter { name: Some(name.clone()), ..PortFilter::default() };
         let others = self.store.ports(&filter, &Page::default()).await?;
-        match others.iter().any(|other| other.uuid != port.uuid) {
-            true => Err(Fault::Conflict(format!("A port with name {name} already exists."))),
+        let mut others = others.iter().map(|other| &**other).chain(together);
+        match others.any(|other| other.uuid != port.uuid && other.name == port.name) {
+            true => Err(refused(StoreError::Duplicate { what: "name", value: name.clone() })),
             false => Ok(()),
         }
     }
 
-    /// All ports of a portgroup are on one physical network. A portgroup without one takes that of its first port.
-    async fn check_physical_network(&self, port: &Port) -> Result<(), Fault> {
-        let Some(group) = portgroup(port) else { return Ok(()) };
+    /// All ports of a portgroup are on one physical network. A portgroup without one takes that of its first port: it is
+    /// returned, to be saved when the port was. Ports that are changed `together` with this one are taken as they will be.
+    pub(super) async fn check_physical_network(
+        &self,
+        before: Option<&Port>,
+        port: &Port,
+        together: &[Port],
+    ) -> Result<Option<Record>, Fault> {
+        let same =
+            |before: &Port| portgroup(before) == portgroup(port) && before.physical_network == port.physical_network;
+        let Some(group) = portgroup(port).filter(|_| !before.is_some_and(same)) else { return Ok(None) };
         let filter = PortFilter { portgroup: Some(group), ..PortFilter::default() };
         let others = self.store.ports(&filter, &Page::default()).await?;
-        let network = match others.into_iter().find(|other| other.uuid != port.uuid) {
-            Some(other) => other.physical_network.clone(),
+        let changed = |other: &Port| together.iter().find(|port| port.uuid == other.uuid);
+        let networks = others.iter().filter(|other| other.uuid != port.uuid);
+        let mut networks = networks.map(|other| &changed(other).unwrap_or(other).physical_network);
+        let other = networks.clone().find(|network| **network != port.physical_network).or_else(|| networks.next());
+        let network = match other {
+            Some(network) => network.clone(),
             None => {
                 let mut group = self.store.record(RecordKind::Portgroup, group).await?;
                 match (group.text("physical_network"), &port.physical_network) {
                     (Some(network), _) => Some(network.to_owned()),
-                    (None, None) => return Ok(()),
+                    (None, None) => return Ok(None),
                     (None, Some(network)) => {
                         group.fields.insert("physical_network".to_owned(), Value::String(network.clone()));
-                        self.store.update_record(self.epoch, group).await?;
-                        return Ok(());
+                        return Ok(Some(group));
                     }
                 }
             }
         };
         if network == port.physical_network {
-            return Ok(());
+            return Ok(None);
         }
         let name = |network: Option<&str>| network.unwrap_or("None").to_owned();
         Err(Fault::Conflict(format!(
@@ -104,6 +115,26 @@ impl<S: Store> Conductor<S> {
             name(port.physical_network.as_deref()),
             name(network.as_deref()),
         )))
+    }
+
+    /// Saves the portgroup that took the physical network of a port. One that somebody else changed or removed meanwhile stays
+    /// as they left it: the next port is compared with the first one.
+    pub(super) async fn save_network(&self, group: Option<Record>) -> Result<(), Fault> {
+        let Some(group) = group else { return Ok(()) };
+        match self.store.update_record(self.epoch, group).await {
+            Ok(_) | Err(StoreError::RecordConflict { .. } | StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What a violated rule of the store is in the words of the API.
+pub(super) fn refused(error: StoreError) -> Fault {
+    match error {
+        StoreError::Duplicate { what: "name", value } => {
+            Fault::Conflict(format!("A port with name {value} already exists."))
+        }
+        error => error.into(),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use super::Conductor;
 use super::patch::{document_of, write_back};
+use super::ports::refused;
 use crate::fault::Fault;
 use crate::hardware_type::Enabled;
 use crate::rules::{ApiCall, Facts, PortFacts, Rule, run};
@@ -11,7 +12,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
-use store::{Node, Page, Port, PortFilter, RecordFilter, RecordKind, Store};
+use store::{Node, Page, Port, PortFilter, Record, RecordFilter, RecordKind, Store, StoreError};
 use transport::client::{Client, Settings, chain};
 use uuid::Uuid;
 
@@ -40,7 +41,8 @@ impl<S: Store> Conductor<S> {
         Ok(self.store.ports(&filter, &Page::default()).await?.iter().map(|port| Port::clone(port)).collect())
     }
 
-    /// What the rules make of a node outside of it: calls, and changes of ports. Nothing is changed when one fails.
+    /// What the rules make of a node outside of it: calls, and changes of ports. Nothing is changed when one fails, but for a name
+    /// or an address that another port took in the meantime.
     ///
     /// # Errors
     /// `Ok(Err)` with the rule and why, when a rule fails; [`Fault`]: the store.
@@ -57,11 +59,21 @@ impl<S: Store> Conductor<S> {
             Err(error) => return Ok(Err(error.to_string())),
         };
         let mut changed = Vec::new();
+        let failed = |port: &Port, reason: &str| Ok(Err(format!("Inspection rules: port {}: {reason}", port.uuid)));
         for (port, facts) in ports.iter().zip(&facts.ports) {
             match changed_port(port, &facts.fields) {
                 Ok(None) => {}
                 Ok(Some(port)) => changed.push(port),
-                Err(reason) => return Ok(Err(format!("Inspection rules: port {}: {reason}", port.uuid))),
+                Err(reason) => return failed(port, &reason),
+            }
+        }
+        let mut groups = Vec::new();
+        for port in &changed {
+            let before = ports.iter().find(|before| before.uuid == port.uuid);
+            match self.check_port(before, port, &changed).await {
+                Ok(group) => groups.push(group),
+                Err(fault @ (Fault::Conflict(_) | Fault::NotFound(_))) => return failed(port, &fault.to_string()),
+                Err(fault) => return Err(fault),
             }
         }
         for (rule, request) in &ran.calls {
@@ -69,12 +81,24 @@ impl<S: Store> Conductor<S> {
                 return Ok(Err(format!("Inspection rule {rule}: {reason}")));
             }
         }
-        for mut port in changed {
+        for (mut port, group) in changed.into_iter().zip(groups) {
             port.updated_at = Some(self.parts.clock.now());
-            self.store.update_port(self.epoch, port).await?;
+            match self.store.update_port(self.epoch, port.clone()).await {
+                Ok(_) => self.save_network(group).await?,
+                Err(error @ StoreError::Duplicate { .. }) => return failed(&port, &refused(error).to_string()),
+                Err(error) => return Err(error.into()),
+            }
         }
         tracing::info!(node = %node.uuid, rules = rules.len(), applied = ran.applied.len(), "inspection rules ran");
         Ok(Ok(()))
+    }
+
+    /// Whether a port may be what rules made of it: the same that an operator may make of it.
+    async fn check_port(&self, before: Option<&Port>, port: &Port, together: &[Port]) -> Result<Option<Record>, Fault> {
+        if before.is_none_or(|before| before.name != port.name) {
+            self.check_name(port, together).await?;
+        }
+        self.check_physical_network(before, port, together).await
     }
 }
 

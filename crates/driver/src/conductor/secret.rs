@@ -50,8 +50,10 @@ pub(super) fn masked(map: &Map<String, Value>) -> Map<String, Value> {
         let value = match value {
             Value::Null => Value::Null,
             _ if is_secret => Value::from(MASK),
-            Value::Object(inner) => Value::Object(masked(inner)),
-            other => offered::shown(key, other).unwrap_or_else(|| other.clone()),
+            other => match offered::shown(key, other).as_ref().unwrap_or(other) {
+                Value::Object(inner) => Value::Object(masked(inner)),
+                other => other.clone(),
+            },
         };
         (key.clone(), value)
     };
@@ -90,5 +92,14 @@ mod tests {
         let masked = Value::Object(masked(map.as_object().unwrap()));
         let want = serde_json::json!({"redfish_password": MASK, "a": {"agent_secret_token": MASK}, "configdrive": MASK, "b": 1});
         assert_eq!(masked, want);
+    }
+
+    #[test]
+    fn secrets_among_the_steps_that_an_agent_offers_are_masked() {
+        let key = offered::key(hardware::StepKind::Clean);
+        let steps = serde_json::json!({"deploy": [{"step": "erase_devices"}], "vendor_password": "p"});
+        let map = Map::from_iter([(key.clone(), offered::kept(&steps))]);
+        let want = serde_json::json!({"deploy": [{"step": "erase_devices"}], "vendor_password": MASK});
+        assert_eq!(masked(&map), Map::from_iter([(key, want)]));
     }
 }

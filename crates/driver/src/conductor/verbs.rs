@@ -296,6 +296,18 @@ impl<S: Store> Conductor<S> {
         if draft.node.protected {
             return Err(protected(&draft.node));
         }
+        if let Some(flow) = &draft.flow
+            && let Some(own) = flow.updating()
+        {
+            return Err(Fault::Conflict(format!(
+                "Node {} cannot be undeployed now: step {}.{} has begun, and power must not be cut under an update of firmware. \
+                 Try again when it has ended; after abort, \"{}\" ends with it.",
+                draft.node.uuid,
+                own.step.interface,
+                own.step.step,
+                flow.kind.as_str()
+            )));
+        }
         draft.node.last_error = None;
         draft.transition(Event::Delete)?;
         // Of a rescue or a service that is given up.

@@ -539,8 +539,11 @@ impl Flow {
     /// The update of firmware that was begun and is not yet known to have ended, if there is one.
     pub fn updating(&self) -> Option<&OwnStep> {
         let left = self.actions.iter().skip(self.cursor).chain(self.held());
+        // What is asked for just now may have begun; what is only planned, or is asked for again after a refusal, has not.
+        let asked = self.current().filter(|_| self.intent.is_some());
         left.filter_map(|action| match action {
             Action::PrepareFirmware { work } if work.at == work.first => None,
+            Action::UpdateFirmware { work } if work.at == work.first && asked != Some(action) => None,
             Action::PrepareFirmware { work }
             | Action::UpdateFirmware { work }
             | Action::FollowFirmware { work }

@@ -437,17 +437,57 @@ async fn a_bmc_that_takes_nothing_more_before_the_restart_gets_it_first() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_update_without_a_restart_is_confirmed_where_the_next_part_is_refused_before_the_restart_of_other_steps() {
+    let list = Value::Array(
+        [apply("Enabled").as_array().unwrap().clone(), update(&["bmc", "bios"]).as_array().unwrap().clone()].concat(),
+    );
+    // The BMC says nothing of its own update: its version tells, or nothing does.
+    for (silent, state) in [(false, State::Manageable), (true, State::CleanFailed)] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        {
+            let mut machine = site.machine.lock();
+            machine.tasks = vec![UpdateState::Unsaid];
+            machine.refused_parts = vec!["bios".to_owned()];
+            machine.silent = silent.then(|| "bmc".to_owned()).into_iter().collect();
+        }
+        site.verb_with(Verb::Clean, clean(list.clone())).await.unwrap();
+        let node = site.settle(state).await;
+        let history = site.history().await.join("\n");
+        assert!(history.contains("since the BMC takes no more before that"), "{history}");
+        match node.last_error {
+            Some(error) => assert!(error.contains("nothing shows that bmc was updated"), "{error}"),
+            None => {
+                assert!(history.contains("bmc was updated from 7.0 to bmc-2.0"), "{history}");
+                assert!(history.contains("bios was updated from 1.1.0 to bios-2.0"), "{history}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn settings_that_new_firmware_lost_are_staged_once_more() {
-    let site = Site::new().await;
-    site.make_manageable().await;
-    site.machine.forget_history();
-    site.machine.lock().updates_lose_settings = true;
-    site.verb_with(Verb::Clean, clean(everything())).await.unwrap();
-    let node = site.settle(State::Manageable).await;
-    assert_eq!(node.last_error, None);
-    let machine = site.machine.lock();
-    assert_eq!(machine.booted.len(), 2);
-    assert_eq!(machine.bios["ProcVirtualization"], "Enabled");
+    // A BMC that follows changes by tasks has given them up.
+    for given_up in [false, true] {
+        let site = Site::new().await;
+        site.make_manageable().await;
+        site.machine.forget_history();
+        {
+            let mut machine = site.machine.lock();
+            machine.updates_lose_settings = true;
+            if given_up {
+                machine.bios_task = Some("/tasks/settings".to_owned());
+                let lost = UpdateState::Failed("Exception: The setup was reset.".to_owned());
+                machine.tasks = vec![UpdateState::Done, UpdateState::Done, lost];
+            }
+        }
+        site.verb_with(Verb::Clean, clean(everything())).await.unwrap();
+        let node = site.settle(State::Manageable).await;
+        assert_eq!(node.last_error, None);
+        let machine = site.machine.lock();
+        assert_eq!(machine.booted.len(), 2);
+        assert_eq!(machine.bios["ProcVirtualization"], "Enabled");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -484,6 +524,63 @@ async fn a_refused_update_is_asked_for_again_and_is_no_lost_answer() {
             None => assert_eq!(site.machine.lock().updates.len(), 1),
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_before_an_update_that_was_refused_is_asked_for_again_lets_nothing_begin() {
+    let site = Site::new().await;
+    site.make_manageable().await;
+    site.machine.lock().refuses_updates = 1;
+    site.verb_with(Verb::Clean, clean(update(&["bios"]))).await.unwrap();
+    site.reach(State::CleanWait).await;
+    site.verb(Verb::Abort).await.unwrap();
+    let node = site.settle(State::CleanFailed).await;
+    assert!(node.last_error.unwrap().contains("was aborted by request"));
+    assert!(site.machine.lock().updates.is_empty());
+}
+
+/// Begins a deployment that updates the BIOS first, and returns when the BMC works on that.
+async fn deploy_with_update(site: &Site) {
+    site.make_available().await;
+    let mut list = update(&["bios"]);
+    list[0]["priority"] = json!(95);
+    site.machine.lock().tasks = vec![UpdateState::Running(Some(10), "writing".to_owned()), UpdateState::Done];
+    let arguments = ProvisionArguments { deploy_steps: steps(list), ..ProvisionArguments::default() };
+    site.verb_with(Verb::Active, arguments).await.unwrap();
+    while site.machine.lock().updates.is_empty() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_firmware_is_being_updated_is_not_undeployed() {
+    let site = Site::new().await;
+    deploy_with_update(&site).await;
+    site.reach(State::DeployWait).await;
+    let starts = site.machine.lock().booted.len();
+    let refused = site.verb(Verb::Deleted).await.unwrap_err();
+    assert_eq!(refused.status(), 409);
+    let text = refused.to_string();
+    assert!(text.contains("step firmware.update has begun") && text.contains("after abort, \"deploy\" ends"), "{text}");
+    let node = site.settle(State::Active).await;
+    assert_eq!(node.last_error, None);
+    {
+        let machine = site.machine.lock();
+        assert_eq!((machine.power, machine.booted.len()), (PowerState::On, starts + 1));
+    }
+    site.verb(Verb::Deleted).await.unwrap();
+    site.settle(State::Available).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_cuts_no_power_under_an_update() {
+    let site = Site::new().await;
+    deploy_with_update(&site).await;
+    // The ramdisk does not come up with the new firmware.
+    site.machine.lock().dead = true;
+    let error = site.settle(State::DeployFailed).await.last_error.unwrap();
+    assert!(error.contains("Timeout reached while waiting for callback"), "{error}");
+    assert_eq!(site.machine.lock().power, PowerState::On);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,8 @@ use driver::command::{Command, NodeIdent, PatchOp, PatchOperation, ProvisionArgu
 use driver::effect::machines::POWER_ON;
 use lifecycle::provision::{State, Verb};
 use serde_json::json;
-use store::{Page, PortFilter, Store as _};
+use store::{Commit, Page, PortFilter, Store as _};
+use uuid::Uuid;
 
 #[tokio::test(start_paused = true)]
 async fn a_node_goes_from_enrolled_to_active_and_back_to_available() {
@@ -53,6 +54,21 @@ async fn a_node_goes_from_enrolled_to_active_and_back_to_available() {
     let node = site.settle(State::Available).await;
     assert!(node.instance_info.is_empty());
     insta::assert_snapshot!(site.history().await.join("\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_allocation_is_gone_already_is_undeployed() {
+    let site = Site::new().await;
+    site.make_active().await;
+    // A conductor died after it had deleted the allocation, and before it freed the node.
+    let mut node = site.node().await;
+    let allocation = Uuid::new_v4();
+    node.instance_uuid = Some(allocation);
+    node.attributes.insert("allocation_uuid".to_owned(), json!(allocation));
+    site.store.commit(site.conductor().epoch(), Commit::of(node)).await.unwrap();
+    site.verb(Verb::Deleted).await.unwrap();
+    let node = site.settle(State::Available).await;
+    assert_eq!((node.instance_uuid, node.attributes.get("allocation_uuid")), (None, None));
 }
 
 #[tokio::test(start_paused = true)]

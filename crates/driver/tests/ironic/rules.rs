@@ -231,3 +231,40 @@ async fn rules_of_the_api_and_of_the_site_change_what_is_inspected_and_one_that_
         assert!(error.contains(words), "{error}");
     }
 }
+
+#[tokio::test]
+async fn a_rule_makes_no_port_of_a_name_that_another_has_or_off_the_network_of_its_portgroup() {
+    let data = tempfile::tempdir().unwrap();
+    let site = Site(router(data.path(), |_| {}).await);
+    let node = json!({"driver": "fake-hardware", "name": "n1", "inspect_interface": "agent"});
+    let node = site.must("POST", "/v1/nodes", node).await["uuid"].clone();
+    let group = site.must("POST", "/v1/portgroups", json!({"node_uuid": node})).await["uuid"].clone();
+    let other = json!({
+        "node_uuid": node, "address": "52:54:00:12:34:57", "name": "uplink", "portgroup_uuid": group,
+        "physical_network": "red",
+    });
+    let other = site.must("POST", "/v1/ports", other).await["uuid"].clone();
+    let port = json!({"node_uuid": node, "address": MAC, "portgroup_uuid": group, "physical_network": "red"});
+    let port = site.must("POST", "/v1/ports", port).await["uuid"].clone();
+    site.must("PUT", "/v1/nodes/n1/states/provision", json!({"target": "manage"})).await;
+    site.until("manageable").await;
+    let set = |port: &Value, path: &str, value: &str| json!({"op": "set-port-attribute", "args": {"port_id": port, "path": path, "value": value}});
+    let blue = |port: &Value| set(port, "physical_network", "blue");
+    let taken = |name: &str| format!("A port with name {name} already exists");
+    for (actions, words, name, network) in [
+        (json!([set(&port, "name", "uplink")]), taken("uplink"), Value::Null, "red"),
+        (json!([set(&port, "name", "same"), set(&other, "name", "same")]), taken("same"), Value::Null, "red"),
+        (json!([blue(&port)]), "Port with physical network blue cannot become a member".to_owned(), Value::Null, "red"),
+        (json!([set(&port, "name", "downlink"), blue(&port), blue(&other)]), String::new(), json!("downlink"), "blue"),
+    ] {
+        let rule = site.must("POST", "/v1/inspection_rules", json!({"actions": &actions})).await;
+        site.inspect().await;
+        let node = site.until(if words.is_empty() { "manageable" } else { "inspect failed" }).await;
+        assert!(node["last_error"].as_str().unwrap_or_default().contains(&words), "{}", node["last_error"]);
+        for (port, name) in [(&port, name), (&other, json!("uplink"))] {
+            let shown = site.must("GET", &format!("/v1/ports/{}", port.as_str().unwrap()), Value::Null).await;
+            assert_eq!((&shown["name"], &shown["physical_network"]), (&name, &json!(network)), "{actions}");
+        }
+        site.must("DELETE", &format!("/v1/inspection_rules/{}", rule["uuid"].as_str().unwrap()), Value::Null).await;
+    }
+}

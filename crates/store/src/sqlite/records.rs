@@ -147,14 +147,19 @@ pub(super) async fn update(connection: &mut SqliteConnection, record: &Record) -
     })
 }
 
-pub(super) async fn remove(connection: &mut SqliteConnection, kind: RecordKind, uuid: Uuid) -> Result<(), StoreError> {
+/// Removes a record. Whether it was there.
+pub(super) async fn remove(
+    connection: &mut SqliteConnection,
+    kind: RecordKind,
+    uuid: Uuid,
+) -> Result<bool, StoreError> {
     let deleted = sqlx::query("DELETE FROM records WHERE kind = ? AND uuid = ?")
         .bind(kind.as_str())
         .bind(uuid.to_string())
         .execute(connection)
         .await
         .map_err(failed("delete a record"))?;
-    if deleted.rows_affected() == 0 { Err(StoreError::not_found(kind.as_str(), uuid)) } else { Ok(()) }
+    Ok(deleted.rows_affected() > 0)
 }
 
 /// Makes the changes that go with that of a node.
@@ -166,7 +171,7 @@ pub(super) async fn apply(connection: &mut SqliteConnection, changes: &[RecordCh
                 let changed = Record { version: record.version + 1, ..record.clone() };
                 update(connection, &changed).await?;
             }
-            RecordChange::Delete(kind, uuid) => remove(connection, *kind, *uuid).await?,
+            RecordChange::Delete(kind, uuid) => drop(remove(connection, *kind, *uuid).await?),
         }
     }
     Ok(())

@@ -109,7 +109,10 @@ pub(super) async fn carry_out(connection: &mut SqliteConnection, write: &Write) 
         }
         Write::CreateRecord(record) => records::create(connection, record).await,
         Write::UpdateRecord(record) => records::update(connection, record).await,
-        Write::DeleteRecord(kind, uuid) => records::remove(connection, *kind, *uuid).await,
+        Write::DeleteRecord(kind, uuid) => match records::remove(connection, *kind, *uuid).await? {
+            true => Ok(()),
+            false => Err(StoreError::not_found(kind.as_str(), uuid)),
+        },
     }
 }
 
@@ -244,6 +247,14 @@ async fn write_port(
     statement: &'static str,
     port: &Port,
 ) -> Result<u64, StoreError> {
+    if let Some(name) = &port.name {
+        // Databases of earlier builds may have ports of one name, so no index can refuse a second.
+        let other = sqlx::query("SELECT 1 FROM ports WHERE name = ? AND uuid != ?");
+        let other = other.bind(name).bind(port.uuid.to_string()).fetch_optional(&mut *connection).await;
+        if other.map_err(failed("look a port up by its name"))?.is_some() {
+            return Err(StoreError::Duplicate { what: "name", value: name.clone() });
+        }
+    }
     let written = sqlx::query(statement)
         .bind(port.node_uuid.to_string())
         .bind(port.created_at.as_microsecond())

@@ -108,6 +108,18 @@ async fn names_uuids_instances_and_addresses_are_unique<P: Place>(place: P) {
     duplicate(store.create_port(epoch, same).await.unwrap_err(), "address", address);
     let same = Port::new(port.uuid, second.uuid, "52:54:00:00:00:02", time(0, 0));
     duplicate(store.create_port(epoch, same).await.unwrap_err(), "uuid", &port.uuid.to_string());
+    let named_port = |name: &str, tail: &str| Port {
+        name: Some(name.to_owned()),
+        ..Port::new(Uuid::new_v4(), second.uuid, &format!("52:54:00:00:01:{tail}"), time(0, 0))
+    };
+    let one = store.create_port(epoch, named_port("p1", "01")).await.unwrap();
+    duplicate(store.create_port(epoch, named_port("p1", "02")).await.unwrap_err(), "name", "p1");
+    let other = store.create_port(epoch, named_port("p2", "02")).await.unwrap();
+    let same = Port { name: Some("p1".to_owned()), ..other.clone() };
+    duplicate(store.update_port(epoch, same).await.unwrap_err(), "name", "p1");
+    // A port keeps its own name, and two without one are no duplicates.
+    store.update_port(epoch, one).await.unwrap();
+    store.update_port(epoch, Port { name: None, ..other }).await.unwrap();
     // Two nodes without a name or an instance are no duplicates.
     for _ in 0..2 {
         store.create_node(epoch, Node::new(Uuid::new_v4(), "fake-hardware", time(0, 0))).await.unwrap();

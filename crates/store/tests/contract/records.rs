@@ -166,13 +166,19 @@ async fn records_go_with_their_node_and_change_with_it_or_not_at_all<P: Place>(p
     let stale = Commit { records: changes.clone(), ..Commit::of(Node { version: 9, ..node.clone() }) };
     store.commit(epoch, stale).await.unwrap_err();
     assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), kept);
-    let missing = vec![RecordChange::Put(claimed.clone()), RecordChange::Delete(gone.kind, Uuid::nil())];
+    let nobody = Record { uuid: Uuid::nil(), ..record(RecordKind::Allocation, "nobody") };
+    let missing = vec![RecordChange::Put(claimed.clone()), RecordChange::Put(nobody)];
     store.commit(epoch, Commit { records: missing, ..Commit::of(node.clone()) }).await.unwrap_err();
     assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), kept);
     assert_eq!(store.node(node.uuid).await.unwrap(), node);
     let node = store.commit(epoch, Commit { records: changes, ..Commit::of(node) }).await.unwrap();
     assert_eq!(store.record(kept.kind, kept.uuid).await.unwrap(), Record { version: 2, ..claimed });
     assert!(matches!(store.record(gone.kind, gone.uuid).await, Err(StoreError::NotFound { .. })));
+    // What is gone already does not keep a node from its change; asked for alone, it is not found.
+    let again = vec![RecordChange::Delete(gone.kind, gone.uuid)];
+    let node = store.commit(epoch, Commit { records: again, ..Commit::of(node) }).await.unwrap();
+    let alone = store.delete_record(epoch, gone.kind, gone.uuid).await.unwrap_err();
+    assert!(matches!(alone, StoreError::NotFound { what: "allocation", .. }), "{alone}");
     store.delete_node(epoch, node.uuid, node.version).await.unwrap();
     assert!(matches!(store.record(kept.kind, kept.uuid).await, Err(StoreError::NotFound { .. })));
 }

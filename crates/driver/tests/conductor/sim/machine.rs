@@ -59,6 +59,8 @@ pub(crate) struct State {
     pub(crate) updates_lose_settings: bool,
     /// Beginnings of updates that are refused, from now on.
     pub(crate) refuses_updates: u32,
+    /// Parts of which the next beginning of an update is refused.
+    pub(crate) refused_parts: Vec<String>,
     /// Versions of firmware by component, and what they become at the next start.
     pub(crate) firmware: BTreeMap<String, String>,
     pub(crate) firmware_staged: BTreeMap<String, String>,
@@ -135,6 +137,7 @@ impl Machine {
             takes_one: false,
             updates_lose_settings: false,
             refuses_updates: 0,
+            refused_parts: Vec::new(),
             firmware: [("bios", "1.1.0"), ("bmc", "7.0"), ("nic:A", "22.1")]
                 .map(|(part, version)| (part.to_owned(), version.to_owned()))
                 .into(),
@@ -443,6 +446,10 @@ impl OutOfBand for Bmc {
             if state.refuses_updates > 0 || (state.takes_one && waits) {
                 state.refuses_updates = state.refuses_updates.saturating_sub(1);
                 return Err(OutOfBandError::Refused("the update service is busy".to_owned()));
+            }
+            if let Some(at) = state.refused_parts.iter().position(|part| *part == update.component) {
+                state.refused_parts.remove(at);
+                return Err(OutOfBandError::Refused("this part comes after a restart".to_owned()));
             }
             state.updates.push(format!("{} {}", update.component, update.url));
             let task = format!("/tasks/{}", update.component);
