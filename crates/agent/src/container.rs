@@ -25,8 +25,8 @@ use std::time::Duration;
 const FOLDERS: [&str; 4] = ["usr/sbin", "usr/bin", "sbin", "bin"];
 /// How long one may take to tell its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(60);
-/// How long it may take to kill a container.
-const KILL_DEADLINE: Duration = Duration::from_secs(60);
+/// How long it may take to stop a container, which has ten seconds to end by itself, and to remove it.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(60);
 /// How long pulling or running may take that has no limit of its own: as long as a step of a hardware manager.
 const DEADLINE: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest line of output, in bytes.
@@ -67,12 +67,19 @@ pub(crate) enum ContainerError {
     /// Waiting for it failed.
     #[error("{what} ended unexpectedly: {why}")]
     Lost { what: String, why: String },
-    /// A file that the program needs could not be written.
-    #[error("write {}", .path.display())]
+    /// A file that the program reads or writes could not be used.
+    #[error("file {}", .path.display())]
     File {
         path: PathBuf,
         #[source]
         source: std::io::Error,
+    },
+    /// It ended that way, and could not be removed.
+    #[error("the container may still run, since it could not be removed ({why})")]
+    Left {
+        why: String,
+        #[source]
+        ended: Box<Self>,
     },
 }
 
@@ -133,29 +140,44 @@ impl Host {
         self.call(runner, arguments, DEADLINE, control).await
     }
 
-    /// Runs a container. Nothing of it is left when this returns an error.
+    /// Runs a container. Nothing of it is left when this returns an error other than [`ContainerError::Left`].
     async fn run(&self, runner: &str, arguments: Vec<String>, control: &dyn StepControl) -> Result<(), ContainerError> {
-        // Who watches over a container is no child of ours and outlives a runner that is killed, so it is killed by its id.
+        // Who watches over a container is no child of ours and outlives a runner that is killed, so it is removed by its id.
         let id = Scratch::at(self.root.join("run").join(format!("ferric-container-{}", uuid::Uuid::new_v4())));
         let mut all = vec!["run".to_owned(), format!("--cidfile={}", id.0.display())];
         all.extend(arguments);
-        let ended = self.call(runner, all, DEADLINE, control).await;
-        if ended.is_err() {
-            self.kill(runner, &id.0).await;
+        let Err(ended) = self.call(runner, all, DEADLINE, control).await else { return Ok(()) };
+        match self.remove(runner, &id.0).await {
+            Ok(()) => Err(ended),
+            Err(error) => {
+                let why = transport::client::chain(&error);
+                tracing::error!(why, "a container may still run");
+                Err(ContainerError::Left { why, ended: Box::new(ended) })
+            }
         }
-        ended
     }
 
-    /// Kills the container whose id is in that file, if there is one.
-    async fn kill(&self, runner: &str, id: &Path) {
+    /// Stops and removes the container whose id is in that file, if there is one. A signal to its first process would not do: one
+    /// that shares the host's process numbers may have others.
+    async fn remove(&self, runner: &str, id: &Path) -> Result<(), ContainerError> {
         let mut text = String::new();
-        let read = std::fs::File::open(id).and_then(|file| file.take(128).read_to_string(&mut text));
-        if read.is_err() || text.trim().is_empty() {
-            return;
+        match std::fs::File::open(id).and_then(|file| file.take(128).read_to_string(&mut text)) {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => return Err(ContainerError::File { path: id.to_owned(), source }),
         }
-        // It is gone already unless the runner was killed, or died.
-        let arguments = vec!["kill".to_owned(), text.trim().to_owned()];
-        let _ = self.call(runner, arguments, KILL_DEADLINE, &hardware::manager::Unattended).await;
+        let text = text.trim();
+        // The id is written before the container starts.
+        if text.is_empty() {
+            return Ok(());
+        }
+        let mut arguments = vec!["rm".to_owned(), "--force".to_owned()];
+        // It is gone already unless the runner was killed, or died. docker takes that well by itself.
+        if runner == bootc::RUNNER {
+            arguments.push("--ignore".to_owned());
+        }
+        arguments.push(text.to_owned());
+        self.call(runner, arguments, REMOVE_DEADLINE, &hardware::manager::Unattended).await
     }
 
     /// Runs the program to its end and logs what it says.
@@ -256,7 +278,7 @@ impl ContainerError {
         match self {
             Self::Cancelled(_) => Some(Class::CommandCancelled),
             Self::NoRunner(_) => Some(Class::HardwareManagerConfigurationError),
-            Self::Exec { .. } | Self::Failed { .. } | Self::Lost { .. } | Self::File { .. } => None,
+            Self::Exec { .. } | Self::Failed { .. } | Self::Lost { .. } | Self::File { .. } | Self::Left { .. } => None,
         }
     }
 }

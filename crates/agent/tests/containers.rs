@@ -6,7 +6,7 @@ mod support;
 
 use agent::container::Host;
 use agent::{Agent, Dispatcher, Settings};
-use hardware_sim::SimMachine;
+use hardware_sim::{Event, SimMachine};
 use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Rest, TOKEN};
+use wire::agent::CommandRequest;
 
 const DISK: u64 = 4 << 30;
 
 /// What podman is in these tests. `calls` of its root gets its arguments; `fail-VERB` holds an exit code and what it says;
-/// with `hang` running a container takes for ever; `installed` is what bootc leaves at the start of the disk.
+/// with `hang` running a container takes for ever, with `fail-late` bootc fails at its end; `installed` is what bootc leaves at the start of the disk; with `gone` nobody
+/// can open the disk afterwards.
 const PODMAN: &str = r#"#!/usr/bin/env python3
 import json, os, sys, time
 root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(sys.argv[0]))))
@@ -52,6 +54,10 @@ if argv[0] == "run" and "bootc" in argv:
         disk.seek(0)
         if os.path.exists(root + "/installed"):
             disk.write(open(root + "/installed", "rb").read())
+    if os.path.exists(root + "/gone"):
+        os.rename(argv[-1], root + "/held")
+    if os.path.exists(root + "/fail-late"):
+        sys.exit(1)
 if argv[0] == "run" and os.path.exists(root + "/hang"):
     open(root + "/hanging", "w").close()
     time.sleep(600)
@@ -60,6 +66,7 @@ if argv[0] == "run" and os.path.exists(root + "/hang"):
 struct Lab {
     root: tempfile::TempDir,
     machine: Arc<SimMachine>,
+    dispatcher: Arc<Dispatcher>,
     rest: Rest,
 }
 
@@ -81,7 +88,8 @@ impl Lab {
         assert!(host.is_some());
         let builder = Agent::builder(Arc::clone(&machine) as _, settings).containers(host);
         let (_, dispatcher): (_, Arc<Dispatcher>) = builder.build().unwrap();
-        Self { root, machine, rest: Rest::serve(&dispatcher).await }
+        let rest = Rest::serve(&dispatcher).await;
+        Self { root, machine, dispatcher, rest }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -259,9 +267,8 @@ async fn what_is_refused_before_the_image_is_there_touches_nothing() {
     assert_eq!(lab.calls(), Vec::<String>::new());
 }
 
-#[tokio::test]
-async fn a_stopped_installation_kills_the_container_and_clears_the_disk() {
-    let lab = Lab::new(support::settings()).await;
+/// An installation that is stopped when bootc has written its table.
+async fn stopped_installation(lab: &Lab) -> Value {
     lab.put("installed", installed());
     lab.put("hang", "");
     let begun =
@@ -273,12 +280,73 @@ async fn a_stopped_installation_kills_the_container_and_clears_the_disk() {
     }
     assert!(lab.boots());
     lab.rest.send(http::Method::DELETE, &path, "").await;
-    let done = lab.rest.get(&format!("{path}&wait=true")).await.body;
+    lab.rest.get(&format!("{path}&wait=true")).await.body
+}
+
+#[tokio::test]
+async fn a_stopped_installation_removes_the_container_and_clears_the_disk() {
+    let lab = Lab::new(support::settings()).await;
+    let done = stopped_installation(&lab).await;
     let (class, details) = error(&done);
     assert_eq!(class, "CommandCancelled", "{done}");
     assert!(details.contains("without a partition table"), "{details}");
     assert!(!lab.boots());
-    assert_eq!(lab.calls().last().unwrap(), r#"["kill", "0123abcd"]"#);
+    assert_eq!(lab.calls().last().unwrap(), r#"["rm", "--force", "--ignore", "0123abcd"]"#);
+}
+
+/// What is said of a disk that may hold anything.
+const UNKNOWN: &str = "treat what is on it as unverified";
+
+#[tokio::test]
+async fn nothing_is_promised_of_a_disk_whose_container_may_still_run() {
+    let lab = Lab::new(support::settings()).await;
+    lab.put("fail-rm", "125 Error: given up waiting for the container");
+    let done = stopped_installation(&lab).await;
+    let told = |done: &Value, wanted: &str| {
+        let (class, details) = error(done);
+        assert_eq!(class, wanted, "{done}");
+        for words in [UNKNOWN, "the container may still run", "given up waiting for the container"] {
+            assert!(details.contains(words), "{details}");
+        }
+        assert!(!details.contains("without a partition table"), "{details}");
+    };
+    told(&done, "CommandCancelled");
+    // It is cleared all the same.
+    assert!(!lab.boots());
+    lab.put("fail-run", "125 Error: no space left on device");
+    told(&lab.bootc(json!({"image_source": "oci://quay.io/a"})).await, "ImageWriteError");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_disk_that_stays_busy_after_the_installation_nothing_is_known() {
+    for (file, text, class) in [("nothing", "", "DeploymentError"), ("fail-late", "", "ImageWriteError")] {
+        let lab = Lab::new(support::settings()).await;
+        lab.put("installed", installed());
+        lab.put("gone", "");
+        lab.put(file, text);
+        // Not by HTTP: time that is not real passes while a connection waits.
+        let params = json!({"image_source": "oci://quay.io/a"}).as_object().cloned().unwrap();
+        let request = CommandRequest { name: "standby.execute_bootc_install".to_owned(), params };
+        let record = lab.dispatcher.submit(request).await.unwrap();
+        record.wait().await;
+        let done = serde_json::to_value(record.to_result()).unwrap();
+        let (found, details) = error(&done);
+        assert_eq!(found, class, "{done}");
+        assert!(details.contains(UNKNOWN), "{details}");
+        // What the container left on the disk is taken away, since it may be a volume that holds it.
+        assert!(lab.machine.events().contains(&Event::Released("/dev/vda".to_owned())));
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_somebody_holds_before_the_installation_is_as_it_was() {
+    let lab = Lab::new(support::settings()).await;
+    fs::rename(lab.path("disk"), lab.path("held")).unwrap();
+    let done = lab.bootc(json!({"image_source": "oci://quay.io/a"})).await;
+    let (class, details) = error(&done);
+    assert_eq!(class, "ImageWriteError", "{done}");
+    assert!(details.contains("nothing was written to it"), "{details}");
+    assert!(!lab.machine.events().contains(&Event::Released("/dev/vda".to_owned())));
 }
 
 fn policy(told: Value) -> Settings {
@@ -340,6 +408,13 @@ async fn who_allows_any_container_allows_any_option_of_the_right_type() {
         details.contains("podman run failed with exit code 1") && details.contains("the check found a fault"),
         "{details}"
     );
+    lab.put("fail-rm", "125 Error: given up waiting for the container");
+    let done = lab.step("clean", "generic_container_step", json!({"container_url": "quay.io/x"})).await;
+    let (class, details) = error(&done);
+    assert_eq!(class, "CleaningError");
+    for words in ["the container may still run", "given up waiting", "the check found a fault"] {
+        assert!(details.contains(words), "{details}");
+    }
     let lab = Lab::new(policy(json!({"allow_arbitrary_containers": true, "runner": "docker"}))).await;
     let done = lab.step("clean", "generic_container_step", json!({"container_url": "quay.io/x"})).await;
     assert_eq!(error(&done).0, "HardwareManagerConfigurationError");

@@ -155,6 +155,23 @@ async fn metadata_of_a_disk_and_of_its_partitions_are_gone_and_the_record_says_h
     }
 }
 
+/// A DOS table of the old kind begins at sector 63, and the reserved partition of Windows at LBA 34.
+#[tokio::test]
+async fn metadata_of_a_partition_in_the_middle_of_a_block_are_erased_whether_the_disk_is_full_or_blank() {
+    for start in [34 * 512, 63 * 512] {
+        for filled in [b'A', 0] {
+            let (machine, folder) = machine(&["/dev/sda"]);
+            std::fs::write(folder.path().join("_dev_sda"), vec![filled; usize::try_from(SIZE).unwrap()]).unwrap();
+            machine.set_partitions("/dev/sda", std::slice::from_ref(&(start..SIZE - 512)));
+            let rig = rig(machine, settings());
+            let answer = clean(&rig, &step("erase_devices_metadata")).await;
+            let proof = &proofs(&answer)[0];
+            assert_eq!(proof["outcome"], "verified", "{start}, {filled}: {proof}");
+            assert_eq!(is_zero(folder.path(), "/dev/sda"), filled == 0, "nothing of ours is left");
+        }
+    }
+}
+
 #[tokio::test]
 async fn disks_of_large_sectors_and_the_smallest_ones_are_erased_by_every_step() {
     for (size, sector) in [(SIZE, 4096), (3 << 20, 4096), (512 << 10, 512), (4096, 4096), (4608, 512), (512, 512)] {

@@ -143,6 +143,37 @@ async fn two_disks_to_which_their_maker_gave_one_name_are_both_erased() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_namespaces_of_a_drive_are_not_those_of_another_that_has_its_name() {
+    let clock = SimClock::default();
+    let of = |namespaces: Vec<u32>, node: &str| {
+        let profile = NvmeProfile { namespaces, ..NvmeProfile::full() };
+        SimDrive::nvme(profile, node, &clock).with_wwn("eui.0025385500000001")
+    };
+    let shared = of(vec![1, 2], "/dev/nvme0n1");
+    let other = of(vec![2], "/dev/nvme1n2").with_namespace(2);
+    let (is_ok, told) = all_of(&[shared.clone(), other.clone()], &clock, "erase_devices").await;
+    assert!(is_ok, "{told:?}");
+    assert!(!shared.siblings_erased(), "its second namespace is no disk of the machine");
+    // A sanitize is for a drive all of whose namespaces are to be erased.
+    assert_eq!(
+        (&told[0]["method"], &told[1]["method"]),
+        (&json!("nvme_format_crypto"), &json!("nvme_sanitize_crypto"))
+    );
+    assert_eq!((shared.old_blocks(), other.old_blocks()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_the_other_path_to_a_drive_no_more_is_said_than_what_was_erased_of_it() {
+    let clock = SimClock::default();
+    let one = drive("nvme crypto", &clock).with_wwn("eui.0025385500000001");
+    one.always(DriveFault::Aborts);
+    let (is_ok, told) = all_of(&[one.clone(), one.path("/dev/nvme1n1")], &clock, "erase_devices_express").await;
+    assert!(is_ok && told[0]["method"] == "metadata", "{told:?}");
+    let reason = told[1]["reason"].as_str().unwrap();
+    assert!(reason.ends_with("and of that the metadata are erased and nothing else"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drive_without_a_secure_erase_keeps_its_data_in_express_and_gets_no_marks_there() {
     let profile = NvmeProfile { format: false, ..NvmeProfile::qemu() };
     let bench = Bench::new(|clock| SimDrive::nvme(profile, "/dev/nvme0n1", clock));

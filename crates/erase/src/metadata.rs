@@ -27,13 +27,17 @@ pub fn erase_metadata(device: &dyn Device, grant: &EraseGrant, partitions: &[Ran
     let limits = device.limits();
     let ranges = ranges(limits.size, BLOCK.max(limits.logical_block.into()), partitions);
     let zeros = vec![0_u8; CHUNK as usize];
-    // The start of the disk goes last: if the power fails in between, the rest is still described and is found again.
+    // The start of the disk goes last, and once the rest is on the medium: if the power fails in between, the rest is still
+    // described and is found again.
     for range in ranges.iter().rev() {
-        let mut at = range.start;
-        while at < range.end {
-            let length = CHUNK.min(range.end - at);
-            device.write_at(&zeros[..length as usize], at).map_err(|error| failed(error.into()))?;
-            at += length;
+        let mut end = range.end;
+        while end > range.start {
+            let length = CHUNK.min(end - range.start);
+            end -= length;
+            if end == 0 {
+                device.flush().map_err(|error| failed(error.into()))?;
+            }
+            device.write_at(&zeros[..length as usize], end).map_err(|error| failed(error.into()))?;
         }
     }
     device.flush().map_err(|error| failed(error.into()))?;
@@ -56,7 +60,7 @@ fn ranges(size: u64, block: u64, partitions: &[Range<u64>]) -> Vec<Range<u64>> {
         add(end - edge, end);
         for place in INNER.map(|mebibytes| start.saturating_add(mebibytes << 20)) {
             if place < end {
-                add(place, place + 1);
+                add(place, place.saturating_add(block).min(end));
             }
         }
     }
@@ -78,11 +82,12 @@ mod tests {
 
     #[test]
     fn ends_and_places_further_in_are_overwritten_and_the_rest_is_not() {
-        let blocks = |base: u64| [2, 4, 64].map(|at| (base + at) * MIB..(base + at) * MIB + BLOCK);
-        let mut wanted = Vec::from_iter(std::iter::once(0..MIB + BLOCK).chain(blocks(0)));
-        // A partition that begins and ends in the middle of a block, and one that claims more than there is.
-        wanted.push(100 * MIB..101 * MIB + BLOCK);
-        wanted.extend(blocks(100));
+        let blocks = |base: u64, bytes: u64| [2, 4, 64].map(|at| (base + at) * MIB..(base + at) * MIB + bytes);
+        let mut wanted = Vec::from_iter(std::iter::once(0..MIB + BLOCK).chain(blocks(0, BLOCK)));
+        // A partition that begins and ends in the middle of a block, so that each of its places lies in two of them, and one
+        // that claims more than there is.
+        wanted.push(100 * MIB..101 * MIB + 2 * BLOCK);
+        wanted.extend(blocks(100, 2 * BLOCK));
         wanted.extend([299 * MIB - BLOCK..300 * MIB, 399 * MIB..400 * MIB]);
         let parts = [100 * MIB + 512..300 * MIB - 512, 399 * MIB..500 * MIB, 600 * MIB..700 * MIB];
         assert_eq!(ranges(400 * MIB, BLOCK, &parts), wanted);

@@ -91,11 +91,11 @@ impl LinuxMachine {
         })
     }
 
-    /// Takes away what uses a disk, and says what that was.
-    fn release(&self, device: &DeviceId) -> Result<Vec<String>, MachineError> {
+    /// Takes away what uses a disk, so that something can be done with it, and says what that was.
+    fn free(&self, doing: &str, device: &DeviceId) -> Result<Vec<String>, MachineError> {
         let released = holders::release(&self.tree, kernel_name(&device.node), &holders::Running(&self.tree));
         released.map_err(|held| {
-            let what = format!("erasing {device}");
+            let what = format!("{doing} {device}");
             match held {
                 Held::InUse(_) => MachineError::Unsupported { what, reason: held.to_string() },
                 Held::Kept { who, source } => {
@@ -231,13 +231,19 @@ impl Machine for LinuxMachine {
         }
     }
 
+    fn release(&self, grant: &WriteGrant) -> Result<Vec<String>, MachineError> {
+        self.writing("writing")?;
+        self.claim(grant.device())?;
+        self.free("writing to", grant.device())
+    }
+
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {
         self.writing("erasing")?;
         let device = grant.device();
         let path = self.claim(device)?;
         let name = kernel_name(&device.node);
         let partitions = block::partitions(&self.tree, name);
-        let released = self.release(device)?;
+        let released = self.free("erasing", device)?;
         let sector = self.tree.text(format!("/sys/block/{name}/queue/logical_block_size"));
         let sector = sector.and_then(|text| text.parse().ok()).unwrap_or(512);
         let medium = DirectDisk::open(&path, sector);

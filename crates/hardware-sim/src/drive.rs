@@ -139,6 +139,14 @@ impl SimDrive {
         self.changed(|disk| disk.name = node.to_owned())
     }
 
+    /// The same NVMe drive as the namespace of this number; it has the same bytes.
+    #[must_use]
+    pub fn with_namespace(self, namespace: u32) -> Self {
+        let Shared { id, disk, limits, state, .. } = &*self.0;
+        let (bus, state) = (Bus::Nvme { namespace }, Arc::clone(state));
+        Self(Arc::new(Shared { id: id.clone(), disk: disk.clone(), bus, limits: *limits, state }))
+    }
+
     fn changed(&self, change: impl FnOnce(&mut Disk)) -> Self {
         let Shared { disk, bus, limits, state, .. } = &*self.0;
         let mut disk = disk.clone();

@@ -38,6 +38,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub enum Event {
     /// A device was opened for writing.
     Claimed(String),
+    /// What used a device was taken away, so that it can be written.
+    Released(String),
     /// A device was opened to be erased.
     Opened(String),
     /// What crashed kernels left was removed.
@@ -205,7 +207,7 @@ impl SimMachine {
         self.state().partitions.insert(name.to_owned(), partitions.to_vec());
     }
 
-    /// Sets what is taken away from the disk `name` when it is opened for its erase.
+    /// Sets what is taken away from the disk `name` when it is freed, or opened for its erase.
     pub fn set_released(&self, name: &str, released: &[&str]) {
         self.state().released.insert(name.to_owned(), released.iter().map(|one| (*one).to_owned()).collect());
     }
@@ -345,6 +347,15 @@ impl Machine for SimMachine {
         })?;
         state.events.push(Event::Claimed(device.node.clone()));
         Ok(path)
+    }
+
+    fn release(&self, grant: &WriteGrant) -> Result<Vec<String>, MachineError> {
+        let mut state = self.state();
+        let device = grant.device();
+        state.writing("writing")?;
+        state.check(device)?;
+        state.events.push(Event::Released(device.node.clone()));
+        Ok(state.released.get(&device.node).cloned().unwrap_or_default())
     }
 
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError> {

@@ -147,6 +147,10 @@ pub trait Machine: crate::Maintain + Send + Sync + 'static {
     /// Looks at the device again and returns the path to open, refusing when it is not the one that was granted.
     fn claim(&self, device: &DeviceId) -> Result<PathBuf, MachineError>;
 
+    /// Looks at the device again and takes away what uses it: mounts, swap space, volumes and arrays. Says what that was; fails,
+    /// naming them, where they do not let go. Nothing on the device is changed.
+    fn release(&self, grant: &WriteGrant) -> Result<Vec<String>, MachineError>;
+
     /// Looks at the device again and opens it for its erase. Mounts, swap space, volumes and arrays on it are taken away
     /// first; fails, naming them, where they do not let go.
     fn open(&self, grant: &EraseGrant) -> Result<Opened, MachineError>;

@@ -13,7 +13,7 @@ use crate::prepare::{grant, no_software_raid};
 use crate::state::Shared;
 use crate::{root_disk, write};
 use base64::Engine as _;
-use disk_image::{ConfigDrive, WriteError, installed};
+use disk_image::{ConfigDrive, DiskState, WriteError, installed};
 use hardware::{DeviceId, Disk, Plan, Progress, StepControl};
 use serde_json::{Map, Value, json};
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// bootc is podman's: the option for the other runner is for steps.
-const RUNNER: &str = "podman";
+pub(super) const RUNNER: &str = "podman";
 /// What is left of the disk behind the root file system, in MiB: for the boot partitions and a config drive.
 const BESIDE_ROOT: u64 = 768;
 /// How long a container that has ended may hold the disk.
@@ -88,11 +88,18 @@ pub(crate) async fn install(
     }
     shared.set_partition_uuids(Map::new());
     let target = Target { shared, disk: &disk, plan: &plan };
-    target.clear(Duration::ZERO).await?;
+    target.clear().await?;
     report(control, "install");
     let installed = run(host, &image, &options, &target, control).await;
     if let Err(error) = installed {
         let left = target.abandon().await;
+        let (error, left) = match error {
+            // Whatever was cleared, it may be written again.
+            ContainerError::Left { why, ended } => {
+                (*ended, format!("{}: the container may still run and write to it ({why})", DiskState::Unknown))
+            }
+            error => (error, left),
+        };
         return Err(failure(&request.source, &disk, error, left));
     }
     target.finish(drive, control).await?;
@@ -237,15 +244,23 @@ impl Target<'_> {
     }
 
     /// Takes from the disk everything by which it could boot.
-    async fn clear(&self, patience: Duration) -> Result<(), AgentError> {
-        self.on_disk(Class::ImageWriteError, patience, installed::clear).await
+    async fn clear(&self) -> Result<(), AgentError> {
+        let class = Class::ImageWriteError;
+        let path = self.claim().await.map_err(|error| with_state(error, DiskState::Untouched))?;
+        let disk = self.open(class, &path).map_err(|error| with_state(error, DiskState::Untouched))?;
+        self.on_disk(class, disk, installed::clear).await
     }
 
     /// The same when the container has ended; what is on the disk now.
     async fn abandon(&self) -> String {
-        match self.clear(RELEASE).await {
-            Ok(()) => disk_image::DiskState::NoTable.to_string(),
-            Err(error) => format!("{}: {}", disk_image::DiskState::Unknown, error.details),
+        let class = Class::ImageWriteError;
+        let cleared = match self.open_afterwards(class).await {
+            Ok(disk) => self.on_disk(class, disk, installed::clear).await,
+            Err(error) => Err(error),
+        };
+        match cleared {
+            Ok(()) => DiskState::NoTable.to_string(),
+            Err(error) => format!("{}: {}", DiskState::Unknown, error.details),
         }
     }
 
@@ -253,8 +268,11 @@ impl Target<'_> {
     async fn finish(&self, drive: Option<ConfigDrive>, control: &dyn StepControl) -> Result<(), AgentError> {
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
-        let work = move |disk| installed::finish(disk, drive, &stop);
-        let mut finishing = std::pin::pin!(self.on_disk(Class::DeploymentError, RELEASE, work));
+        let class = Class::DeploymentError;
+        let mut finishing = std::pin::pin!(async {
+            let disk = self.open_afterwards(class).await.map_err(|error| with_state(error, DiskState::Unknown))?;
+            self.on_disk(class, disk, move |disk| installed::finish(disk, drive, &stop)).await
+        });
         let finished = tokio::select! {
             finished = &mut finishing => finished,
             () = control.cancelled() => {
@@ -274,31 +292,58 @@ impl Target<'_> {
         Ok(())
     }
 
-    /// Does blocking work on the disk, which nobody else holds; a container that has ended may do so a moment longer.
+    /// Opens the claimed disk, which nobody else holds.
+    fn open(&self, class: Class, path: &Path) -> Result<Box<dyn disk_image::Disk>, AgentError> {
+        disk_image::disk::open(path).map_err(|error| self.failed(class, &transport::client::chain(&error)))
+    }
+
+    /// The same when the container has ended. It may hold the disk a moment longer, and a volume that it made does so until it is
+    /// taken away.
+    async fn open_afterwards(&self, class: Class) -> Result<Box<dyn disk_image::Disk>, AgentError> {
+        let path = self.claim().await?;
+        let begun = Instant::now();
+        loop {
+            let error = match self.open(class, &path) {
+                Ok(disk) => return Ok(disk),
+                Err(error) => error,
+            };
+            let grant = grant(self.plan, &self.disk.name)?;
+            let kept = match self.shared.on_machine(move |machine| machine.release(&grant)).await {
+                Ok(released) => {
+                    released.iter().for_each(|what| tracing::info!(disk = self.disk.name, "{what}"));
+                    String::new()
+                }
+                Err(error) => format!("; {}", transport::client::chain(&error)),
+            };
+            if begun.elapsed() >= RELEASE {
+                return Err(AgentError::new(error.class, error.details + &kept));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Does blocking work on the disk.
     async fn on_disk<T: Send + 'static>(
         &self,
         class: Class,
-        patience: Duration,
+        disk: Box<dyn disk_image::Disk>,
         work: impl FnOnce(Box<dyn disk_image::Disk>) -> Result<T, Box<WriteError>> + Send + 'static,
     ) -> Result<T, AgentError> {
-        let failed = |reason: String| {
-            AgentError::new(class, format!("Writing image to device {} failed: {reason}", self.disk.name))
-        };
-        let path = self.claim().await?;
-        let begun = Instant::now();
-        let disk = loop {
-            match disk_image::disk::open(&path) {
-                Ok(disk) => break disk,
-                Err(error) if begun.elapsed() >= patience => return Err(failed(transport::client::chain(&error))),
-                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
-            }
-        };
         match tokio::task::spawn_blocking(move || work(disk)).await {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(failed(format!("{}; {}", transport::client::chain(&error.cause), error.state))),
-            Err(error) => Err(failed(error.to_string())),
+            Ok(Err(error)) => Err(with_state(self.failed(class, &transport::client::chain(&error.cause)), error.state)),
+            Err(error) => Err(with_state(self.failed(class, &error.to_string()), DiskState::Unknown)),
         }
     }
+
+    fn failed(&self, class: Class, reason: &str) -> AgentError {
+        AgentError::new(class, format!("Writing image to device {} failed: {reason}", self.disk.name))
+    }
+}
+
+/// The error, and what is on the disk now.
+fn with_state(error: AgentError, state: DiskState) -> AgentError {
+    AgentError::new(error.class, format!("{}; {state}", error.details))
 }
 
 /// How the installation failed, and what it left.

@@ -173,7 +173,8 @@ pub(crate) fn check_file(shared: &Arc<Shared>) -> Result<(), AgentError> {
 ///
 /// # Errors
 ///
-/// When the file cannot be used, or a step has the name of another manager's: it would run a container instead.
+/// When the file cannot be used, or a step has the name of one of the agent's own: it would run a container instead. Of a name
+/// that a manager of the overlay has too, one is offered as of any two managers.
 fn file_steps(shared: &Arc<Shared>) -> Result<Vec<FileStep>, AgentError> {
     let Some(host) = shared.containers() else { return Ok(Vec::new()) };
     let wrong = |details: String| AgentError::new(Class::HardwareManagerConfigurationError, details);

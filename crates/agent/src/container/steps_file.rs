@@ -118,17 +118,41 @@ fn parse(text: &str) -> Result<Value, String> {
 
 /// The line up to a `#` that begins a comment: at its start or after a blank, outside of quotes.
 fn without_comment(line: &str) -> &str {
-    let (mut quote, mut before) = (None, ' ');
+    let (mut quotes, mut before) = (Quotes::default(), ' ');
     for (at, letter) in line.char_indices() {
-        match (quote, letter) {
-            (None, '#') if before.is_whitespace() => return &line[..at],
-            (None, '"' | '\'') if before.is_whitespace() || matches!(before, '[' | ',') => quote = Some(letter),
-            (Some(open), _) if open == letter && before != '\\' => quote = None,
-            _ => {}
+        let begins = before.is_whitespace() || matches!(before, '[' | ',');
+        if !quotes.cover(letter, begins) && letter == '#' && before.is_whitespace() {
+            return &line[..at];
         }
         before = letter;
     }
     line
+}
+
+/// Where a line is in quotes, letter by letter.
+#[derive(Default)]
+struct Quotes {
+    open: Option<char>,
+    /// The letter before was the backslash of double quotes.
+    escaped: bool,
+    /// The letter before closed single quotes; a second one means that it stands for itself.
+    closed: bool,
+}
+
+impl Quotes {
+    /// Whether the next letter is in quotes or one of them. They are quotes only where a word `begins`.
+    fn cover(&mut self, letter: char, begins: bool) -> bool {
+        let (escaped, closed) = (std::mem::take(&mut self.escaped), std::mem::take(&mut self.closed));
+        match self.open {
+            None if begins && matches!(letter, '"' | '\'') || closed && letter == '\'' => self.open = Some(letter),
+            None => return false,
+            Some('"') if escaped => {}
+            Some('"') if letter == '\\' => self.escaped = true,
+            Some(open) if open == letter => (self.open, self.closed) = (None, open == '\''),
+            Some(_) => {}
+        }
+        true
+    }
 }
 
 /// The list or mapping that begins with the first line.
@@ -203,6 +227,26 @@ fn pair(text: &str) -> Option<(&str, &str)> {
     Some((text[..at].trim_end(), text[at + 1..].trim()))
 }
 
+/// The items of a list in a line, as they are written; `None` where one of them is no word.
+fn items(inner: &str) -> Option<Vec<&str>> {
+    let (mut items, mut quotes, mut from) = (Vec::new(), Quotes::default(), 0);
+    for (at, letter) in inner.char_indices() {
+        if quotes.cover(letter, inner[from..at].trim().is_empty()) {
+            continue;
+        }
+        match letter {
+            '[' | '{' => return None,
+            ',' => {
+                items.push(&inner[from..at]);
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    items.push(&inner[from..]);
+    Some(items.into_iter().map(str::trim).filter(|item| !item.is_empty()).collect())
+}
+
 /// One word, or a list of words in a line.
 fn scalar(text: &str, number: usize) -> Result<Value, String> {
     let refused = |what: &str| Err(format!("line {number} has {what}, which is not read here: {text}"));
@@ -222,11 +266,8 @@ fn scalar(text: &str, number: usize) -> Result<Value, String> {
             let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else {
                 return refused("a list of several lines");
             };
-            if inner.contains(['[', '{']) {
-                return refused("a list within a list");
-            }
-            let items = inner.split(',').map(str::trim).filter(|item| !item.is_empty());
-            return Ok(Value::Array(items.map(|item| scalar(item, number)).collect::<Result<_, _>>()?));
+            let Some(items) = items(inner) else { return refused("a list within a list") };
+            return Ok(Value::Array(items.into_iter().map(|item| scalar(item, number)).collect::<Result<_, _>>()?));
         }
         Some('{') => return serde_json::from_str(text).or_else(|_| refused("a mapping in braces that is no JSON")),
         Some('&' | '*') => return refused("an anchor or alias"),
@@ -295,6 +336,30 @@ steps:
         assert_eq!(file(&not_indented).unwrap(), steps);
         let step = json!({"name": "s", "image": "i", "interface": "deploy", "priority": 1, "reboot_requested": false, "abortable": true});
         assert_eq!(file(&json!({"steps": [step]}).to_string()).unwrap()[0].name, "s");
+    }
+
+    #[test]
+    fn words_in_quotes_may_hold_what_else_ends_them() {
+        let read = |list: &str| file(&STEPS.replace("[--rm, --network=host, \"--tls-verify=false\"]", list));
+        for (list, words) in [
+            (
+                r#"["--rm", "--mount=type=bind,src=/dev,dst=/dev"]"#,
+                &["--rm", "--mount=type=bind,src=/dev,dst=/dev"][..],
+            ),
+            (r"[--rm, '--mount=type=bind,src=/dev,dst=/dev',]", &["--rm", "--mount=type=bind,src=/dev,dst=/dev"]),
+            (r#"[ "--format={{.ID}}" , '--x=[1,2]', --y=a"b ]"#, &["--format={{.ID}}", "--x=[1,2]", "--y=a\"b"]),
+            (r#"['--a=it''s,#1', "--b=\",\\", "--c"]"#, &["--a=it's,#1", "--b=\",\\", "--c"]),
+            (r"[]", &[]),
+        ] {
+            assert_eq!(
+                read(list).map(|steps| steps[0].run_options.clone()),
+                Ok(words.iter().map(|word| (*word).to_owned()).collect()),
+                "{list}"
+            );
+        }
+        for wrong in [r#"["--a, --b]"#, r"['--a', [--b]]", r"[--a, {b: c}]", r#"["--a" --b, --c]"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -271,13 +271,11 @@ fn may_be_one(one: &DeviceId, other: &DeviceId) -> bool {
 }
 
 fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> Vec<(usize, Ended)> {
-    // What is not in the group nobody may erase: it may be left alone, busy, unreadable, or not attached to this machine at all.
     let namespace = |job: &Job| match job.opened.device.bus() {
-        Bus::Nvme { namespace } => Some(namespace),
+        Bus::Nvme { namespace } => Some((drive(&job.disk.name).to_owned(), namespace)),
         Bus::Scsi | Bus::Block => None,
     };
-    let granted_namespaces = group.iter().filter_map(namespace).collect();
-    let options = Options { granted_namespaces, ..settings.options.clone() };
+    let granted: Vec<(String, u32)> = group.iter().filter_map(namespace).collect();
     let mut ended = Vec::new();
     let mut group = VecDeque::from(group);
     while let Some(job) = group.pop_front() {
@@ -286,11 +284,17 @@ fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> V
             ended.push((number, stopped(&job.disk, "stopped on request before it was begun")));
             continue;
         }
+        // What is not in the group nobody may erase: it may be left alone, busy, unreadable, or not attached to this machine at
+        // all. What another drive of the group calls by the same number is no namespace of this one.
+        let own = granted.iter().filter(|(whose, _)| *whose == drive(&job.disk.name));
+        let granted_namespaces = own.map(|(_, number)| *number).collect();
+        let options = Options { granted_namespaces, ..settings.options.clone() };
         let (end, paths) = match settings.kind.takes_commands(&job.disk) {
             true => disk::whole(machine, job, settings, &options, &mut group),
             false => (disk::metadata(machine, job), Vec::new()),
         };
         let how = match end.proof.outcome {
+            Outcome::Verified { .. } if end.proof.method == disk::METADATA => How::MetadataErased,
             Outcome::Verified { .. } => How::Erased,
             _ if end.stopped => How::Stopped,
             _ => How::NotErased,
@@ -305,6 +309,7 @@ fn erase_group(machine: &dyn Machine, group: Vec<Job>, settings: &Settings) -> V
 #[derive(Clone, Copy)]
 enum How {
     Erased,
+    MetadataErased,
     NotErased,
     Stopped,
 }
@@ -314,16 +319,17 @@ fn other_path(machine: &dyn Machine, path: Job, disk: &DeviceId, how: How) -> En
     let Job { disk: own, opened, grant, watch, .. } = path;
     drop(opened);
     let words = format!("it is another path to {disk}, as the marks show that were written there");
-    match how {
-        How::Erased => {}
+    let done = match how {
+        How::Erased => "that is erased",
+        How::MetadataErased => "of that the metadata are erased and nothing else",
         How::NotErased => return failed(&watch, &own, format!("{words}, and that is not erased")),
         How::Stopped => return stopped(&own, &format!("{words}, and that was stopped on request")),
-    }
+    };
     if let Err(error) = machine.reread_partitions(grant.device()) {
         tracing::warn!(disk = own.name, error = chain(&error), "the kernel may still show partitions of before");
     }
     watch.stage(Stage::Done);
-    left_alone(&own, &format!("{words}, and that is erased")).into()
+    left_alone(&own, &format!("{words}, and {done}")).into()
 }
 
 fn failed(watch: &Watch, disk: &Disk, error: String) -> Ended {

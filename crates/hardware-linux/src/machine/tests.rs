@@ -43,6 +43,7 @@ fn a_machine_that_may_only_be_looked_at_refuses_what_would_change_it() {
     let device = DeviceId::of(&plan.disks()[0]);
     let refused = |result: Result<(), MachineError>| assert!(matches!(result, Err(MachineError::Unsupported { .. })));
     refused(machine.open(&plan.erase("/dev/sda").unwrap()).map(drop));
+    refused(machine.release(&plan.write("/dev/sda").unwrap()).map(drop));
     refused(machine.install_boot_entries(&device).map(drop));
     refused(machine.reread_partitions(&device).map(drop));
     refused(machine.power(PowerAction::Off));
@@ -76,14 +77,19 @@ fn a_boot_loader_is_given_for_what_the_firmware_would_start() {
 }
 
 #[test]
-fn a_device_that_is_another_one_now_is_not_claimed() {
+fn a_device_that_is_another_one_now_is_neither_claimed_nor_freed() {
     let root = with_disk("A1");
     let machine = LinuxMachine::at(root.path()).writable();
     let plan = Plan::new("erase", machine.disks().unwrap());
     let device = DeviceId::of(&plan.disks()[0]);
+    let grant = plan.write("/dev/sda").unwrap();
+    assert!(machine.release(&grant).unwrap().is_empty());
     std::fs::write(root.path().join("sys/block/sda/device/serial"), "B2").unwrap();
-    let error = machine.open(&plan.erase("/dev/sda").unwrap()).unwrap_err();
-    assert_eq!(error.to_string(), "/dev/sda (A1) was granted, but /dev/sda (B2) is there now: nothing was touched");
+    for error in
+        [machine.open(&plan.erase("/dev/sda").unwrap()).map(drop).unwrap_err(), machine.release(&grant).unwrap_err()]
+    {
+        assert_eq!(error.to_string(), "/dev/sda (A1) was granted, but /dev/sda (B2) is there now: nothing was touched");
+    }
     std::fs::remove_dir_all(root.path().join("sys/block/sda")).unwrap();
     assert!(matches!(machine.claim(&device), Err(MachineError::OtherDevice { found, .. }) if found == "nothing"));
 }

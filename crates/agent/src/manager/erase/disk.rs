@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use transport::client::chain;
 
 /// What metadata are called where a method is named.
-const METADATA: &str = "metadata";
+pub(super) const METADATA: &str = "metadata";
 
 /// Marks, erases and proves one disk, and takes out of `others` what turns out to be another path to it.
 pub(super) fn whole(
